@@ -1,0 +1,1 @@
+"""Test-time augmentation and the look at mistakes."""

@@ -1,0 +1,1 @@
+"""Backbones, classifiers and their layer groups."""

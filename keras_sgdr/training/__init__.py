@@ -1,0 +1,1 @@
+"""Schedules, finder, optimizer wrapper and precomputed features."""
