@@ -23,3 +23,85 @@ def save_figure(figure: Any, path: str | os.PathLike[str]) -> None:
     figure.savefig(aside, dpi=120, bbox_inches="tight")
     aside.replace(path)
     plt.close(figure)
+
+
+def plot_confusion_matrix(confusion: Any, class_names: Any) -> Any:
+    """Returns a figure of a confusion matrix: counts as text, the share of each true class as colour.
+
+    Args:
+        confusion: Counts, shape `(num_classes, num_classes)`; rows are true, columns predicted classes.
+        class_names: One name per class. Over 20 classes the counts are left out, over 60 the names.
+    """
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    confusion = np.asarray(confusion)
+    k = len(class_names)
+    side = min(16.0, 2.5 + 0.45 * k)
+    figure, axes = plt.subplots(figsize=(side, side))
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    if k <= 60:
+        names = [_plain_text(name) for name in class_names]
+        axes.set_xticks(range(k), names, rotation=90)
+        axes.set_yticks(range(k), names)
+    if k <= 20:
+        for row, column in zip(*np.nonzero(confusion), strict=True):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(confusion[row, column]), ha="center", va="center", color=colour, fontsize=8)
+    return figure
+
+
+def plot_pictures(images: Any, titles: Any, *, columns: int = 3) -> Any:
+    """Returns a figure of pictures in a grid, each under its title.
+
+    Args:
+        images: Arrays of shape `(height, width, 3)`, values in [0, 255].
+        titles: One per picture.
+        columns: Pictures in a row.
+    """
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    rows = max(1, -(-len(images) // columns))
+    figure, axes = plt.subplots(rows, columns, figsize=(2.6 * columns, 2.9 * rows), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, title in zip(axes.flat, images, titles, strict=False):
+        axis.imshow(np.clip(np.asarray(image), 0, 255).astype("uint8"))
+        axis.set_title(_plain_text(title), fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def plot_history(epochs: Any) -> Any:
+    """Returns a figure of a run's losses and accuracy over all of its epochs, stages told apart.
+
+    Args:
+        epochs: One dictionary per epoch with `stage`, `loss`, `val_loss` and `val_accuracy`.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, (losses, accuracies) = plt.subplots(2, 1, figsize=(7, 6), sharex=True, height_ratios=(3, 2))
+    x = range(1, len(epochs) + 1)
+    losses.plot(x, [e["loss"] for e in epochs], marker="o", label="train loss")
+    losses.plot(x, [e["val_loss"] for e in epochs], marker="o", label="valid loss")
+    accuracies.plot(x, [e["val_accuracy"] for e in epochs], marker="o", color="C2", label="valid accuracy")
+    stages = [e["stage"] for e in epochs]
+    for i in range(len(stages)):
+        if i == 0 or stages[i] != stages[i - 1]:
+            losses.text(i + 0.6, 1.01, stages[i], transform=losses.get_xaxis_transform(), fontsize=8)
+            for axis in (losses, accuracies):
+                axis.axvline(i + 0.5, color="0.8", zorder=0)
+    losses.set(ylabel="cross-entropy (nats)", yscale="log")
+    accuracies.set(xlabel="epoch", ylabel="accuracy")
+    for axis in (losses, accuracies):
+        axis.legend()
+    figure.tight_layout()
+    return figure
+
+
+def _plain_text(text: Any) -> str:
+    # matplotlib reads what stands between two dollar signs as mathematics, and fails on most of it
+    return str(text).replace("$", r"\$")

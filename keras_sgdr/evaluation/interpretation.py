@@ -1,0 +1,117 @@
+"""A look at the mistakes: accuracy, the confusion matrix, the pictures with the highest loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_sgdr import plots
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Interpretation:
+    """What a classifier got right and wrong on labelled pictures.
+
+    Attributes:
+        probabilities: Shape `(n, num_classes)`.
+        labels: The true classes, int, shape `(n,)`.
+        class_names: One name per class.
+        losses: Cross-entropy of each picture in nats, shape `(n,)`.
+        confusion: Counts, shape `(num_classes, num_classes)`; rows are true, columns predicted classes.
+    """
+
+    probabilities: Array
+    labels: Array
+    class_names: tuple[str, ...]
+    losses: Array
+    confusion: Array
+
+    @property
+    def predictions(self) -> Array:
+        """The class with the highest probability, int, shape `(n,)`."""
+        return self.probabilities.argmax(axis=1)
+
+    @property
+    def accuracy(self) -> float:
+        """The share of pictures whose predicted class is the true one."""
+        return float(np.mean(self.predictions == self.labels))
+
+    @property
+    def loss(self) -> float:
+        """The mean cross-entropy in nats."""
+        return float(self.losses.mean())
+
+    def top_losses(self, k: int | None = None) -> Array:
+        """Returns the indices of the `k` pictures with the highest loss, worst first (all of them by default)."""
+        return np.argsort(-self.losses, kind="stable")[:k]
+
+    def most_confused(self, min_count: int = 1) -> list[tuple[str, str, int]]:
+        """Returns `(true class, predicted class, count)` for every confusion, the most frequent first.
+
+        Args:
+            min_count: Confusions that occurred less often are left out.
+        """
+        counts = self.confusion.copy()
+        np.fill_diagonal(counts, 0)
+        rows, columns = np.nonzero(counts >= max(1, min_count))
+        order = np.argsort(-counts[rows, columns], kind="stable")
+        names = self.class_names
+        return [(names[r], names[c], int(counts[r, c])) for r, c in zip(rows[order], columns[order], strict=True)]
+
+    def plot_confusion_matrix(self) -> Any:
+        """Returns a matplotlib figure of the confusion matrix."""
+        return plots.plot_confusion_matrix(self.confusion, self.class_names)
+
+
+def interpret(probabilities: Any, labels: Any, class_names: Sequence[str]) -> Interpretation:
+    """Returns accuracy, losses and confusions of predictions on labelled pictures.
+
+    Args:
+        probabilities: Shape `(n, num_classes)`, rows summing to 1, as `model.predict` or `predict_tta` gives.
+        labels: The true class of each row, integers in [0, num_classes), shape `(n,)`.
+        class_names: `num_classes` names.
+
+    Raises:
+        ValueError: If shapes or labels do not fit together.
+
+    Example:
+        ```python
+        result = interpret(predict_tta(model, dataset), index.valid.labels, index.class_names)
+        result.accuracy, result.most_confused(), result.top_losses(9)
+        ```
+    """
+    probabilities = np.asarray(probabilities, "float64")
+    labels = np.asarray(labels)
+    _check_shapes(probabilities, labels, class_names)
+    num_classes = len(class_names)
+    chosen = np.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0]
+    confusion = np.zeros((num_classes, num_classes), "int64")
+    np.add.at(confusion, (labels, probabilities.argmax(axis=1)), 1)
+    return Interpretation(
+        probabilities=probabilities,
+        labels=labels,
+        class_names=tuple(class_names),
+        losses=-np.log(np.maximum(chosen, 1e-7)),  # the floor of keras.losses.SparseCategoricalCrossentropy
+        confusion=confusion,
+    )
+
+
+def _check_shapes(probabilities: Array, labels: Array, class_names: Sequence[str]) -> None:
+    expected = (len(labels), len(class_names))
+    if labels.ndim != 1 or not len(labels) or probabilities.shape != expected:
+        raise ValueError(
+            "`probabilities` must have one row per label and one column per class name, and there must be at least "
+            f"one. Received: probabilities.shape={probabilities.shape}, labels.shape={labels.shape}, "
+            f"{len(class_names)} class names."
+        )
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= len(class_names):
+        raise ValueError(
+            f"`labels` must be integers in [0, {len(class_names)}). Received: dtype {labels.dtype}, "
+            f"from {labels.min()} to {labels.max()}."
+        )

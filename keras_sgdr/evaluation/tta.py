@@ -1,0 +1,180 @@
+"""Test-time augmentation: the mean opinion on several views of one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+_MERGES: dict[str, Callable[[Array, Array], Array]] = {
+    "mean": lambda views, weights: np.einsum("v,vbc->bc", weights, views),
+    "gmean": lambda views, weights: np.exp(np.einsum("v,vbc->bc", weights, np.log(np.maximum(views, 1e-30)))),
+    "max": lambda views, _: views.max(axis=0),
+    "min": lambda views, _: views.min(axis=0),
+}
+
+
+def predict_tta(
+    model: keras.Model,
+    dataset: Any,
+    *,
+    num_views: int = 4,
+    augmentation: Any = None,
+    seed: int = 0,
+    merge: str = "mean",
+    plain_weight: float | None = None,
+    from_logits: bool = False,
+    verbose: int = 1,
+) -> Array:
+    """Returns class probabilities, averaged over the plain picture and `num_views` augmented views.
+
+    Row i belongs to picture i of `dataset`, so give a dataset that is neither shuffled nor augmented. All
+    views of a batch are made and predicted before the next batch is read: the pictures are decoded once.
+
+        probabilities = plain_weight * p(plain) + (1 - plain_weight) * mean(p(view) for each view)
+
+    Args:
+        model: A classifier whose output has the shape `(batch, num_classes)`.
+        dataset: Batches of images in [0, 255], shape `(batch, height, width, 3)`, alone or as
+            `(images, labels, ...)`: a `tf.data.Dataset`, a `keras.utils.PyDataset`, any iterable of
+            batches, or one array of images.
+        num_views: Augmented views per picture, >= 0. With 0 the result is the plain prediction.
+        augmentation: The layer that makes a view; normally the one used in training. The presets of
+            this package draw from `(seed, view, picture)` and so give the same views in each run; any other
+            layer is called with `training=True` and draws from its own seed. With `None` the views are
+            the four corners at 1.1 times the size (the next four at 1.2 times, ...), without a flip.
+        seed: Seed of the views, for augmentations of this package.
+        merge: `"mean"`, `"gmean"` (geometric), `"max"` or `"min"`. The weights apply to the means; after
+            any other than `"mean"` the rows are scaled to sum to 1 again.
+        plain_weight: Weight of the plain prediction in [0, 1]. Defaults to fast.ai 0.7's, one plain
+            copy for every four views begun: `ceil(n / 4) / (ceil(n / 4) + n)`, which is 1/5 for 4 views.
+        from_logits: Whether the model ends in logits; they are turned into probabilities first.
+        verbose: 1 shows a progress bar, 0 nothing.
+
+    Returns:
+        Probabilities, float32, shape `(num_pictures, num_classes)`; each row sums to 1.
+
+    Raises:
+        ValueError: If an argument is out of its range, or the model gives no probabilities.
+
+    Example:
+        ```python
+        probabilities = predict_tta(model, load_dataset(index.valid), augmentation=side_on(max_zoom=1.1))
+        ```
+
+    Reference:
+        `Learner.TTA` of fast.ai 0.7.
+    """
+    weights = view_weights(num_views, plain_weight)
+    if merge not in _MERGES:
+        raise ValueError(f"`merge` must be one of {sorted(_MERGES)}. Received: merge={merge!r}.")
+    make_view = _view_maker(augmentation, seed)
+    bar = keras.utils.Progbar(_num_batches(dataset), unit_name="batch") if verbose else None
+    merged = []
+    first = 0
+    for images in _image_batches(dataset):
+        indices = np.arange(first, first + len(images))
+        views = [images] + [make_view(images, view, indices) for view in range(num_views)]
+        probabilities = np.stack([_probabilities(model, view, from_logits) for view in views])
+        merged.append(merge_views(probabilities, weights, merge))
+        first += len(images)
+        if bar is not None:
+            bar.add(1)
+    if not merged:
+        raise ValueError(f"`dataset` must hold at least one batch. Received: dataset={dataset!r}.")
+    return np.concatenate(merged)
+
+
+def view_weights(num_views: int, plain_weight: float | None = None) -> Array:
+    """Returns the weight of the plain prediction and of each view; they sum to 1.
+
+    Args:
+        num_views: Augmented views, >= 0.
+        plain_weight: In [0, 1], or `None` for fast.ai 0.7's rule (see `predict_tta`).
+    """
+    if isinstance(num_views, bool) or not isinstance(num_views, int) or num_views < 0:
+        raise ValueError(f"`num_views` must be an integer >= 0. Received: num_views={num_views!r}.")
+    if num_views == 0:
+        return np.ones(1)
+    if plain_weight is None:
+        copies = -(-num_views // 4)
+        plain_weight = copies / (copies + num_views)
+    if not 0 <= plain_weight <= 1:
+        raise ValueError(f"`plain_weight` must lie in [0, 1]. Received: plain_weight={plain_weight}.")
+    return np.array([plain_weight] + [(1 - plain_weight) / num_views] * num_views)
+
+
+def merge_views(probabilities: Array, weights: Array, merge: str = "mean") -> Array:
+    """Combines predictions of shape `(views, batch, classes)` into `(batch, classes)`, rows summing to 1.
+
+    Args:
+        probabilities: The plain prediction first.
+        weights: One per view, summing to 1.
+        merge: See `predict_tta`.
+    """
+    merged = _MERGES[merge](probabilities.astype("float64"), weights)
+    return np.asarray(merged / merged.sum(axis=-1, keepdims=True), "float32")
+
+
+def _probabilities(model: keras.Model, images: Any, from_logits: bool) -> Array:
+    outputs = np.asarray(model.predict_on_batch(images), "float64")
+    if from_logits:
+        exponentials = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
+        return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
+    if not np.allclose(outputs.sum(axis=-1), 1, atol=1e-2) or outputs.min() < 0:
+        raise ValueError(
+            "`model` must return probabilities, rows that sum to 1. Received: a row "
+            f"{np.array2string(outputs[0], precision=3, threshold=8)}. If these are logits, pass `from_logits=True`."
+        )
+    return outputs
+
+
+def _view_maker(augmentation: Any, seed: int) -> Callable[[Any, int, Array], Any]:
+    if augmentation is None:
+        return lambda images, view, _: _corner_view(images, view)
+    if not hasattr(augmentation, "augment"):
+        return lambda images, *_: augmentation(keras.ops.cast(images, "float32"), training=True)
+
+    def stateless_view(images: Any, view: int, indices: Array) -> Any:
+        key = np.random.SeedSequence([seed, view]).generate_state(1)[0] >> 1
+        seeds = np.stack([np.full(len(indices), key), indices], axis=1).astype("int32")
+        return augmentation.augment(images, seeds)
+
+    return stateless_view
+
+
+def _corner_view(images: Any, view: int) -> Any:
+    zoom = 1.1 + 0.1 * (view // 4)
+    height, width = images.shape[1:3]
+    rows, columns = max(1, round(height / zoom)), max(1, round(width / zoom))
+    top = (height - rows) * (view % 4 // 2)
+    left = (width - columns) * (view % 2)
+    crop = keras.ops.cast(images, "float32")[:, top : top + rows, left : left + columns]
+    return keras.ops.image.resize(crop, (height, width), data_format="channels_last")
+
+
+def _image_batches(dataset: Any) -> Iterator[Any]:
+    for batch in _batches(dataset):
+        yield batch[0] if isinstance(batch, (tuple, list)) else batch
+
+
+def _batches(dataset: Any) -> Iterable[Any]:
+    if isinstance(dataset, keras.utils.PyDataset):
+        return (dataset[i] for i in range(len(dataset)))
+    if hasattr(dataset, "shape"):
+        return (dataset[i : i + 32] for i in range(0, len(dataset), 32))
+    return iter(dataset)
+
+
+def _num_batches(dataset: Any) -> int | None:
+    if hasattr(dataset, "shape"):
+        return -(-len(dataset) // 32)
+    try:
+        return len(dataset)
+    except TypeError:  # of unknown or infinite length
+        return None

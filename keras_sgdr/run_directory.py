@@ -1,0 +1,135 @@
+"""What a run leaves behind, and what it needs to go on: a journal, a checkpoint, and the files for people."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import keras
+
+_JOURNAL = "run.json"
+
+
+class RunDirectory:
+    """The directory of one run: its settings, its finished stages, and the weights after the last of them.
+
+    Everything is written beside its place and renamed, the journal last, so that a run killed at any moment
+    goes on from the last stage that finished.
+
+    Args:
+        path: The directory; made if it does not exist.
+        settings: What the run was asked for, as JSON values. A resumed run must have the same.
+        resume: Go on with the unfinished run that is there.
+        overwrite: Begin again where a run is there already. Files that are no run's stay.
+
+    Raises:
+        ValueError: If a run is there and neither `resume` nor `overwrite` is given, or if the settings of
+            the run to resume are others.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, settings: dict[str, Any], resume: bool = False, overwrite: bool = False
+    ) -> None:
+        self.path = Path(path)
+        previous = None if overwrite else self._read_journal()
+        if previous is None:
+            self._stages: dict[str, dict[str, Any]] = {}
+        else:
+            self._check_resumable(previous, settings, resume)
+            self._stages = previous["stages"]
+        self._settings = settings
+        self._make()
+
+    def finished(self, stage: str) -> dict[str, Any] | None:
+        """Returns what `record` was given for `stage`, or `None` if the stage has not finished."""
+        return self._stages.get(stage)
+
+    @property
+    def stages(self) -> dict[str, dict[str, Any]]:
+        """The finished stages in their order, each with what was recorded."""
+        return dict(self._stages)
+
+    def record(self, stage: str, values: dict[str, Any], model: keras.Model | None = None) -> None:
+        """Writes down that `stage` has finished, with the weights that it left.
+
+        Args:
+            stage: The stage's name.
+            values: Whatever later stages need, as JSON values.
+            model: Give it if the stage changed its weights.
+        """
+        stale = self._checkpoint()
+        if model is not None:
+            name = f"{stage}.weights.h5"
+            aside = self.path / f".partial-{name}"
+            model.save_weights(aside)
+            aside.replace(self.path / name)
+            values = {**values, "checkpoint": name}
+        self._stages[stage] = values
+        self._write_journal()
+        if model is not None and stale is not None and stale != self._checkpoint():
+            stale.unlink(missing_ok=True)
+
+    def restore(self, model: keras.Model) -> None:
+        """Loads the weights of the last stage that left some into `model`; none is no error."""
+        checkpoint = self._checkpoint()
+        if checkpoint is not None:
+            model.load_weights(checkpoint)
+
+    def write_json(self, name: str, values: Any) -> None:
+        """Writes `values` as the file `name`, whole or not at all."""
+        aside = self.path / f".partial-{name}"
+        aside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        aside.replace(self.path / name)
+
+    def remove_checkpoint(self) -> None:
+        """Removes the weights of the last stage, once the finished model holds them."""
+        checkpoint = self._checkpoint()
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+
+    def _checkpoint(self) -> Path | None:
+        names = [values["checkpoint"] for values in self._stages.values() if "checkpoint" in values]
+        return self.path / names[-1] if names else None
+
+    def _make(self) -> None:
+        if self.path.is_file():
+            raise ValueError(f"`output` must be a directory. Received: output={self.path}, a file.")
+        self.path.mkdir(parents=True, exist_ok=True)
+        for partial in self.path.glob(".partial-*"):
+            shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+        self._write_journal()
+
+    def _read_journal(self) -> dict[str, Any] | None:
+        path = self.path / _JOURNAL
+        if not path.is_file():
+            return None
+        try:
+            journal: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            journal["settings"], journal["stages"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"`output` holds a journal that cannot be read: {path} ({error}). Remove it to begin again."
+            ) from error
+        return journal
+
+    def _check_resumable(self, previous: dict[str, Any], settings: dict[str, Any], resume: bool) -> None:
+        state = "a finished run" if "export" in previous["stages"] else "an unfinished run"
+        if not resume:
+            raise ValueError(
+                f"`output` must not hold a run already. Received: output={self.path}, which holds {state}. "
+                "Choose another directory, go on with it (`resume`), or begin again (`overwrite`)."
+            )
+        changed = sorted(k for k in settings | previous["settings"] if settings.get(k) != previous["settings"].get(k))
+        if changed:
+            before = {k: previous["settings"].get(k) for k in changed}
+            now = {k: settings.get(k) for k in changed}
+            raise ValueError(
+                f"a resumed run must have the settings it began with. Received: {now}; it began with {before}. "
+                "Give those, or begin again (`overwrite`)."
+            )
+
+    def _write_journal(self) -> None:
+        self.write_json(_JOURNAL, {"settings": self._settings, "stages": self._stages})

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from keras_sgdr.evaluation.interpretation import interpret
+
+NAMES = ("cat", "dog", "<script>")
+
+
+@pytest.fixture(scope="module")
+def sample():
+    rng = np.random.default_rng(1)
+    probabilities = rng.dirichlet(np.ones(3), 50)
+    return probabilities, rng.integers(0, 3, 50)
+
+
+def test_numbers_are_scikit_learns(sample):
+    probabilities, labels = sample
+    result = interpret(probabilities, labels, NAMES)
+    predictions = probabilities.argmax(axis=1)
+    assert result.accuracy == metrics.accuracy_score(labels, predictions)
+    assert np.isclose(result.loss, metrics.log_loss(labels, probabilities))
+    assert np.array_equal(result.confusion, metrics.confusion_matrix(labels, predictions))
+
+
+def test_top_losses_are_the_least_likely_labels(sample):
+    probabilities, labels = sample
+    worst = interpret(probabilities, labels, NAMES).top_losses(5)
+    chosen = [float(row[label]) for row, label in zip(probabilities, labels, strict=True)]
+    assert [chosen[i] for i in worst] == sorted(chosen)[:5]
+
+
+def test_most_confused_counts_pairs():
+    probabilities = np.eye(3)[[1, 1, 0, 0, 2]]
+    result = interpret(probabilities, np.array([0, 0, 2, 0, 2]), NAMES)
+    assert result.most_confused() == [("cat", "dog", 2), ("<script>", "cat", 1)]
+    assert result.most_confused(min_count=2) == [("cat", "dog", 2)]
+
+
+def test_certain_mistake_has_a_finite_loss():
+    assert np.isfinite(interpret([[1.0, 0.0, 0.0]], np.array([1]), NAMES).losses).all()
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "labels", "received"),
+    [
+        (np.ones((2, 3)), np.array([0]), r"probabilities.shape=\(2, 3\), labels.shape=\(1,\)"),
+        (np.ones((1, 2)), np.array([0]), r"probabilities.shape=\(1, 2\)"),
+        (np.ones((0, 3)), np.array([], int), r"labels.shape=\(0,\)"),
+        (np.ones((1, 3)), np.array([3]), "from 3 to 3"),
+        (np.ones((1, 3)), np.array([0.5]), "dtype float64"),
+    ],
+)
+def test_what_does_not_fit_is_refused(probabilities, labels, received):
+    with pytest.raises(ValueError, match=f"Received: .*{received}"):
+        interpret(probabilities, labels, NAMES)
