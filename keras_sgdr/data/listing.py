@@ -1,0 +1,68 @@
+"""What lies in a folder, on this machine or behind a URL that TensorFlow can open (`gs://…`)."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def is_remote(path: str) -> bool:
+    """Whether the path is a URL, for `tf.io.gfile`."""
+    return "://" in path
+
+
+def is_folder(path: str) -> bool:
+    """Whether there is a folder at `path`."""
+    return bool(_gfile().isdir(path)) if is_remote(path) else Path(path).is_dir()
+
+
+def subfolders(folder: str, skipped: Sequence[str] = ()) -> tuple[str, ...]:
+    """Gives the sorted names of the folders in `folder` that are neither hidden nor in `skipped`."""
+    return tuple(sorted(name for name, is_dir in _entries(folder) if is_dir and name not in skipped))
+
+
+def files_below(folder: str, ancestors: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yields the files at any depth below `folder`, in no order, without hidden ones and each folder once.
+
+    Args:
+        folder: where to look.
+        ancestors: the folders that led here; a link back to one of them is not followed.
+    """
+    here = folder if is_remote(folder) else os.path.realpath(folder)
+    if here in ancestors:
+        return
+    for name, is_dir in _entries(folder):
+        if is_dir:
+            yield from files_below(f"{folder}/{name}", (*ancestors, here))
+        else:
+            yield f"{folder}/{name}"
+
+
+def _entries(folder: str) -> Iterator[tuple[str, bool]]:
+    """Yields the names in a folder that are not hidden, each with whether it is a folder."""
+    listed = _remote_entries(folder) if is_remote(folder) else _local_entries(folder)
+    for name, is_dir in listed:
+        # Finder's zip files carry a shadow of every picture in `__MACOSX`.
+        if not name.startswith(".") and name != "__MACOSX":
+            yield name, is_dir
+
+
+def _local_entries(folder: str) -> Iterator[tuple[str, bool]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            yield entry.name, entry.is_dir()
+
+
+def _remote_entries(folder: str) -> Iterator[tuple[str, bool]]:
+    gfile = _gfile()
+    for name in gfile.listdir(folder):
+        # Object stores end a folder's name with a slash; to ask about every file would be a request for each.
+        stem = name.rstrip("/")
+        yield stem, name.endswith("/") or ("." not in stem and gfile.isdir(f"{folder}/{stem}"))
+
+
+def _gfile() -> Any:
+    # Imported here, so that folders on this machine are indexed without TensorFlow.
+    import tensorflow as tf
+
+    return tf.io.gfile
