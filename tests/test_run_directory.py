@@ -1,0 +1,104 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from keras_sgdr.run_directory import RunDirectory
+
+SETTINGS = {"image_size": 32, "seed": 0}
+
+
+def tiny_model(value):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.set_weights([np.full((2, 1), value, "float32"), np.zeros(1, "float32")])
+    return model
+
+
+def test_resumed_run_knows_its_stages_and_weights(tmp_path):
+    run = RunDirectory(tmp_path, settings=SETTINGS)
+    run.record("find", {"learning_rate": 0.5})
+    run.record("train", {"history": [1, 2]}, tiny_model(3.0))
+    again = RunDirectory(tmp_path, settings=SETTINGS, resume=True)
+    assert again.finished("find") == {"learning_rate": 0.5}
+    assert again.finished("train")["history"] == [1, 2]
+    assert again.finished("later") is None
+    model = tiny_model(0.0)
+    again.restore(model)
+    assert np.all(model.get_weights()[0] == 3.0)
+
+
+def test_only_the_last_checkpoint_is_kept(tmp_path):
+    run = RunDirectory(tmp_path, settings=SETTINGS)
+    run.record("first", {}, tiny_model(1.0))
+    run.record("second", {}, tiny_model(2.0))
+    assert [path.name for path in tmp_path.glob("*.h5")] == ["second.weights.h5"]
+    run.remove_checkpoint()
+    assert not list(tmp_path.glob("*.h5"))
+
+
+def test_second_run_in_the_same_directory_is_refused(tmp_path):
+    RunDirectory(tmp_path, settings=SETTINGS)
+    with pytest.raises(ValueError, match=r"Received: output=.*an unfinished run"):
+        RunDirectory(tmp_path, settings=SETTINGS)
+
+
+def test_finished_run_is_called_so(tmp_path):
+    RunDirectory(tmp_path, settings=SETTINGS).record("export", {"path": "export/1"})
+    with pytest.raises(ValueError, match="a finished run"):
+        RunDirectory(tmp_path, settings=SETTINGS)
+
+
+def test_overwrite_begins_again_and_spares_other_files(tmp_path):
+    RunDirectory(tmp_path, settings=SETTINGS).record("find", {})
+    (tmp_path / "notes.txt").write_text("mine")
+    again = RunDirectory(tmp_path, settings={"seed": 1}, overwrite=True)
+    assert again.finished("find") is None
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_other_settings_cannot_be_resumed(tmp_path):
+    RunDirectory(tmp_path, settings=SETTINGS)
+    with pytest.raises(ValueError, match=r"Received: \{'seed': 7\}; it began with \{'seed': 0\}"):
+        RunDirectory(tmp_path, settings={**SETTINGS, "seed": 7}, resume=True)
+
+
+def test_resume_of_nothing_begins(tmp_path):
+    assert RunDirectory(tmp_path / "new", settings=SETTINGS, resume=True).stages == {}
+
+
+def test_broken_journal_is_named(tmp_path):
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(ValueError, match="run.json"):
+        RunDirectory(tmp_path, settings=SETTINGS, resume=True)
+
+
+def test_file_in_the_place_of_the_directory_is_named(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(ValueError, match="Received: output=.*out, a file"):
+        RunDirectory(tmp_path / "out", settings=SETTINGS)
+
+
+def test_write_that_fails_leaves_the_stage_unfinished(tmp_path):
+    run = RunDirectory(tmp_path, settings=SETTINGS)
+    run.record("first", {}, tiny_model(1.0))
+
+    class FullDisk:
+        def save_weights(self, path):
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device", str(path))
+
+    with pytest.raises(OSError, match="No space left"):
+        run.record("second", {}, FullDisk())
+    again = RunDirectory(tmp_path, settings=SETTINGS, resume=True)
+    assert again.finished("second") is None
+    model = tiny_model(0.0)
+    again.restore(model)
+    assert np.all(model.get_weights()[0] == 1.0)
+    assert not list(tmp_path.glob(".partial-*"))
+
+
+def test_journal_is_readable_json(tmp_path):
+    RunDirectory(tmp_path, settings=SETTINGS).record("find", {"learning_rate": 0.5})
+    journal = json.loads((tmp_path / "run.json").read_text())
+    assert journal == {"settings": SETTINGS, "stages": {"find": {"learning_rate": 0.5}}}
