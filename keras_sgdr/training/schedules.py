@@ -6,12 +6,12 @@ import math
 import numbers
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 WARMUPS = ("start", "restarts", "fastai07")
 
 
-class Cycle(NamedTuple):
+@dataclass(frozen=True)
+class Cycle:
     """One cycle: its number from 0, its first epoch, and its length in whole epochs."""
 
     index: int
@@ -26,7 +26,7 @@ class Cycle(NamedTuple):
 
 def cycle_epochs(index: int, *, cycle_len: int = 1, cycle_mult: float = 1) -> int:
     """The length of cycle `index` in epochs: `cycle_len * cycle_mult**index`, half rounded up."""
-    if isinstance(cycle_mult, int):
+    if isinstance(cycle_mult, numbers.Integral):
         return int(cycle_len * cycle_mult**index)
     return math.floor(cycle_len * cycle_mult**index + 0.5)
 
@@ -159,12 +159,14 @@ class CosineCycles:
         """The highest rate of a cycle."""
         return max(self.min_lr, self.max_lr * self.peak_decay**cycle_index)
 
-    def learning_rate(self, step: int, *, steps_per_epoch: int) -> float:
+    def learning_rate(self, step: int, *, steps_per_epoch: int, held: int = 0) -> float:
         """Returns the rate of one batch.
 
         Args:
             step: The batch's number in the whole training, from 0.
             steps_per_epoch: Batches in an epoch, an integer >= 1.
+            held: Batches before this one whose gradients wait for the same update; they all have the rate of the first
+                of them in this cycle.
 
         Returns:
             The learning rate, a float in [min_lr, max_lr] (or `max_lr / 100` in fast.ai 0.7's warm-up).
@@ -172,7 +174,7 @@ class CosineCycles:
         cycle = self.cycle(step // steps_per_epoch)
         if self.n_cycles is not None and cycle.index >= self.n_cycles:
             return self.min_lr
-        position = step - cycle.first_epoch * steps_per_epoch
+        position = max(0, step - cycle.first_epoch * steps_per_epoch - held)
         return self._rate_in_cycle(position, cycle.num_epochs * steps_per_epoch, cycle.index)
 
     def warmup_steps_of(self, cycle_index: int, cycle_steps: int) -> int:
@@ -180,6 +182,12 @@ class CosineCycles:
         if self.warmup is None or (cycle_index > 0 and self.warmup != "restarts"):
             return 0
         return -(-cycle_steps // 20) if self.warmup == "fastai07" else int(self.warmup_steps or 0)
+
+    def check_warmup(self, steps_per_epoch: int) -> None:
+        """Refuses a warm-up that leaves the first cycle no batch, and so no peak."""
+        steps = self.cycle_len * steps_per_epoch
+        must = f"`warmup_steps` must be below the {steps} batches of the first cycle"
+        require((self.warmup_steps or 0) < steps, must, warmup_steps=self.warmup_steps)
 
     def _rate_in_cycle(self, position: int, cycle_steps: int, cycle_index: int) -> float:
         peak, warm = self.peak(cycle_index), self.warmup_steps_of(cycle_index, cycle_steps)
@@ -197,6 +205,42 @@ def cosine(position: float, length: float, *, start: float, end: float) -> float
     return start * share + end * (1 - share)
 
 
+@dataclass(frozen=True)
+class CyclePlan:
+    """Three numbers that end a training with a cycle."""
+
+    n_cycles: int
+    cycle_len: int
+    cycle_mult: float
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all cycles."""
+        return total_epochs(self.n_cycles, self.cycle_len, self.cycle_mult)
+
+    def __str__(self) -> str:
+        numbers = f"n_cycles={self.n_cycles}, cycle_len={self.cycle_len}, cycle_mult={self.cycle_mult}"
+        return f"{self.epochs} epochs ({numbers})"
+
+
+def nearest_plans(epochs: int, *, cycle_len: int, cycle_mult: float) -> list[CyclePlan]:
+    """The plans nearest to one that `epochs` would cut short.
+
+    With the same cycles, the longest below `epochs` and the shortest above; then one of exactly `epochs`, with the same
+    multiplier if there is one of two cycles or more.
+    """
+    here = cycle_at(epochs - 1, cycle_len=cycle_len, cycle_mult=cycle_mult)
+    near = [CyclePlan(n_cycles, cycle_len, cycle_mult) for n_cycles in (here.index, here.index + 1) if n_cycles > 0]
+    exact = [
+        CyclePlan(here.index + 1, first, mult)
+        for mult in (cycle_mult, 2, 1)
+        for first in range(1, epochs + 1)
+        if (here := cycle_at(epochs - 1, cycle_len=first, cycle_mult=mult)).end_epoch == epochs
+    ]
+    best = min(exact, key=lambda p: (p.n_cycles == 1, p.cycle_mult != cycle_mult, abs(p.cycle_len - cycle_len)))
+    return [*near, best]
+
+
 def require(holds: bool, must: str, **received: object) -> None:
     """Raises ValueError with what must hold and what was received, unless it holds."""
     if not holds:
@@ -206,7 +250,7 @@ def require(holds: bool, must: str, **received: object) -> None:
 
 def require_count(name: str, value: object) -> None:
     """Refuses anything but an integer >= 1; True is none."""
-    counts = isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
+    counts = isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 1
     require(counts, f"`{name}` must be an integer >= 1", **{name: value})
 
 

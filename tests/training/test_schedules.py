@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_sgdr.training.schedules import CosineCycles, cycle_at, total_epochs
+from keras_sgdr.training.schedules import CosineCycles, Cycle, cycle_at, nearest_plans, total_epochs
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "sgdr.json").read_text())
 
@@ -57,7 +57,7 @@ def test_float_multiplier_gives_whole_epochs():
 
 
 def test_float_one_is_the_integer_one():
-    assert cycle_at(7, cycle_len=3, cycle_mult=1.0) == cycle_at(7, cycle_len=3, cycle_mult=1) == (2, 6, 3)
+    assert cycle_at(7, cycle_len=3, cycle_mult=1.0) == cycle_at(7, cycle_len=3, cycle_mult=1) == Cycle(2, 6, 3)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 64, 1001])
@@ -154,3 +154,37 @@ def test_total_epochs_refuses_what_is_out_of_range(arguments):
     ((name, _),) = arguments.items()
     with pytest.raises(ValueError, match=f"Received: {name}=0"):
         total_epochs(**{"n_cycles": 1} | arguments)
+
+
+def test_held_batches_run_at_the_rate_of_the_first_of_them_and_restarts_at_the_peak():
+    cycles = CosineCycles(0.1)
+    plain = rates(cycles, steps_per_epoch=5, steps=10)
+    held = [cycles.learning_rate(step, steps_per_epoch=5, held=step % 2) for step in range(10)]
+    assert held == [plain[step] for step in (0, 0, 2, 2, 4, 5, 6, 6, 8, 8)]
+
+
+def test_warmup_must_leave_the_first_cycle_its_peak():
+    cycles = CosineCycles(0.1, warmup="start", warmup_steps=5)
+    cycles.check_warmup(6)
+    with pytest.raises(ValueError, match=r"below the 5 batches of the first cycle. Received: warmup_steps=5"):
+        cycles.check_warmup(5)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "plans"),
+    [
+        (5, [(2, 1, 2), (3, 1, 2), (5, 1, 1)]),
+        (9, [(3, 1, 2), (4, 1, 2), (2, 3, 2)]),
+        (2, [(1, 1, 2), (2, 1, 2), (2, 1, 1)]),
+        (12, [(3, 1, 2), (4, 1, 2), (2, 4, 2)]),
+    ],
+)
+def test_nearest_plans_end_below_above_and_at_the_epochs(epochs, plans):
+    found = nearest_plans(epochs, cycle_len=1, cycle_mult=2)
+    assert [(plan.n_cycles, plan.cycle_len, plan.cycle_mult) for plan in found] == plans
+    assert found[0].epochs < epochs < found[1].epochs
+    assert found[2].epochs == epochs
+
+
+def test_nearest_plan_names_its_epochs():
+    assert str(nearest_plans(8, cycle_len=1, cycle_mult=2)[0]) == "7 epochs (n_cycles=3, cycle_len=1, cycle_mult=2)"
