@@ -1,0 +1,156 @@
+"""One table of backbones: every `keras.applications` model and EfficientNet-Lite0, with what each expects."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_sgdr.models.efficientnet_lite import EfficientNetLite0, imagenet_weights_path
+
+
+class Backbone(NamedTuple):
+    """What the table says of one backbone.
+
+    Attributes:
+        name: The constructor's name, in `keras.applications` or here.
+        preprocessing: How pictures in [0, 255] are brought to what the weights expect: `"tf"` (to [-1, 1]),
+            `"torch"` (ImageNet's mean and deviation), `"caffe"` (BGR, less the mean) or `"contained"` in the backbone.
+        default_size: Height and width of the pictures that the weights were trained on, in pixels.
+        min_size: The smallest height and width that the constructor takes, in pixels.
+        licence: The licence of the ImageNet weights.
+        weights_file: The name of the ImageNet weights' file in Keras's cache, with `{rows}` where it depends on the
+            pictures' height; `"-"` if it is installed by pip.
+    """
+
+    name: str
+    preprocessing: str
+    default_size: int
+    min_size: int
+    licence: str
+    weights_file: str
+
+
+# name, preprocessing, default size, smallest size, licence and file of the ImageNet weights (without the top)
+_TABLE = """
+EfficientNetLite0 contained 224 32 Apache-2.0   -
+ConvNeXtTiny      contained 224 32 MIT          convnext_tiny_notop.h5
+ConvNeXtSmall     contained 224 32 MIT          convnext_small_notop.h5
+ConvNeXtBase      contained 224 32 MIT          convnext_base_notop.h5
+ConvNeXtLarge     contained 224 32 MIT          convnext_large_notop.h5
+ConvNeXtXLarge    contained 224 32 MIT          convnext_xlarge_notop.h5
+DenseNet121       torch     224 32 BSD-3-Clause densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5
+DenseNet169       torch     224 32 BSD-3-Clause densenet169_weights_tf_dim_ordering_tf_kernels_notop.h5
+DenseNet201       torch     224 32 BSD-3-Clause densenet201_weights_tf_dim_ordering_tf_kernels_notop.h5
+EfficientNetB0    contained 224 32 Apache-2.0   efficientnetb0_notop.h5
+EfficientNetB1    contained 240 32 Apache-2.0   efficientnetb1_notop.h5
+EfficientNetB2    contained 260 32 Apache-2.0   efficientnetb2_notop.h5
+EfficientNetB3    contained 300 32 Apache-2.0   efficientnetb3_notop.h5
+EfficientNetB4    contained 380 32 Apache-2.0   efficientnetb4_notop.h5
+EfficientNetB5    contained 456 32 Apache-2.0   efficientnetb5_notop.h5
+EfficientNetB6    contained 528 32 Apache-2.0   efficientnetb6_notop.h5
+EfficientNetB7    contained 600 32 Apache-2.0   efficientnetb7_notop.h5
+EfficientNetV2B0  contained 224 32 Apache-2.0   efficientnetv2-b0_notop.h5
+EfficientNetV2B1  contained 240 32 Apache-2.0   efficientnetv2-b1_notop.h5
+EfficientNetV2B2  contained 260 32 Apache-2.0   efficientnetv2-b2_notop.h5
+EfficientNetV2B3  contained 300 32 Apache-2.0   efficientnetv2-b3_notop.h5
+EfficientNetV2S   contained 384 32 Apache-2.0   efficientnetv2-s_notop.h5
+EfficientNetV2M   contained 480 32 Apache-2.0   efficientnetv2-m_notop.h5
+EfficientNetV2L   contained 480 32 Apache-2.0   efficientnetv2-l_notop.h5
+InceptionResNetV2 tf        299 75 Apache-2.0   inception_resnet_v2_weights_tf_dim_ordering_tf_kernels_notop.h5
+InceptionV3       tf        299 75 Apache-2.0   inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5
+MobileNet         tf        224 32 Apache-2.0   mobilenet_1_0_{rows}_tf_no_top.h5
+MobileNetV2       tf        224 32 Apache-2.0   mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{rows}_no_top.h5
+MobileNetV3Large  contained 224 32 Apache-2.0   weights_mobilenet_v3_large_224_1.0_float_no_top_v2.h5
+MobileNetV3Small  contained 224 32 Apache-2.0   weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5
+NASNetLarge       tf        331 32 Apache-2.0   nasnet_large_no_top.h5
+NASNetMobile      tf        224 32 Apache-2.0   nasnet_mobile_no_top.h5
+ResNet50          caffe     224 32 MIT          resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5
+ResNet101         caffe     224 32 MIT          resnet101_weights_tf_dim_ordering_tf_kernels_notop.h5
+ResNet152         caffe     224 32 MIT          resnet152_weights_tf_dim_ordering_tf_kernels_notop.h5
+ResNet50V2        tf        224 32 BSD-3-Clause resnet50v2_weights_tf_dim_ordering_tf_kernels_notop.h5
+ResNet101V2       tf        224 32 BSD-3-Clause resnet101v2_weights_tf_dim_ordering_tf_kernels_notop.h5
+ResNet152V2       tf        224 32 BSD-3-Clause resnet152v2_weights_tf_dim_ordering_tf_kernels_notop.h5
+VGG16             caffe     224 32 CC-BY-4.0    vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5
+VGG19             caffe     224 32 CC-BY-4.0    vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5
+Xception          tf        299 71 MIT          xception_weights_tf_dim_ordering_tf_kernels_notop.h5
+"""
+BACKBONES = {
+    name: Backbone(name, preprocessing, int(default_size), int(min_size), licence, weights_file)
+    for name, preprocessing, default_size, min_size, licence, weights_file in map(str.split, _TABLE.split("\n")[1:-1])
+}
+
+_IMAGENET_MEAN, _IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
+
+
+def find_backbone(name: str) -> Backbone:
+    """Finds a row of the table.
+
+    Args:
+        name: The constructor's name, for instance `"ResNet50"`.
+
+    Returns:
+        The row.
+
+    Raises:
+        ValueError: If the table has no such name; the error lists the closest ones.
+    """
+    if isinstance(name, str) and name in BACKBONES:
+        return BACKBONES[name]
+    by_lower_case = {known.lower(): known for known in BACKBONES}
+    close = difflib.get_close_matches(str(name).lower(), by_lower_case, n=5, cutoff=0.5)
+    wanted = ", ".join(by_lower_case[match] for match in close) or ", ".join(BACKBONES)
+    raise ValueError(f"`backbone` must be one of the known names. Received: backbone={name!r}. Did you mean {wanted}?")
+
+
+def imagenet_weights_location(backbone: Backbone, *, image_size: tuple[int, int] | None = None) -> Path:
+    """Says where the ImageNet weights of a backbone are, or belong, on this machine.
+
+    Args:
+        backbone: A row of the table.
+        image_size: (height, width) of the pictures; two families have other weights for other sizes.
+
+    Returns:
+        The path of the file, in Keras's cache (`$KERAS_HOME/models` or `~/.keras/models`) or the installed package.
+    """
+    if backbone.weights_file == "-":
+        return imagenet_weights_path()
+    height, width = image_size or (backbone.default_size, backbone.default_size)
+    known = (128, 160, 192, 224) if backbone.name == "MobileNet" else (96, 128, 160, 192, 224)
+    rows = height if height == width and height in known else 224
+    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    return home / "models" / backbone.weights_file.format(rows=rows)
+
+
+def preprocess(images: Any, *, preprocessing: str) -> Any:
+    """Adds the preprocessing of a family to a graph.
+
+    Args:
+        images: A Keras tensor `(batch, height, width, 3)`, RGB, values in [0, 255].
+        preprocessing: `"tf"`, `"torch"`, `"caffe"` or `"contained"`, as in `Backbone`.
+
+    Returns:
+        A Keras tensor of the same shape, float32 also under mixed precision.
+
+    Reference: `keras.applications.imagenet_utils.preprocess_input`.
+    """
+    if preprocessing == "contained":
+        return images
+    if preprocessing == "tf":
+        scale, offset = [1 / 127.5], [-1.0]
+    elif preprocessing == "torch":
+        scale = [1 / (255 * deviation) for deviation in _IMAGENET_DEVIATION]
+        offset = [-mean / deviation for mean, deviation in zip(_IMAGENET_MEAN, _IMAGENET_DEVIATION, strict=True)]
+    else:
+        images = keras.ops.flip(images, axis=-1)
+        scale, offset = [1.0], [-mean for mean in _CAFFE_MEAN_BGR]
+    return keras.layers.Rescaling(scale, offset=offset, dtype="float32", name="preprocessing")(images)
+
+
+def constructor(backbone: Backbone) -> Any:
+    """Returns the function that builds a backbone, with the arguments of `keras.applications`."""
+    return EfficientNetLite0 if backbone.name == "EfficientNetLite0" else getattr(keras.applications, backbone.name)

