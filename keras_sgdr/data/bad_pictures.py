@@ -1,0 +1,102 @@
+"""Which files are not pictures, found before a training does."""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from typing import Any
+
+import tensorflow as tf
+
+from keras_sgdr.data.decoding import decode_image
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class BadPicture:
+    """A file that does not decode, and why.
+
+    Attributes:
+        path: the file.
+        reason: the decoder's words, one line.
+    """
+
+    path: str
+    reason: str
+
+
+def find_bad_pictures(
+    paths: Iterable[str], *, num_threads: int | None = None, on_progress: Callable[[int], None] | None = None
+) -> Iterator[BadPicture]:
+    """Decodes every file, at the smallest scale its format offers, and yields those that fail, in order.
+
+    Args:
+        paths: the files.
+        num_threads: how many are decoded at once; as many as there are processors if None.
+        on_progress: called with the number of files seen so far, every 100 files.
+    """
+    threads = num_threads or os.cpu_count() or 1
+    remaining = iter(paths)
+    seen = 0
+    with ThreadPoolExecutor(threads) as pool:
+        while chunk := list(islice(remaining, 100)):
+            for path, reason in zip(chunk, pool.map(why_bad, chunk), strict=True):
+                if reason is not None:
+                    yield BadPicture(path, reason)
+            seen += len(chunk)
+            if on_progress is not None:
+                on_progress(seen)
+
+
+def check_pictures(
+    paths: Sequence[str], *, num_threads: int | None = None, on_progress: Callable[[int], None] | None = None
+) -> None:
+    """Refuses a set of files of which some are not pictures, before anything is trained on them.
+
+    Args:
+        paths: the files.
+        num_threads: how many are decoded at once; as many as there are processors if None.
+        on_progress: called with the number of files seen so far, every 100 files.
+
+    Raises:
+        ValueError: naming the files (the first ten of them) and what is wrong with each.
+    """
+    bad = list(find_bad_pictures(paths, num_threads=num_threads, on_progress=on_progress))
+    if bad:
+        named = ", ".join(f"{picture.path} ({picture.reason})" for picture in bad[:_SHOWN])
+        more = f", and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+        raise ValueError(
+            f"Every file must be a picture that can be decoded. Received: not a picture: {named}{more}. Remove or "
+            'replace it, or pass on_bad_image="skip".'
+        )
+
+
+def why_bad(path: str) -> str | None:
+    """Says in one line why a file does not decode; None if it does."""
+    try:
+        encoded = tf.io.read_file(path)
+        if tf.strings.length(encoded) == 0:
+            return "the file is empty"
+        _decoder()(encoded)
+    except tf.errors.OpError as error:
+        return _one_line(error.message)
+    return None
+
+
+def _one_line(message: str) -> str:
+    """Takes the traceback and the graph's names out of an error message; what is wrong stands in its last line."""
+    lines = re.sub(r"\{\{[^}]*\}\}|\t? ?\[\[.*|\[Op:\w+\].*", "", message, flags=re.DOTALL).split("\n")
+    return next((line.strip().rstrip(".") for line in reversed(lines) if line.strip()), "it does not decode")
+
+
+@lru_cache(maxsize=1)
+def _decoder() -> Any:
+    # "squish", because "crop" would not look at the edges; small, so that a JPEG is decoded at an eighth.
+    def decode(encoded: Any) -> Any:
+        return decode_image(encoded, image_size=16, resize="squish")
+
+    return tf.function(decode, input_signature=[tf.TensorSpec([], tf.string)])

@@ -1,0 +1,201 @@
+"""Encoded bytes -> a uint8 picture of the size that the model wants, in graph operations alone.
+
+Training, prediction and the exported model call the same function, so that they see the same picture.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from keras_sgdr.data.exif import exif_orientation, upright
+from keras_sgdr.data.webp import decode_webp
+
+RESIZE_MODES = ("crop", "squish", "pad")
+
+_MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "BMP": b"BM", "WebP": b"RIFF"}
+
+
+@tf.autograph.experimental.do_not_convert
+def decode_image(encoded: Any, *, image_size: int | tuple[int, int], resize: str = "crop") -> Any:
+    """Decodes a picture and brings it to one size.
+
+    JPEG, PNG, BMP, GIF (the first frame) and WebP are told apart by content. Grey, palette, 16-bit and CMYK pictures
+    become RGB; transparent PNG and WebP are laid over white; EXIF orientation is honoured in JPEG. Large JPEGs are
+    decoded at the smallest of 1/8, 1/4 and 1/2 scale that still covers the target, and only where the crop is. What is
+    left is bilinear (antialiased where it shrinks by 2 or more, which only other formats can need).
+
+    Args:
+        encoded: the file's bytes, a scalar string tensor (or bytes).
+        image_size: `(height, width)` of the result, or one number for both, in pixels.
+        resize: "crop" takes the largest centred part of the target's shape, which can cut the dog's head off; "squish"
+            keeps the whole picture and changes its proportions; "pad" keeps the whole picture and its proportions and
+            fills the rest with black.
+
+    Returns:
+        uint8 tensor of shape `(height, width, 3)`, RGB.
+
+    Raises:
+        ValueError: if `image_size` or `resize` makes no sense.
+        tf.errors.InvalidArgumentError: if the bytes are not a picture (when the graph runs).
+    """
+    size = checked_image_size(image_size)
+    picture = decode_reduced(encoded, image_size=size, resize=resize)
+    return fit(picture, image_size=size, resize=resize)
+
+
+@tf.autograph.experimental.do_not_convert
+def decode_reduced(encoded: Any, *, image_size: tuple[int, int], resize: str = "crop") -> Any:
+    """Decodes a picture, upright, no larger than needed to cover `image_size`, cropped to its shape for "crop".
+
+    Returns:
+        uint8 tensor of shape `(height, width, 3)`. A JPEG's sides are less than twice what `image_size` needs, unless
+        it was more than 8 times too large.
+    """
+    checked_resize(resize)
+    encoded = tf.convert_to_tensor(encoded)
+    starts = tf.stack([_starts_with(encoded, magic) for magic in _MAGIC.values()])
+    kind = tf.argmax(tf.concat([starts, [True]], axis=0), output_type=tf.int32)
+    orientation = tf.cond(starts[0], lambda: exif_orientation(encoded), lambda: tf.constant(1))
+    target = tf.constant(image_size)
+    target = tf.where(orientation >= 5, target[::-1], target)
+
+    def cropped(decode: Callable[[Any], Any]) -> Callable[[], Any]:
+        return lambda: _cropped(decode(encoded), target, resize)
+
+    others = [cropped(decode) for decode in (_decode_png, _decode_bmp, _decode_webp, _decode_other)]
+    return upright(tf.switch_case(kind, [lambda: _decode_jpeg(encoded, target, resize), *others]), orientation)
+
+
+@tf.autograph.experimental.do_not_convert
+def fit(picture: Any, *, image_size: tuple[int, int], resize: str) -> Any:
+    """Resizes a uint8 picture that `decode_reduced` gave to `(height, width, 3)`, padding it for "pad"."""
+    target = tf.constant(image_size)
+    inner = _inner_size(tf.shape(picture)[:2], target) if resize == "pad" else target
+    fitted = _resized(picture, inner)
+    if resize == "pad":
+        before = (target - inner) // 2
+        fitted = tf.pad(fitted, [*tf.unstack(tf.stack([before, target - inner - before], axis=1)), [0, 0]])
+    return tf.ensure_shape(fitted, (*image_size, 3))
+
+
+def checked_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Gives `(height, width)` for a number or a pair.
+
+    Raises:
+        ValueError: if it is not one or two integers of at least 1.
+    """
+    size = tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+    if len(size) != 2 or not all(isinstance(side, int) and side >= 1 for side in size):
+        raise ValueError(
+            f"`image_size` must be an integer >= 1, or (height, width) of them. Received: image_size={image_size}."
+        )
+    return size
+
+
+def checked_resize(resize: str) -> str:
+    """Gives the name back.
+
+    Raises:
+        ValueError: if there is no such way of resizing.
+    """
+    if resize not in RESIZE_MODES:
+        raise ValueError(f"`resize` must be one of {', '.join(RESIZE_MODES)}. Received: resize={resize!r}.")
+    return resize
+
+
+def _starts_with(encoded: Any, magic: bytes) -> Any:
+    return tf.strings.substr(encoded, 0, tf.minimum(len(magic), tf.strings.length(encoded))) == magic
+
+
+def _decode_jpeg(encoded: Any, target: Any, resize: str) -> Any:
+    shape = tf.io.extract_jpeg_shape(encoded)[:2]
+    factors = _crop_window(shape, target, resize)[2:] / target
+    factor = tf.reduce_max(factors) if resize == "pad" else tf.reduce_min(factors)
+
+    def at(ratio: int) -> Callable[[], Any]:
+        def decode() -> Any:
+            window = _crop_window((shape + ratio - 1) // ratio, target, resize)
+            # The accurate transform costs nothing measurable, and gives what every other libjpeg gives.
+            return tf.image.decode_and_crop_jpeg(
+                encoded, window, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
+            )
+
+        return decode
+
+    scale = tf.reduce_sum(tf.cast(factor >= tf.constant([2, 4, 8], factor.dtype), tf.int32))
+    return tf.switch_case(scale, [at(ratio) for ratio in (1, 2, 4, 8)])
+
+
+def _decode_png(encoded: Any) -> Any:
+    # To ask for four channels would leave pictures of one or two bits as dark as their values.
+    picture = tf.ensure_shape(tf.io.decode_png(encoded, channels=0), (None, None, None))
+    channels = tf.shape(picture)[2]
+    colours = tf.cond(channels < 3, lambda: tf.repeat(picture[..., :1], 3, axis=2), lambda: picture[..., :3])
+    return tf.cond(channels % 2 == 0, lambda: _over_white(colours, picture[..., -1:]), lambda: colours)
+
+
+def _decode_bmp(encoded: Any) -> Any:
+    picture = tf.io.decode_bmp(encoded)
+    return tf.cond(tf.shape(picture)[2] == 1, lambda: _palette_colours(encoded, picture), lambda: picture[..., :3])
+
+
+def _palette_colours(encoded: Any, indices: Any) -> Any:
+    """Looks up the colours of an 8-bit BMP, which TensorFlow takes for shades of grey."""
+    header = tf.io.decode_raw(tf.strings.substr(encoded, 10, 8), tf.int32)
+    start = 14 + header[1]
+    palette = tf.reshape(
+        tf.io.decode_raw(tf.strings.substr(encoded, start, (header[0] - start) // 4 * 4), tf.uint8), [-1, 4]
+    )
+    return tf.gather(palette[:, 2::-1], tf.cast(indices[..., 0], tf.int32))
+
+
+def _decode_webp(encoded: Any) -> Any:
+    picture = decode_webp(encoded)
+    colours = picture[..., :3]
+    return tf.cond(tf.shape(picture)[2] == 4, lambda: _over_white(colours, picture[..., 3:]), lambda: colours)
+
+
+def _decode_other(encoded: Any) -> Any:
+    picture = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    return tf.ensure_shape(picture, (None, None, 3))
+
+
+def _over_white(colours: Any, alpha: Any) -> Any:
+    """Lays a transparent picture over white, as a browser shows it on a page."""
+    opacity = tf.cast(alpha, tf.float32) / 255.0
+    return tf.cast(tf.round(tf.cast(colours, tf.float32) * opacity + 255.0 * (1.0 - opacity)), tf.uint8)
+
+
+def _cropped(picture: Any, target: Any, resize: str) -> Any:
+    top, left, height, width = tf.unstack(_crop_window(tf.shape(picture)[:2], target, resize))
+    return picture[top : top + height, left : left + width]
+
+
+def _crop_window(shape: Any, target: Any, resize: str) -> Any:
+    """Gives (top, left, height, width) of the largest centred part of the target's shape, or of all of the picture."""
+    if resize != "crop":
+        return tf.concat([[0, 0], shape], axis=0)
+    # Integers: a crop that depends on rounding would differ between machines.
+    wanted = (tf.cast(shape[::-1], tf.int64) * tf.cast(target, tf.int64) * 2 + tf.cast(target[::-1], tf.int64)) // (
+        tf.cast(target[::-1], tf.int64) * 2
+    )
+    size = tf.maximum(1, tf.minimum(shape, tf.cast(wanted, tf.int32)))
+    return tf.concat([(shape - size) // 2, size], axis=0)
+
+
+def _inner_size(shape: Any, target: Any) -> Any:
+    """Gives the size of the whole picture when it just fits into the target."""
+    scale = tf.reduce_min(target / shape)
+    return tf.minimum(target, tf.maximum(1, tf.cast(tf.round(tf.cast(shape, scale.dtype) * scale), tf.int32)))
+
+
+def _resized(picture: Any, size: Any) -> Any:
+    shrinks = tf.reduce_any(tf.shape(picture)[:2] >= 2 * size)
+    values = tf.cond(
+        shrinks,
+        # An antialiased resize takes three times as long, and a JPEG has already been shrunk by its decoder.
+        lambda: tf.image.resize(picture, size, antialias=True),
+        lambda: tf.image.resize(picture, size),
+    )
+    return tf.cast(tf.round(tf.clip_by_value(values, 0.0, 255.0)), tf.uint8)

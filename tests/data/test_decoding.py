@@ -1,0 +1,249 @@
+"""Pictures as Pillow wrote them, decoded in the graph and compared with what Pillow reads."""
+
+import io
+from functools import lru_cache
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+from keras_sgdr.data.bad_pictures import check_pictures, find_bad_pictures
+from keras_sgdr.data.decoding import decode_image
+
+
+def smooth_picture(height=40, width=60):
+    """Colours that change slowly, so that JPEG keeps them, and differently along each axis."""
+    y, x = np.mgrid[0:height, 0:width]
+    return np.stack(
+        [255 * x / width, 255 * y / height, 128 + 100 * np.sin(7 * x / width + 8 * y / height)], axis=-1
+    ).astype(np.uint8)
+
+
+def encode(picture, file_format, **options):
+    file = io.BytesIO()
+    picture.save(file, file_format, **options)
+    return file.getvalue()
+
+
+def assert_close(actual, expected, tolerance):
+    assert actual.shape == expected.shape
+    difference = np.abs(actual.astype(int) - expected.astype(int)).mean()
+    assert difference <= tolerance
+
+
+@lru_cache
+def decoder(size, resize):
+    return tf.function(lambda encoded: decode_image(encoded, image_size=size, resize=resize))
+
+
+def decode(encoded, size=(40, 60), resize="squish"):
+    result = decoder(size, resize)(tf.constant(encoded))
+    assert result.dtype == tf.uint8
+    assert result.shape == (*size, 3)
+    return result.numpy()
+
+
+RGB = Image.fromarray(smooth_picture())
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "BMP", "GIF", "WEBP"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1"])
+def test_formats_and_modes_decode_as_pillow_reads_them(file_format, mode):
+    if (file_format, mode) == ("BMP", "1"):
+        pytest.skip("TensorFlow reads no BMP of one bit; it is named as one")
+    options = {"lossless": True} if file_format == "WEBP" else {}
+    encoded = encode(RGB.convert(mode), file_format, **options)
+    assert_close(decode(encoded), np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")), 0)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_decodes_as_pillow_reads_it(mode, progressive):
+    encoded = encode(RGB.convert(mode), "JPEG", quality=95, progressive=progressive)
+    assert_close(
+        decode(encoded), np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")), 0 if mode != "CMYK" else 0.5
+    )
+
+
+def test_16_bit_grey_keeps_its_upper_byte():
+    values = np.linspace(0, 65535, 40 * 60).reshape(40, 60).astype(np.uint16)
+    encoded = encode(Image.fromarray(values), "PNG")
+    assert_close(decode(encoded), np.repeat((values >> 8)[..., None], 3, axis=-1), 0.5)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparent_picture_lies_over_white(file_format, mode):
+    opacity = np.tile(np.linspace(0, 255, 60).astype(np.uint8), (40, 1))
+    picture = RGB.copy()
+    picture.putalpha(Image.fromarray(opacity))
+    picture = picture.convert(mode).convert("RGBA") if file_format == "WEBP" else picture.convert(mode)
+    over_white = Image.alpha_composite(Image.new("RGBA", (60, 40), "white"), picture.convert("RGBA")).convert("RGB")
+    options = {"lossless": True, "exact": True} if file_format == "WEBP" else {}
+    assert_close(decode(encode(picture, file_format, **options)), np.asarray(over_white), 0.5)
+
+
+def test_transparent_palette_lies_over_white():
+    picture = RGB.convert("P")
+    encoded = encode(picture, "PNG", transparency=int(np.asarray(picture)[0, 0]))
+    reread = Image.open(io.BytesIO(encoded)).convert("RGBA")
+    expected = Image.alpha_composite(Image.new("RGBA", (60, 40), "white"), reread).convert("RGB")
+    assert_close(decode(encoded), np.asarray(expected), 0)
+
+
+@pytest.mark.parametrize(
+    ("file_format", "mode", "options"),
+    [
+        ("GIF", "P", {}),
+        ("WEBP", "RGB", {"lossless": True}),
+        ("WEBP", "RGB", {"quality": 90}),
+        ("WEBP", "RGBA", {"quality": 90, "exif": b"Exif\0\0" + bytes(33)}),
+    ],
+)
+def test_animated_pictures_give_their_first_frame(file_format, mode, options):
+    frames = [RGB.convert(mode), ImageOps.invert(RGB).convert(mode)]
+    encoded = encode(frames[0], file_format, save_all=True, append_images=frames[1:], **options)
+    over_white = Image.alpha_composite(
+        Image.new("RGBA", (60, 40), "white"), Image.open(io.BytesIO(encoded)).convert("RGBA")
+    )
+    assert_close(decode(encoded), np.asarray(over_white.convert("RGB")), 1.0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("byte_order", [b"II", b"MM"])
+def test_exif_orientation_is_undone_as_pillow_does(orientation, byte_order):
+    exif = Image.Exif()
+    exif.endian = "<" if byte_order == b"II" else ">"
+    exif[0x010F], exif[0x0112], exif[0x0131] = "camera", orientation, "software"
+    encoded = encode(RGB, "JPEG", quality=95, exif=exif.tobytes())
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))))
+    assert_close(decode(encoded, size=expected.shape[:2]), expected, 1.0)
+
+
+def test_orientation_is_read_behind_other_segments():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    encoded = encode(RGB, "JPEG", quality=95, exif=exif.tobytes())
+    filler = b"\xff\xe2" + (60_000).to_bytes(2, "big") + bytes(59_998)
+    moved = encoded[:2] + filler + filler + encoded[2:]
+    assert_close(decode(moved, size=(60, 40)), decode(encoded, size=(60, 40)), 0)
+
+
+@pytest.mark.parametrize("damage", ["cut", "orientation", "directory", "count"])
+def test_broken_exif_counts_as_upright(damage):
+    exif = Image.Exif()
+    exif[0x0112] = 9 if damage == "orientation" else 6
+    encoded = bytearray(encode(RGB, "JPEG", quality=95, exif=exif.tobytes()))
+    tiff = encoded.index(b"Exif\0\0") + 6
+    if damage == "cut":
+        encoded[tiff - 8 : tiff - 6] = (8).to_bytes(2, "big")
+        del encoded[tiff : tiff + 26]
+    elif damage == "directory":
+        encoded[tiff + 4 : tiff + 8] = b"\xff\xff\xff\xff"
+    elif damage == "count":
+        encoded[tiff + 8 : tiff + 10] = b"\0\0"
+    assert_close(decode(bytes(encoded)), smooth_picture(), 2.0)
+
+
+@pytest.mark.parametrize(
+    ("size", "ratio"), [((300, 400), 1), ((150, 200), 2), ((75, 100), 4), ((37, 50), 8), ((20, 30), 8)]
+)
+def test_reduced_jpeg_looks_like_the_whole_one_resized(size, ratio):
+    encoded = encode(Image.fromarray(smooth_picture(300, 400)), "JPEG", quality=95)
+    expected = Image.open(io.BytesIO(encoded)).resize(size[::-1], Image.Resampling.BOX)
+    assert_close(decode(encoded, size), np.asarray(expected), 2.0)
+
+
+def resized_by_formula(picture, height, width):
+    """Bilinear with half-pixel centres, a pixel at a time, in float64."""
+    result = np.zeros((height, width, 3))
+    for row in range(height):
+        for column in range(width):
+            y = np.clip((row + 0.5) * picture.shape[0] / height - 0.5, 0, picture.shape[0] - 1)
+            x = np.clip((column + 0.5) * picture.shape[1] / width - 0.5, 0, picture.shape[1] - 1)
+            top, left = int(y), int(x)
+            bottom, right = min(top + 1, picture.shape[0] - 1), min(left + 1, picture.shape[1] - 1)
+            upper = picture[top, left] * (left + 1 - x) + picture[top, right] * (x - left)
+            lower = picture[bottom, left] * (left + 1 - x) + picture[bottom, right] * (x - left)
+            result[row, column] = upper * (top + 1 - y) + lower * (y - top)
+    return np.round(result)
+
+
+@pytest.mark.parametrize(
+    ("size", "window"), [((30, 30), np.s_[:, 10:50]), ((20, 60), np.s_[10:30, :]), ((64, 64), np.s_[:, 10:50])]
+)
+def test_crop_takes_the_largest_centred_part(size, window):
+    picture = smooth_picture()
+    expected = resized_by_formula(picture[window].astype(float), *size)
+    assert_close(decode(encode(RGB, "PNG"), size, "crop"), expected, 0.01)
+
+
+def test_pad_keeps_proportions_over_black():
+    result = decode(encode(RGB, "PNG"), (44, 45), "pad")
+    assert not result[:7].any()
+    assert not result[37:].any()
+    assert_close(result[7:37], resized_by_formula(smooth_picture().astype(float), 30, 45), 0.01)
+
+
+@pytest.mark.parametrize("resize", ["crop", "squish", "pad"])
+@pytest.mark.parametrize("shape", [(1, 2000), (2000, 1), (1, 1)])
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG"])
+def test_very_wide_and_tall_pictures_decode(resize, shape, file_format):
+    encoded = encode(Image.new("RGB", shape, "red"), file_format, **({"quality": 95} if file_format == "JPEG" else {}))
+    result = decode(encoded, (16, 24), resize)
+    assert result[..., 0].max() >= 253
+
+
+def test_decoding_runs_in_tf_data_and_in_a_function_the_same():
+    encoded = encode(RGB, "JPEG")
+    eager = decode_image(encoded, image_size=32).numpy()
+    dataset = tf.data.Dataset.from_tensors(encoded).map(lambda e: decode_image(e, image_size=(32, 32)))
+    np.testing.assert_array_equal(next(iter(dataset)).numpy(), eager)
+    np.testing.assert_array_equal(tf.function(lambda e: decode_image(e, image_size=32))(tf.constant(encoded)), eager)
+
+
+@pytest.mark.parametrize("image_size", [0, -1, 2.5, (3,), (3, 0), (1, 2, 3)])
+def test_impossible_size_is_refused(image_size):
+    with pytest.raises((ValueError, TypeError), match=r"image_size="):
+        decode_image(b"", image_size=image_size)
+
+
+def test_unknown_resize_is_refused():
+    with pytest.raises(ValueError, match=r"Received: resize='stretch'"):
+        decode_image(b"", image_size=8, resize="stretch")
+
+
+def test_bad_files_are_found_in_order_and_named(tmp_path):
+    good = encode(RGB, "JPEG")
+    contents = {"a.jpg": good, "b.jpg": b"this is text", "c.jpg": b"", "d.jpg": good[: len(good) // 2], "e.png": good}
+    contents |= {"f.png": encode(RGB, "PNG")[:80], "g.gif": b"GIF89a", "h.jpg": b"\xff\xd8\xff", "i.bmp": b"BM"}
+    paths = []
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        paths.append(str(tmp_path / name))
+    paths.append(str(tmp_path / "missing.jpg"))
+    seen = []
+    bad = list(find_bad_pictures(paths, on_progress=seen.append))
+    assert [picture.path[-5:] for picture in bad] == [
+        "b.jpg",
+        "c.jpg",
+        "d.jpg",
+        "f.png",
+        "g.gif",
+        "h.jpg",
+        "i.bmp",
+        "g.jpg",
+    ]
+    assert bad[1].reason == "the file is empty"
+    assert all(picture.reason and "\n" not in picture.reason and "{{" not in picture.reason for picture in bad)
+    assert seen == [10]
+    with pytest.raises(ValueError, match=r"Received: not a picture: .*b\.jpg \(Unknown image file format"):
+        check_pictures(paths)
+    check_pictures(paths[:1])
+
+
+def test_many_bad_files_are_counted(tmp_path):
+    paths = [str(tmp_path / f"{number}.jpg") for number in range(12)]
+    with pytest.raises(ValueError, match=r"Received: .*9\.jpg .*, and 2 more\. "):
+        check_pictures(paths)
