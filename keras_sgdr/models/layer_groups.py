@@ -174,7 +174,7 @@ def _narrowest(bound: int, single: Sequence[int], steps: Sequence[Step], depths:
     near = [other for other in single if other <= bound and 0 < depths[other] >= depths[bound] - 2]
     sizes = {other: math.prod(side or 1 for side in steps[other - 1].shape[1:]) for other in near}
     best = min(near, key=lambda other: (sizes[other], -other), default=bound)
-    return best if best != bound and sizes[best] * 2 <= sizes[bound] else bound
+    return best if best != bound and sizes[best] * 2 < sizes[bound] else bound
 
 
 def _unevenness(bounds: Sequence[int], depths: Sequence[int]) -> float:
