@@ -102,6 +102,43 @@ def plot_history(epochs: Any) -> Any:
     return figure
 
 
+def plot_lr_curve(
+    learning_rates: Any, losses: Any, smoothed_losses: Any, *, suggestions: Any = None, validation_losses: Any = None
+) -> Any:
+    """Returns a figure of a learning-rate finder's losses over the rate, on a logarithmic axis.
+
+    Args:
+        learning_rates: Shape `(n,)`, > 0.
+        losses: The loss of each batch, shape `(n,)`; what is not finite is left out.
+        smoothed_losses: The same smoothed, shape `(n,)`.
+        suggestions: Dictionary of a rule's name and the rate that it suggests; each is marked on the smoothed curve.
+        validation_losses: Loss on one validation batch, shape `(n,)`, or None.
+    """
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    axes.plot(learning_rates, losses, color="0.75", linewidth=1, label="loss of each batch")
+    axes.plot(learning_rates, smoothed_losses, color="C0", linewidth=2, label="smoothed")
+    if validation_losses is not None:
+        axes.plot(learning_rates, validation_losses, color="C7", linestyle="--", label="validation batch")
+    for i, (name, rate) in enumerate((suggestions or {}).items(), start=1):
+        height = np.interp(np.log(rate), np.log(learning_rates), smoothed_losses)
+        axes.plot(rate, height, "o", color=f"C{i}", markersize=8, label=f"{name}: {rate:.2e}")
+    smoothed = np.asarray(smoothed_losses, dtype=float)
+    smoothed = smoothed[np.isfinite(smoothed)]
+    if len(smoothed):
+        # One exploding batch would flatten all that matters, so the smoothed curve sets the height, and its fall counts.
+        low, high = smoothed.min(), min(smoothed.max(), 2 * smoothed[0] - smoothed.min())
+        margin = 0.15 * (high - low) or 0.1 * abs(high) or 0.1
+        axes.set_ylim(low - margin, high + margin)
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
 def _plain_text(text: Any) -> str:
     # matplotlib reads what stands between two dollar signs as mathematics, and fails on most of it
     return str(text).replace("$", r"\$")

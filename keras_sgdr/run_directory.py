@@ -34,7 +34,7 @@ class RunDirectory:
         self, path: str | os.PathLike[str], *, settings: dict[str, Any], resume: bool = False, overwrite: bool = False
     ) -> None:
         self.path = Path(path)
-        previous = None if overwrite else self._read_journal()
+        previous = None if overwrite else _read_journal(self.path / _JOURNAL)
         if previous is None:
             self._stages: dict[str, dict[str, Any]] = {}
         else:
@@ -57,8 +57,9 @@ class RunDirectory:
 
         Args:
             stage: The stage's name.
-            values: Whatever later stages need, as JSON values.
-            model: Give it if the stage changed its weights.
+            values: Whatever later stages need, as JSON values. A stage that wrote its weights itself names
+                their file under `checkpoint`.
+            model: The model whose weights the stage changed and did not write.
         """
         stale = self._checkpoint()
         if model is not None:
@@ -69,8 +70,13 @@ class RunDirectory:
             values = {**values, "checkpoint": name}
         self._stages[stage] = values
         self._write_journal()
-        if model is not None and stale is not None and stale != self._checkpoint():
+        if stale is not None and stale != self._checkpoint():
             stale.unlink(missing_ok=True)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether a finished stage left weights."""
+        return self._checkpoint() is not None
 
     def restore(self, model: keras.Model) -> None:
         """Loads the weights of the last stage that left some into `model`; none is no error."""
@@ -84,12 +90,6 @@ class RunDirectory:
         aside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
         aside.replace(self.path / name)
 
-    def remove_checkpoint(self) -> None:
-        """Removes the weights of the last stage, once the finished model holds them."""
-        checkpoint = self._checkpoint()
-        if checkpoint is not None:
-            checkpoint.unlink(missing_ok=True)
-
     def _checkpoint(self) -> Path | None:
         names = [values["checkpoint"] for values in self._stages.values() if "checkpoint" in values]
         return self.path / names[-1] if names else None
@@ -101,19 +101,6 @@ class RunDirectory:
         for partial in self.path.glob(".partial-*"):
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
         self._write_journal()
-
-    def _read_journal(self) -> dict[str, Any] | None:
-        path = self.path / _JOURNAL
-        if not path.is_file():
-            return None
-        try:
-            journal: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            journal["settings"], journal["stages"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"`output` holds a journal that cannot be read: {path} ({error}). Remove it to begin again."
-            ) from error
-        return journal
 
     def _check_resumable(self, previous: dict[str, Any], settings: dict[str, Any], resume: bool) -> None:
         state = "a finished run" if "export" in previous["stages"] else "an unfinished run"
@@ -133,3 +120,23 @@ class RunDirectory:
 
     def _write_journal(self) -> None:
         self.write_json(_JOURNAL, {"settings": self._settings, "stages": self._stages})
+
+
+def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Returns the settings of the run in `path`, empty if no run is there."""
+    journal = _read_journal(Path(path) / _JOURNAL)
+    return {} if journal is None else dict(journal["settings"])
+
+
+def _read_journal(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        journal: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        journal["settings"], journal["stages"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"the journal of a run must be JSON as the run wrote it. Received: {path} ({error!r}). "
+            "Remove it to begin again."
+        ) from error
+    return journal

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_sgdr.run_directory import RunDirectory
+from keras_sgdr.run_directory import RunDirectory, read_settings
 
 SETTINGS = {"image_size": 32, "seed": 0}
 
@@ -33,8 +33,12 @@ def test_only_the_last_checkpoint_is_kept(tmp_path):
     run.record("first", {}, tiny_model(1.0))
     run.record("second", {}, tiny_model(2.0))
     assert [path.name for path in tmp_path.glob("*.h5")] == ["second.weights.h5"]
-    run.remove_checkpoint()
+    tiny_model(3.0).save(tmp_path / "model.keras")
+    run.record("third", {"checkpoint": "model.keras"})
     assert not list(tmp_path.glob("*.h5"))
+    model = tiny_model(0.0)
+    RunDirectory(tmp_path, settings=SETTINGS, resume=True).restore(model)
+    assert np.all(model.get_weights()[0] == 3.0)
 
 
 def test_second_run_in_the_same_directory_is_refused(tmp_path):
@@ -102,3 +106,9 @@ def test_journal_is_readable_json(tmp_path):
     RunDirectory(tmp_path, settings=SETTINGS).record("find", {"learning_rate": 0.5})
     journal = json.loads((tmp_path / "run.json").read_text())
     assert journal == {"settings": SETTINGS, "stages": {"find": {"learning_rate": 0.5}}}
+
+
+def test_settings_can_be_read_back(tmp_path):
+    assert read_settings(tmp_path) == {}
+    RunDirectory(tmp_path, settings=SETTINGS)
+    assert read_settings(tmp_path) == SETTINGS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -115,3 +116,20 @@ def _check_shapes(probabilities: Array, labels: Array, class_names: Sequence[str
             f"`labels` must be integers in [0, {len(class_names)}). Received: dtype {labels.dtype}, "
             f"from {labels.min()} to {labels.max()}."
         )
+
+
+def plot_mistakes(result: Interpretation, worst_images: Any, directory: Path) -> None:
+    """Writes `confusion_matrix.png` and `top_losses.png` into a directory.
+
+    Args:
+        result: What was right and wrong.
+        worst_images: The pictures `result.top_losses(n)`, in that order, values in [0, 255], as the model saw them.
+        directory: An existing directory.
+    """
+    names, worst = result.class_names, result.top_losses(len(worst_images))
+    titles = [
+        f"{names[result.labels[i]]}\npredicted {names[result.predictions[i]]}, loss {result.losses[i]:.2f}"
+        for i in worst
+    ]
+    plots.save_figure(result.plot_confusion_matrix(), directory / "confusion_matrix.png")
+    plots.save_figure(plots.plot_pictures(worst_images, titles), directory / "top_losses.png")

@@ -1,0 +1,98 @@
+"""The classes of files: what a user asks of a finished classifier."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from keras_sgdr.data.decoding import decode_image
+from keras_sgdr.data.folder import PICTURE_SUFFIXES
+from keras_sgdr.data.listing import files_below, is_folder
+from keras_sgdr.models.classifier import Classifier
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """The predicted classes of files.
+
+    Attributes:
+        paths: The files that are pictures, in the order in which they were given.
+        probabilities: float32, shape `(len(paths), num_classes)`.
+        class_names: One name per column.
+        rejected: `(path, reason)` of each file that could not be read as a picture.
+    """
+
+    paths: tuple[str, ...]
+    probabilities: npt.NDArray[Any]
+    class_names: tuple[str, ...]
+    rejected: tuple[tuple[str, str], ...]
+
+
+def predict_files(
+    classifier: Classifier, paths: Sequence[str | os.PathLike[str]], *, batch_size: int = 32, verbose: int = 0
+) -> Predictions:
+    """Returns the probabilities of picture files; what is no picture is listed, and stops nothing.
+
+    Args:
+        classifier: A trained classifier, as `load_classifier` gives.
+        paths: Files, whatever they are called, and folders, of which the pictures at any depth are taken.
+        batch_size: Pictures held in memory at once.
+        verbose: 1 shows a progress bar.
+
+    Raises:
+        FileNotFoundError: If one of `paths` does not exist.
+        ValueError: If there is no file at all.
+    """
+    files = [file for path in paths for file in _files(os.fspath(path))]
+    if not files:
+        raise ValueError(f"`paths` must hold at least one picture. Received: {', '.join(map(str, paths))}.")
+    good: list[str] = []
+    rejected: list[tuple[str, str]] = []
+    rows = [np.zeros((0, len(classifier.class_names)), "float32")]
+    bar = keras.utils.Progbar(len(files), unit_name="picture") if verbose else None
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(files), batch_size):
+            chunk = files[start : start + batch_size]
+            decoded = list(pool.map(_decoder(classifier), chunk))
+            images = [image for image in decoded if not isinstance(image, str)]
+            good += [path for path, image in zip(chunk, decoded, strict=True) if not isinstance(image, str)]
+            rejected += [(path, image) for path, image in zip(chunk, decoded, strict=True) if isinstance(image, str)]
+            if images:
+                rows.append(classifier.model.predict_on_batch(np.stack(images)))
+            if bar is not None:
+                bar.add(len(chunk))
+    return Predictions(tuple(good), np.concatenate(rows), tuple(classifier.class_names), tuple(rejected))
+
+
+def _files(path: str) -> Iterator[str]:
+    if is_folder(path):
+        yield from sorted(file for file in files_below(path) if Path(file).suffix.lower() in PICTURE_SUFFIXES)
+    elif tf.io.gfile.exists(path):
+        yield path
+    else:
+        raise FileNotFoundError(f"`paths` must exist. Received: {path}.")
+
+
+def _decoder(classifier: Classifier) -> Any:
+    def decode(path: str) -> Any:
+        """Returns the picture, or as a string the reason why there is none."""
+        try:
+            return _decode(tf.io.read_file(path), tuple(classifier.image_size), classifier.resize).numpy()
+        except tf.errors.OpError as error:
+            return f"not a picture that can be decoded ({error.message.splitlines()[0]})"
+
+    return decode
+
+
+@tf.function(reduce_retracing=True)
+def _decode(encoded: Any, image_size: tuple[int, int], resize: str) -> Any:
+    return decode_image(encoded, image_size=image_size, resize=resize)

@@ -1,0 +1,115 @@
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_sgdr.data.decoding import decode_image
+from keras_sgdr.serving import savedmodel
+from keras_sgdr.serving.savedmodel import export_savedmodel
+
+NAMES = ["cat", "<script>", "Löwe"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((24, 32, 3)),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Conv2D(8, 3, activation="relu"),
+            keras.layers.BatchNormalization(),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(3, activation="softmax"),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def encoded():
+    """Pictures of three formats and sizes, encoded."""
+    from skimage import data
+
+    cat, coffee = data.chelsea(), data.coffee()
+    return [
+        tf.io.encode_jpeg(cat).numpy(),
+        tf.io.encode_png(coffee[:100, :50]).numpy(),
+        tf.io.encode_png(cat[:24, :32, :1]).numpy(),
+    ]
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    return export_savedmodel(model, tmp_path_factory.mktemp("served"), class_names=NAMES)
+
+
+CLIENT = """
+import json, sys
+for module in ("keras", "keras_sgdr", "keras_cv"):
+    sys.modules[module] = None  # an import of it fails
+import tensorflow as tf
+serve = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
+answer = serve(image_bytes=tf.constant([open(path, "rb").read() for path in sys.argv[2:]]))
+print(json.dumps({
+    "probabilities": answer["probabilities"].numpy().tolist(),
+    "class_names": [[name.decode() for name in row] for row in answer["class_names"].numpy()],
+    "predicted_class": [name.decode() for name in answer["predicted_class"].numpy()],
+}))
+"""
+
+
+def test_export_answers_without_keras_what_the_model_says(model, encoded, exported, tmp_path):
+    paths = []
+    for i, content in enumerate(encoded):
+        paths.append(tmp_path / f"picture{i}")
+        paths[-1].write_bytes(content)
+    command = [sys.executable, "-c", CLIENT, str(exported), *map(str, paths)]
+    answer = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    images = np.stack([decode_image(content, image_size=(24, 32)).numpy() for content in encoded])
+    expected = model.predict(images.astype("float32"), verbose=0)
+    assert np.allclose(answer["probabilities"], expected, atol=1e-5)
+    assert answer["class_names"] == [NAMES] * 3
+    assert answer["predicted_class"] == [NAMES[i] for i in expected.argmax(axis=1)]
+
+
+def test_versions_count_up_and_leave_nothing_aside(model, tmp_path):
+    assert export_savedmodel(model, tmp_path, class_names=NAMES).name == "1"
+    assert export_savedmodel(model, tmp_path, class_names=NAMES, version=20).name == "20"
+    assert export_savedmodel(model, tmp_path, class_names=NAMES).name == "21"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "20", "21"]
+
+
+def test_export_that_fails_leaves_no_version(model, tmp_path, monkeypatch):
+    def full_disk(model, serve, path):
+        path.mkdir()
+        (path / "saved_model.pb").write_bytes(b"half")
+        raise OSError(28, "No space left on device", path)
+
+    monkeypatch.setattr(savedmodel, "_write", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        export_savedmodel(model, tmp_path, class_names=NAMES)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "received"),
+    [
+        ({"class_names": ["one"]}, "1 names"),
+        ({"class_names": NAMES, "version": 0}, "version=0"),
+        ({"class_names": NAMES, "version": 1}, "version=1"),
+        ({"class_names": NAMES, "resize": "stretch"}, "resize='stretch'"),
+    ],
+)
+def test_bad_arguments_are_named(model, exported, arguments, received):
+    with pytest.raises(ValueError, match=f"Received: .*{received}"):
+        export_savedmodel(model, exported.parent, **arguments)
+
+
+def test_model_of_no_fixed_size_is_refused(tmp_path):
+    model = keras.Sequential([keras.Input((None, None, 3)), keras.layers.GlobalAveragePooling2D()])
+    with pytest.raises(ValueError, match="input_shape="):
+        export_savedmodel(model, tmp_path, class_names=NAMES)
