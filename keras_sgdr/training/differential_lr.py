@@ -6,22 +6,24 @@ into an optimizer's private parts from many places (loss scaling, EMA callbacks,
 optimizers of the torch backend), and each of them has to find what it looks for.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 import keras
 
-from .layer_rates import check_one_per_group, rates_per_group
-from .variable_groups import SavedWeight, VariableGroups, stand_in
+from keras_sgdr.training.group_settings import GroupSettings, own_decays, top_rate_and_multipliers
+from keras_sgdr.training.grouped_updates import GroupedUpdates, GroupState, is_trainable
+from keras_sgdr.training.inner_optimizer import check_inner_optimizer, combined_class, register
+from keras_sgdr.training.layer_patterns import has_patterns, match_layers
+from keras_sgdr.training.rate_table import WeightRow, rate_table
+from keras_sgdr.training.variable_groups import SavedWeight, VariableGroups, stand_in
 
-_register = keras.saving.register_keras_serializable(package="keras_sgdr")
 
-
-@_register
-class DifferentialLR(keras.optimizers.Optimizer):
+@register
+class DifferentialLR(GroupedUpdates):
     """Turns any Keras optimizer into one that trains each layer group at its own learning rate.
 
     A variable of group g is updated, and its weight decayed, at
@@ -41,17 +43,23 @@ class DifferentialLR(keras.optimizers.Optimizer):
         inner_optimizer: A Keras optimizer, not yet used. Its learning rate may be a float (which is replaced by
             the last of `learning_rates`) or a `LearningRateSchedule` (then give `multipliers`).
         groups: The layer groups, the head last, such as `layer_groups(model)` returns: for each group a list
-            of layers (a nested model stands for all its layers) or of variables.
+            of layers (a nested model stands for all its layers), of variables, or, with `model`, of patterns of
+            layer paths (see `match_layers`).
         learning_rates: The rates: one per group; or `slice(low, high)`, geometric from the first group to the
             last; or `slice(high)`, the last group at `high` and the others at `high / 10`; or one float for all
             groups. A rate of 0 keeps a group as it is.
         multipliers: In place of `learning_rates`, each group's rate as a multiple of the inner optimizer's own.
+        weight_decays: Each group's own weight decay, >= 0, in place of the inner optimizer's. As there, it is
+            multiplied by the rate, here the group's.
+        decay_biases_and_norms: False to leave out of the weight decay what has one axis or none, and what is
+            called bias, gamma, beta or scale.
+        model: The model in which to look for layers by patterns.
 
     Raises:
         TypeError: If `inner_optimizer` is no optimizer that can be used here, or a group holds something else
             than layers.
-        ValueError: If there are not as many rates as groups. When the model is first trained: if a
-            trainable variable is in no group or in two.
+        ValueError: If there are not as many rates as groups, or a pattern matches nothing. At the latest when
+            training starts: if a trainable variable is in no group or in two.
 
     Example:
         ```python
@@ -67,8 +75,9 @@ class DifferentialLR(keras.optimizers.Optimizer):
 
     def __new__(cls, inner_optimizer: Any = None, *_args: Any, **_kwargs: Any) -> Any:
         """Returns an instance of a class that is both a DifferentialLR and the inner optimizer's."""
-        _check_inner(inner_optimizer)
-        return object.__new__(_specialised(type(inner_optimizer)))  # type: ignore[arg-type]
+        check_inner_optimizer(inner_optimizer)
+        inner_class: Any = type(inner_optimizer)
+        return object.__new__(combined_class(DifferentialLR, inner_class))
 
     def __init__(
         self,
@@ -77,15 +86,17 @@ class DifferentialLR(keras.optimizers.Optimizer):
         learning_rates: float | slice | Sequence[float] | None = None,
         *,
         multipliers: Sequence[float] | None = None,
+        weight_decays: Sequence[float] | None = None,
+        decay_biases_and_norms: bool = True,
+        model: keras.Model | None = None,
     ) -> None:
-        variable_groups = VariableGroups(groups)
-        top, ratios = _top_and_ratios(inner_optimizer, learning_rates, multipliers, len(variable_groups))
+        variable_groups = VariableGroups(_with_layers(groups, model))
+        num_groups = len(variable_groups)
+        top, ratios = top_rate_and_multipliers(inner_optimizer, learning_rates, multipliers, num_groups=num_groups)
+        settings = GroupSettings(ratios, own_decays(weight_decays, num_groups=num_groups), decay_biases_and_norms)
         # One state, two views: what is done to this optimizer shows in the inner one, whose class writes the config.
         object.__setattr__(self, "__dict__", inner_optimizer.__dict__)
-        # In a namespace, since Keras would track lists of variables as this optimizer's own, and save layers with it.
-        self._differential = SimpleNamespace(
-            inner_view=inner_optimizer, groups=variable_groups, multipliers=ratios, factor=1.0, averages=[], flags=None
-        )
+        self._differential = GroupState(inner_optimizer, variable_groups, settings)
         if top is not None:
             self.learning_rate = top
 
@@ -93,20 +104,25 @@ class DifferentialLR(keras.optimizers.Optimizer):
     def learning_rates(self) -> list[float]:
         """The present learning rate of each group, as floats."""
         rate = float(keras.ops.convert_to_numpy(self.learning_rate))
-        return [rate * multiplier for multiplier in self._differential.multipliers]
+        return [rate * multiplier for multiplier in self._differential.settings.multipliers]
 
     @property
     def multipliers(self) -> tuple[float, ...]:
         """Each group's rate as a multiple of `learning_rate`."""
-        return self._differential.multipliers
+        return self._differential.settings.multipliers
+
+    @property
+    def weight_decays(self) -> list[float]:
+        """The weight decay of each group; the update is `weight -= learning_rates[g] * weight_decays[g] * weight`."""
+        own = self._differential.settings.weight_decays
+        return list(own) if own else [self.weight_decay or 0.0] * len(self._differential.groups)
 
     @property
     def built(self) -> bool:
-        """False before the first build, and after layers were frozen or unfrozen: the trainer then calls `build`."""
-        # Set by the base class before `_differential` exists.
-        differential = self.__dict__.get("_differential")
+        """Whether `build` has nothing to do. The trainers call it if not, also after layers were (un)frozen."""
+        state = self.__dict__.get("_differential")
         slots = bool(self.__dict__.get("_has_slots", False))
-        return slots and (differential is None or differential.flags in (None, _trainable_flags(differential.groups)))
+        return slots and (state is None or state.in_step or state.is_up_to_date)
 
     @built.setter
     def built(self, value: bool) -> None:
@@ -118,12 +134,12 @@ class DifferentialLR(keras.optimizers.Optimizer):
         Args:
             variables: The model's trainable variables, in the model's order.
         """
-        groups = self._differential.groups
-        groups.adopt(variables)
+        state = self._differential
+        state.groups.adopt(variables)
         if not self.__dict__.get("_has_slots", False):
-            stand_ins = [stand_in(weight) if isinstance(weight, SavedWeight) else weight for weight in groups.weights]
-            super().build(stand_ins)
-            self._differential.averages = list(getattr(self, "_model_variables_moving_average", []))
+            weights = state.groups.weights
+            super().build([stand_in(weight) if isinstance(weight, SavedWeight) else weight for weight in weights])
+            state.averages = list(getattr(self, "_model_variables_moving_average", []))
         self._index_weights()
         self._train_only(variables)
 
@@ -134,12 +150,26 @@ class DifferentialLR(keras.optimizers.Optimizer):
         else:
             trainable_variables = list(trainable_variables)
             self._build_for(trainable_variables)
-        super().apply(grads, trainable_variables)
+        with self._stepping():
+            super().apply(grads, trainable_variables)
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Updates one variable at its group's rate; see `keras.optimizers.Optimizer.update_step`."""
-        multiplier = self._multiplier(variable)
-        super().update_step(gradient, variable, _times(learning_rate, multiplier))
+    def stateless_apply(
+        self, optimizer_variables: Sequence[Any], grads: Sequence[Any], trainable_variables: Sequence[Any]
+    ) -> Any:
+        """Returns updated values; see `keras.optimizers.Optimizer.stateless_apply`. For JAX.
+
+        Raises:
+            ValueError: If there are not as many values as trainable variables.
+        """
+        expected = len(self._trainable_variables)
+        if expected and len(trainable_variables) != expected:
+            raise ValueError(
+                f"The model must train the {expected} variables for which this optimizer was built last. Received: "
+                f"{len(trainable_variables)} trainable variables. Put every layer into a group, and compile the model "
+                "with the DifferentialLR itself, not with the LossScaleOptimizer around it, after (un)freezing."
+            )
+        with self._stepping():
+            return super().stateless_apply(optimizer_variables, grads, trainable_variables)
 
     def add_optimizer_variables(self, trainable_variables: Sequence[Any], name: Any, initializer: Any = "zeros") -> Any:
         """Makes slots; the moving averages of the weights (EMA) start from the weights.
@@ -149,16 +179,35 @@ class DifferentialLR(keras.optimizers.Optimizer):
         """
         if name != "average":
             return super().add_optimizer_variables(trainable_variables, name, initializer)
-        add_one = super().add_optimizer_variables
-        return [add_one([v], name, _value_of(v))[0] for v in trainable_variables]
+        add = super().add_optimizer_variables
+        return [add([variable], name, _value_of(variable))[0] for variable in trainable_variables]
+
+    def summary(self, *, per_layer: bool = True, print_fn: Callable[[str], Any] | None = None) -> None:
+        """Prints each group with its layers: weights, values, learning rate, weight decay, and whether it is trained.
+
+        Args:
+            per_layer: False for the groups alone.
+            print_fn: What to give the text to; by default it is written to the standard output.
+        """
+        state, rates = self._differential, self.learning_rates
+        rows = [
+            WeightRow(
+                group, w.path, math.prod(w.shape), rates[group], self._decay_of(w, group) or None, is_trainable(w)
+            )
+            for group, w in state.groups
+        ]
+        text = rate_table(rows, per_layer=per_layer)
+        (print_fn or _write_line)(text)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the inner optimizer, the ratios, and which weights are in which group."""
-        differential = self._differential
+        state = self._differential
         return {
-            "inner_optimizer": keras.saving.serialize_keras_object(differential.inner_view),
-            "groups": differential.groups.saved(self._trainable_variables),
-            "multipliers": list(differential.multipliers),
+            "inner_optimizer": keras.saving.serialize_keras_object(state.inner_view),
+            "groups": state.groups.saved(self._trainable_variables),
+            "multipliers": list(state.settings.multipliers),
+            "weight_decays": None if state.settings.weight_decays is None else list(state.settings.weight_decays),
+            "decay_biases_and_norms": state.settings.decay_biases_and_norms,
         }
 
     @classmethod
@@ -170,8 +219,9 @@ class DifferentialLR(keras.optimizers.Optimizer):
         return DifferentialLR(inner, groups, **config)
 
     def _build_for(self, variables: Sequence[Any]) -> None:
+        state = self._differential
         trained = {self._var_key(variable) for variable in self._trainable_variables}
-        if not self.built or not trained.issuperset(self._var_key(variable) for variable in variables):
+        if state.flags != state.trainable_flags() or not trained.issuperset(map(self._var_key, variables)):
             with keras.name_scope(self.name):
                 self.build(variables)
 
@@ -186,115 +236,31 @@ class DifferentialLR(keras.optimizers.Optimizer):
         # Everything in Keras that loops over `_trainable_variables` (EMA, `stateless_apply`, SwapEMAWeights)
         # pairs it with the model's trainable variables. Set past Keras's tracking of attributes.
         self.__dict__["_trainable_variables"] = list(variables)
-        averages = self._differential.averages
-        if averages:
-            active = [averages[self._get_variable_index(variable)] for variable in variables]
+        state = self._differential
+        if state.averages:
+            active = [state.averages[self._get_variable_index(variable)] for variable in variables]
             self.__dict__["_model_variables_moving_average"] = active
-        self._differential.flags = _trainable_flags(self._differential.groups)
-
-    def _multiplier(self, variable: Any) -> float:
-        differential = self._differential
-        return differential.multipliers[differential.groups.group_of(self._get_variable_index(variable))]
-
-    def _by_multiplier(self, variables: Sequence[Any]) -> dict[float, list[int]]:
-        places: dict[float, list[int]] = {}
-        for place, variable in enumerate(variables):
-            places.setdefault(self._multiplier(variable), []).append(place)
-        return places
-
-    def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
-        # Keras decays at `self.learning_rate`, whatever rate `update_step` is given, and each backend (and Muon) has
-        # a loop of its own for it. So the loop runs once for each rate.
-        decayed = [variable for variable in variables if self._use_weight_decay(variable)]
-        for multiplier, places in self._by_multiplier(decayed).items():
-            with self._rate_times(multiplier):
-                super()._apply_weight_decay([decayed[place] for place in places])
-
-    def _parallel_update_step(self, grads: Sequence[Any], variables: Sequence[Any], learning_rate: Any) -> None:
-        # The torch backend updates all variables in one call and never calls `update_step`.
-        product = getattr(self, "_u_product", None)  # Nadam's, one for all variables, advanced by each call
-        before = None if product is None else keras.ops.copy(product)
-        for multiplier, places in self._by_multiplier(variables).items():
-            if product is not None:
-                product.assign(before)
-            rate = _times(learning_rate, multiplier)
-            super()._parallel_update_step([grads[p] for p in places], [variables[p] for p in places], rate)
-
-    def _get_current_learning_rate(self) -> Any:
-        return _times(super()._get_current_learning_rate(), self._differential.factor)
+        state.flags = state.trainable_flags()
 
     @contextmanager
-    def _rate_times(self, factor: float) -> Iterator[None]:
-        self._differential.factor = factor
+    def _stepping(self) -> Iterator[None]:
+        self._differential.in_step = True
         try:
             yield
         finally:
-            self._differential.factor = 1.0
-
-
-@cache
-def _specialised(inner_class: type) -> type:
-    """Returns the class that is a DifferentialLR and an `inner_class`, loadable under DifferentialLR's name."""
-    namespace = {"__module__": __name__, "__qualname__": "DifferentialLR", "__doc__": DifferentialLR.__doc__}
-    specialised = _register(type("DifferentialLR", (DifferentialLR, inner_class), namespace))
-    _register(DifferentialLR)
-    return specialised
-
-
-def _check_inner(optimizer: Any) -> None:
-    if not isinstance(optimizer, keras.optimizers.Optimizer):
-        raise TypeError(
-            f"`inner_optimizer` must be a Keras optimizer. Received: inner_optimizer={optimizer!r}. "
-            "Write keras.optimizers.Adam()."
-        )
-    if (
-        hasattr(optimizer, "inner_optimizer")
-        or hasattr(optimizer, "optimizers")
-        or isinstance(optimizer, DifferentialLR)
-    ):
-        raise TypeError(
-            "`inner_optimizer` must be a plain optimizer, not one that holds others. "
-            f"Received: inner_optimizer={type(optimizer).__name__}. Put that one around the DifferentialLR."
-        )
-    if optimizer.built:
-        raise ValueError(
-            "`inner_optimizer` must not have been used yet: its slots would not cover all groups. "
-            f"Received: inner_optimizer={optimizer.name}, already built. Make a new one."
-        )
-
-
-def _top_and_ratios(
-    inner: Any, learning_rates: Any, multipliers: Sequence[float] | None, num_groups: int
-) -> tuple[float | None, tuple[float, ...]]:
-    if (learning_rates is None) == (multipliers is None):
-        raise ValueError(
-            "Exactly one of `learning_rates` and `multipliers` must be given. "
-            f"Received: learning_rates={learning_rates}, multipliers={multipliers}."
-        )
-    if multipliers is not None:
-        check_one_per_group("multipliers", multipliers, num_groups=num_groups)
-        return None, tuple(float(multiplier) for multiplier in multipliers)
-    rates = rates_per_group(learning_rates, num_groups=num_groups)
-    if not isinstance(inner._learning_rate, keras.Variable):
-        raise ValueError(
-            "`learning_rates` must be left out if a schedule inside sets the last group's. "
-            f"Received: learning_rates={rates}, a {type(inner._learning_rate).__name__} inside. "
-            f"Give the ratios: multipliers={[rate / rates[-1] for rate in rates]}."
-        )
-    return rates[-1], tuple(rate / rates[-1] for rate in rates)
+            self._differential.in_step = False
 
 
 def _saved_weight(config: dict[str, Any]) -> SavedWeight:
     return SavedWeight(config["path"], tuple(config["shape"]), config["dtype"], config["position"])
 
 
-def _trainable_flags(groups: VariableGroups) -> tuple[bool, ...]:
-    return tuple(bool(getattr(weight, "trainable", False)) for weight in groups.weights)
+def _with_layers(groups: Sequence[Any], model: keras.Model | None) -> Sequence[Any]:
+    return match_layers(model, groups) if model is not None and has_patterns(groups) else groups
 
 
-def _times(rate: Any, multiplier: float) -> Any:
-    # Not even a multiplication by 1, so that a DifferentialLR of equal rates is the bare optimizer to the bit.
-    return rate if multiplier == 1 else keras.ops.multiply(rate, multiplier)
+def _write_line(text: str) -> None:
+    sys.stdout.write(text + "\n")
 
 
 def _value_of(variable: Any) -> Any:

@@ -77,6 +77,11 @@ class VariableGroups:
         """All weights, frozen ones included; a `SavedWeight` where the model's has not been seen yet."""
         return [weight for _, weight in self]
 
+    @property
+    def has_unseen(self) -> bool:
+        """Whether there are weights of which only a saved description is known yet."""
+        return any(_is_saved(weight) for weight in self.weights)
+
     def group_of(self, index: int) -> int:
         """Returns the group of the weight at `index` in `weights`."""
         return self._weights[index][0]
@@ -186,7 +191,7 @@ def _members(group: Any, index: int) -> list[Any]:
         if not isinstance(member, keras.Layer | keras.Variable | SavedWeight):
             raise TypeError(
                 f"A layer group must hold Keras layers or variables. Received: groups[{index}] with {member!r}. "
-                "Take the groups from `layer_groups(model)`."
+                "Take the groups from `layer_groups(model)`, or give `model` to choose layers by patterns."
             )
     return members
 

@@ -1,0 +1,126 @@
+"""An optimizer's arithmetic with a learning rate and a weight decay for each layer group."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from keras_sgdr.training.group_settings import GroupSettings
+from keras_sgdr.training.variable_groups import SavedWeight, VariableGroups
+
+
+@dataclass(eq=False)
+class GroupState:
+    """What an optimizer with groups has beside the inner optimizer's attributes.
+
+    One object and not so many attributes, since Keras would track lists of variables as the optimizer's own, and
+    save layers with it.
+
+    Attributes:
+        inner_view: The inner optimizer, which shares all state and writes the config.
+        averages: The moving averages (EMA) of all weights.
+        flags: Which weights were trainable when the optimizer was last built; None before.
+        rate_factor: What the learning rate is multiplied by while a group's weights decay.
+        in_step: Whether an update is being computed.
+    """
+
+    inner_view: Any
+    groups: VariableGroups
+    settings: GroupSettings
+    averages: list[Any] = field(default_factory=list)
+    flags: tuple[bool, ...] | None = None
+    rate_factor: float = 1.0
+    in_step: bool = False
+
+    @property
+    def is_up_to_date(self) -> bool:
+        """False after layers were frozen or unfrozen, and while weights of a loaded model have not been seen."""
+        return self.flags == self.trainable_flags() and not self.groups.has_unseen
+
+    def trainable_flags(self) -> tuple[bool, ...]:
+        """Returns whether each weight is trainable now."""
+        return tuple(is_trainable(weight) for weight in self.groups.weights)
+
+
+class GroupedUpdates(keras.optimizers.Optimizer):
+    """Overrides an optimizer's class by updates of which each is computed at its layer group's rate.
+
+    To be combined with that class, before it in the order of resolution. `_differential` holds the groups.
+    """
+
+    _differential: GroupState
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Updates one variable at its group's rate; see `keras.optimizers.Optimizer.update_step`."""
+        multiplier = self._differential.settings.multipliers[self._group_of(variable)]
+        super().update_step(gradient, variable, times(learning_rate, multiplier))
+
+    def _group_of(self, variable: Any) -> int:
+        return self._differential.groups.group_of(self._get_variable_index(variable))
+
+    def _by_group(self, variables: Sequence[Any]) -> dict[int, list[int]]:
+        places: dict[int, list[int]] = {}
+        for place, variable in enumerate(variables):
+            places.setdefault(self._group_of(variable), []).append(place)
+        return places
+
+    def _decay_of(self, weight: Any, group: int) -> float | None:
+        if self._differential.settings.leaves_undecayed(weight):
+            return None
+        if not isinstance(weight, SavedWeight) and not self._use_weight_decay(weight):
+            return None
+        if self._differential.settings.weight_decays is not None:
+            return self._differential.settings.weight_decays[group]
+        trained_by_adam = getattr(self, "_should_use_adamw", None)  # Muon has two decays
+        return self.adam_weight_decay if trained_by_adam and trained_by_adam(weight) else self.weight_decay
+
+    def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
+        # Keras decays at `self.learning_rate`, whatever rate `update_step` is given, and each backend (and Muon) has
+        # a loop of its own for it. So the loop runs once for each group.
+        decayed = [variable for variable in variables if self._decay_of(variable, self._group_of(variable))]
+        for group, places in self._by_group(decayed).items():
+            with self._decaying(group):
+                super()._apply_weight_decay([decayed[place] for place in places])
+
+    def _parallel_update_step(self, grads: Sequence[Any], variables: Sequence[Any], learning_rate: Any) -> None:
+        # The torch backend updates all variables in one call and never calls `update_step`.
+        product = getattr(self, "_u_product", None)  # Nadam's, one for all variables, advanced by each call
+        before = None if product is None else keras.ops.copy(product)
+        for group, places in self._by_group(variables).items():
+            if product is not None:
+                product.assign(before)
+            rate = times(learning_rate, self._differential.settings.multipliers[group])
+            super()._parallel_update_step([grads[p] for p in places], [variables[p] for p in places], rate)
+
+    def _get_current_learning_rate(self) -> Any:
+        return times(super()._get_current_learning_rate(), self._differential.rate_factor)
+
+    @contextmanager
+    def _decaying(self, group: int) -> Iterator[None]:
+        """Makes `learning_rate` and, if the group has its own, `weight_decay` those of the group."""
+        state = self._differential
+        own: dict[str, Any] = {}
+        if state.settings.weight_decays is not None:
+            names = [name for name in ("weight_decay", "adam_weight_decay") if name in self.__dict__]
+            own = dict.fromkeys(names, state.settings.weight_decays[group])
+        before = {name: self.__dict__[name] for name in own}
+        state.rate_factor = state.settings.multipliers[group]
+        self.__dict__.update(own)
+        try:
+            yield
+        finally:
+            state.rate_factor = 1.0
+            self.__dict__.update(before)
+
+
+def is_trainable(weight: Any) -> bool:
+    """Tells whether a weight is trainable now; one that has not been seen since loading is frozen."""
+    return bool(getattr(weight, "trainable", False))
+
+
+def times(rate: Any, multiplier: float) -> Any:
+    """Returns `rate * multiplier`."""
+    # Not even a multiplication by 1, so that a DifferentialLR of equal rates is the bare optimizer to the bit.
+    return rate if multiplier == 1 else keras.ops.multiply(rate, multiplier)
