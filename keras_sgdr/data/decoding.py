@@ -58,7 +58,7 @@ def decode_reduced(encoded: Any, *, image_size: tuple[int, int], resize: str = "
     kind = tf.argmax(tf.concat([starts, [True]], axis=0), output_type=tf.int32)
     orientation = tf.cond(starts[0], lambda: exif_orientation(encoded), lambda: tf.constant(1))
     target = tf.constant(image_size)
-    target = tf.where(orientation >= 5, target[::-1], target)
+    target = tf.where(orientation >= 5, tf.reverse(target, [0]), target)
 
     def cropped(decode: Callable[[Any], Any]) -> Callable[[], Any]:
         return lambda: _cropped(decode(encoded), target, resize)
@@ -177,9 +177,10 @@ def _crop_window(shape: Any, target: Any, resize: str) -> Any:
     if resize != "crop":
         return tf.concat([[0, 0], shape], axis=0)
     # Integers: a crop that depends on rounding would differ between machines.
-    wanted = (tf.cast(shape[::-1], tf.int64) * tf.cast(target, tf.int64) * 2 + tf.cast(target[::-1], tf.int64)) // (
-        tf.cast(target[::-1], tf.int64) * 2
-    )
+    wanted = (
+        tf.cast(tf.reverse(shape, [0]), tf.int64) * tf.cast(target, tf.int64) * 2
+        + tf.cast(tf.reverse(target, [0]), tf.int64)
+    ) // (tf.cast(tf.reverse(target, [0]), tf.int64) * 2)
     size = tf.maximum(1, tf.minimum(shape, tf.cast(wanted, tf.int32)))
     return tf.concat([(shape - size) // 2, size], axis=0)
 

@@ -1,0 +1,92 @@
+"""Random numbers as functions of a key and a counter: the same in eager mode, in a graph, under XLA, on any device."""
+
+from typing import Any
+
+import tensorflow as tf
+
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_PARITY = 0x1BD11BDA
+
+
+def threefry(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Encrypts a counter: Threefry-2x32 with 20 rounds.
+
+    TensorFlow's own stateless generators take one seed for a whole tensor; a batch of pictures needs one for each.
+
+    Args:
+        key: two uint32 tensors.
+        counter: two uint32 tensors; all four broadcast against each other.
+
+    Returns:
+        Two uint32 tensors of random bits.
+
+    Reference:
+        Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC11.
+    """
+    keys = [*key, tf.bitwise.bitwise_xor(tf.bitwise.bitwise_xor(key[0], key[1]), tf.constant(_PARITY, tf.uint32))]
+    left, right = counter[0] + keys[0], counter[1] + keys[1]
+    for group in range(5):
+        for bits in _ROTATIONS[group % 2]:
+            left += right
+            right = tf.bitwise.bitwise_xor(_rotated(right, bits), left)
+        left += keys[(group + 1) % 3]
+        right += keys[(group + 2) % 3] + tf.constant(group + 1, tf.uint32)
+    return left, right
+
+
+def picture_seeds(*, seed: Any, epoch: Any, indices: Any) -> Any:
+    """Gives each picture of an epoch a seed of its own.
+
+    Args:
+        seed: the run's seed, a scalar integer.
+        epoch: the number of the epoch, a scalar integer.
+        indices: the pictures' positions in their split, integers of shape `(n,)`.
+
+    Returns:
+        int32 tensor of shape `(n, 2)`.
+    """
+    bits = threefry((_uint32(seed), _uint32(epoch)), (_uint32(indices), tf.zeros_like(_uint32(indices))))
+    return tf.bitcast(tf.stack(bits, axis=-1), tf.int32)
+
+
+def uniforms(seeds: Any, count: int) -> Any:
+    """Draws `count` numbers in [0, 1) for each seed.
+
+    Args:
+        seeds: int32 tensor of shape `(n, 2)`.
+        count: how many numbers each seed gives.
+
+    Returns:
+        float32 tensor of shape `(count, n)`: multiples of 2**-24.
+    """
+    keys = tf.bitcast(seeds, tf.uint32)
+    draws = tf.range(count, dtype=tf.int32)[:, None]
+    bits, _ = threefry((keys[None, :, 0], keys[None, :, 1]), (_uint32(draws), tf.zeros_like(_uint32(draws))))
+    return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
+
+
+def permutation(size: int, *, seed: Any, epoch: Any) -> Any:
+    """Gives an epoch's order of a whole split.
+
+    Args:
+        size: the number of pictures.
+        seed: the run's seed, a scalar integer.
+        epoch: the number of the epoch, a scalar integer.
+
+    Returns:
+        int64 tensor of shape `(size,)`: every index once.
+    """
+    # A second counter word, so that no picture's seed is made of the number that places it.
+    positions = tf.range(size)
+    high, low = threefry((_uint32(seed), _uint32(epoch)), (_uint32(positions), tf.ones_like(_uint32(positions))))
+    keys = tf.bitcast(tf.stack([low, high], axis=-1), tf.int64)
+    return tf.cast(tf.argsort(keys, stable=True), tf.int64)
+
+
+def _rotated(values: Any, bits: int) -> Any:
+    left = tf.bitwise.left_shift(values, tf.constant(bits, tf.uint32))
+    return tf.bitwise.bitwise_or(left, tf.bitwise.right_shift(values, tf.constant(32 - bits, tf.uint32)))
+
+
+def _uint32(values: Any) -> Any:
+    return tf.cast(tf.convert_to_tensor(values), tf.uint32)

@@ -1,0 +1,172 @@
+"""What a model sees: which pictures, in which order, and how they look."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from keras_sgdr.data.augmentation import side_on
+from keras_sgdr.data.dataset import load_dataset
+from keras_sgdr.data.folder import Split, index_folder
+
+
+def epoch_of(dataset):
+    batches = list(dataset.as_numpy_iterator())
+    return [np.concatenate(part) for part in zip(*batches, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def split(picture_folder) -> Split:
+    return index_folder(picture_folder).train
+
+
+@pytest.fixture(scope="module")
+def numbered(split) -> Split:
+    """The same pictures, each labelled with its index."""
+    return Split("train", split.paths, np.arange(len(split), dtype=np.int32), tuple(map(str, range(len(split)))))
+
+
+def test_batches_hold_the_pictures_in_order(split):
+    dataset = load_dataset(split, image_size=(24, 32), batch_size=5, resize="squish")
+    assert dataset.cardinality() == 5
+    assert dataset.element_spec[0] == tf.TensorSpec((None, 24, 32, 3), tf.uint8)
+    images, labels = epoch_of(dataset)
+    assert labels.dtype == np.int32
+    np.testing.assert_array_equal(labels, split.labels)
+    np.testing.assert_array_equal(images, [np.asarray(Image.open(path)) for path in split.paths])
+
+
+def test_split_without_labels_gives_images_alone(split):
+    dataset = load_dataset(Split("test", split.paths, None, ()), image_size=8, batch_size=4)
+    assert next(iter(dataset)).shape == (4, 8, 8, 3)
+
+
+def test_labels_of_several_classes_pass_through(split):
+    labels = np.eye(2, dtype=np.float32)[split.labels]
+    dataset = load_dataset(Split("train", split.paths, labels, ("a", "b")), image_size=8, batch_size=22)
+    np.testing.assert_array_equal(next(iter(dataset))[1], labels)
+
+
+def test_shuffle_orders_each_epoch_differently_and_completely(numbered):
+    dataset = load_dataset(numbered, image_size=8, batch_size=5, shuffle=True)
+    orders = [epoch_of(dataset)[1] for _ in range(3)]
+    for order in orders:
+        assert sorted(order) == list(range(22))
+    assert len({tuple(order) for order in orders}) == 3
+
+
+def test_epochs_depend_on_the_seed_alone(numbered):
+    def epochs(seed):
+        dataset = load_dataset(
+            numbered, image_size=16, batch_size=5, shuffle=True, augmentation=side_on(max_zoom=1.2), seed=seed
+        )
+        return [epoch_of(dataset) for _ in range(2)]
+
+    first, second, other = epochs(3), epochs(3), epochs(4)
+    for left, right in zip(first, second, strict=True):
+        np.testing.assert_array_equal(left[0], right[0])
+        np.testing.assert_array_equal(left[1], right[1])
+    assert not np.array_equal(first[0][1], other[0][1])
+
+
+def test_view_of_a_picture_depends_on_epoch_and_index_but_not_on_the_batch(numbered):
+    def views(batch_size, shuffle):
+        dataset = load_dataset(
+            numbered, image_size=16, batch_size=batch_size, shuffle=shuffle, augmentation=side_on(max_zoom=1.2)
+        )
+        images, indices = epoch_of(dataset)
+        return images[np.argsort(indices)], epoch_of(dataset)[0]
+
+    by_five, next_epoch = views(5, shuffle=False)
+    np.testing.assert_allclose(views(7, shuffle=True)[0], by_five, atol=1e-3)
+    assert all(np.abs(now - then).max() > 1 for now, then in zip(by_five, next_epoch, strict=True))
+
+
+@pytest.mark.parametrize("step", [0, 1, 3, 4, 5, 7, 10])
+def test_stream_begins_at_any_step(numbered, step):
+    options = {"image_size": 16, "batch_size": 5, "shuffle": True, "augmentation": side_on()}
+    whole = load_dataset(numbered, **options)
+    expected = [batch for _ in range(3) for batch in whole.as_numpy_iterator()][step:]
+    late = load_dataset(numbered, **options, initial_step=step)
+    actual = []
+    while len(actual) < len(expected):
+        actual += list(late.as_numpy_iterator())
+    for (left_images, left), (right_images, right) in zip(actual, expected, strict=True):
+        np.testing.assert_array_equal(left, right)
+        np.testing.assert_array_equal(left_images, right_images)
+
+
+def test_skipped_pictures_are_not_opened(numbered):
+    missing = Split("train", ["/nowhere.png"] * 10 + list(numbered.paths[10:]), numbered.labels, numbered.class_names)
+    assert len(list(load_dataset(missing, image_size=8, batch_size=5, initial_step=2))) == 3
+
+
+def test_pass_that_is_left_is_begun_anew(numbered):
+    dataset = load_dataset(numbered, image_size=8, batch_size=5, shuffle=True)
+    first = next(iter(dataset))[1].numpy()
+    assert dataset.epoch_counter.numpy() == 0
+    np.testing.assert_array_equal(epoch_of(dataset)[1][:5], first)
+    assert dataset.epoch_counter.numpy() == 1
+
+
+def test_counter_puts_a_dataset_back(numbered):
+    dataset = load_dataset(numbered, image_size=8, batch_size=5, shuffle=True)
+    epochs = [epoch_of(dataset)[1] for _ in range(3)]
+    dataset.epoch_counter.assign(1)
+    np.testing.assert_array_equal(epoch_of(dataset)[1], epochs[1])
+
+
+def test_fit_sees_another_epoch_each_time(numbered):
+    import keras
+
+    class Seen(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.values = []
+
+        def call(self, inputs):
+            tf.py_function(lambda x: self.values.append(x.numpy()), [inputs[:, 0, 0, 0]], [])
+            return keras.ops.mean(keras.ops.cast(inputs, "float32"), axis=(1, 2))
+
+    seen = Seen()
+    model = keras.Sequential([keras.Input((8, 8, 3)), seen, keras.layers.Dense(22)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    dataset = load_dataset(numbered, image_size=8, batch_size=11, shuffle=True)
+    model.fit(dataset, epochs=2, verbose=0, shuffle=False)
+    expected = load_dataset(numbered, image_size=8, batch_size=11, shuffle=True)
+    batches = [images[:, 0, 0, 0] for _ in range(2) for images, _ in expected.as_numpy_iterator()]
+    np.testing.assert_array_equal(seen.values, batches)
+
+
+def test_drop_remainder_leaves_out_the_last_pictures(numbered):
+    dataset = load_dataset(numbered, image_size=8, batch_size=5, drop_remainder=True)
+    assert [len(labels) for _, labels in dataset] == [5, 5, 5, 5]
+    assert dataset.cardinality() == 4
+
+
+@pytest.mark.parametrize("content", [b"text", b"", b"\xff\xd8\xff\xe0 no more"])
+def test_bad_file_is_named_on_the_way(numbered, tmp_path, content):
+    (tmp_path / "bad.jpg").write_bytes(content)
+    paths = list(numbered.paths)
+    paths[7] = str(tmp_path / "bad.jpg")
+    dataset = load_dataset(Split("train", paths, numbered.labels, numbered.class_names), image_size=8, batch_size=5)
+    batches = iter(dataset)
+    next(batches)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"Received: not a picture:\] \[.*bad\.jpg"):
+        next(batches)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "Received: batch_size=0"),
+        ({"batch_size": 2.0}, "Received: batch_size=2.0"),
+        ({"initial_step": -1}, "Received: initial_step=-1"),
+        ({"resize": "stretch"}, "Received: resize='stretch'"),
+        ({"image_size": 0}, "Received: image_size=0"),
+        ({"batch_size": 23, "drop_remainder": True}, "Received: 22 pictures with batch_size=23"),
+    ],
+)
+def test_wrong_arguments_are_refused(split, options, message):
+    with pytest.raises(ValueError, match=message):
+        load_dataset(split, **options)
