@@ -1,0 +1,184 @@
+"""`LRCurve`: what a learning-rate finder measured, and the rates that it suggests."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from keras_sgdr.training import suggestions
+
+Floats = NDArray[np.float64]
+
+METHODS = ("valley", "slide", "steep", "minimum", "inflection")
+SKIPPED_AT_END = 5
+FEWEST_POINTS = 8
+LEAST_FALL = 0.01
+
+
+def debiased_average(losses: Iterable[float], *, smoothing: float) -> Floats:
+    """Exponentially weighted average of what came so far, without the pull toward zero at the start.
+
+    `average[i] = smoothing * average[i - 1] + (1 - smoothing) * losses[i]`, divided by `1 - smoothing**(i + 1)`.
+    """
+    average, smoothed = 0.0, []
+    for i, loss in enumerate(losses):
+        average = smoothing * average + (1 - smoothing) * float(loss)
+        smoothed.append(average / (1 - smoothing ** (i + 1)))
+    return np.array(smoothed, dtype=float)
+
+
+@dataclass(frozen=True, eq=False)
+class LRCurve:
+    """The loss of each batch over the rate with which the finder trained it.
+
+    Args:
+        learning_rates: The rates, rising, > 0. Shape `(n,)`.
+        losses: The loss of each batch alone, before its update. Shape `(n,)`. The last may be NaN or infinite.
+        smoothing: Weight of the past in the smoothed losses, in [0, 1); 0 smooths nothing.
+        validation_losses: The loss on one fixed validation batch after each update, shape `(n,)`, or None.
+
+    Attributes:
+        smoothed_losses: Debiased exponential average of `losses`, shape `(n,)`.
+
+    Raises:
+        ValueError: If the rates do not rise, the shapes differ, or `smoothing` is out of range.
+
+    Reference:
+        Smith, https://arxiv.org/abs/1506.01186; fastai 2.8 for the smoothing and the rules of `suggest`.
+    """
+
+    learning_rates: Floats
+    losses: Floats
+    smoothing: float = 0.98
+    validation_losses: Floats | None = None
+    smoothed_losses: Floats = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"`smoothing` must be in [0, 1). Received: smoothing={self.smoothing}.")
+        for name in ("learning_rates", "losses", "validation_losses"):
+            if getattr(self, name) is not None:
+                self._set(name, np.asarray(getattr(self, name), dtype=float))
+        self._check_shapes()
+        self._set("smoothed_losses", debiased_average(self.losses, smoothing=self.smoothing))
+
+    def suggest(self, method: str = "valley") -> float:
+        """Returns the rate that one rule reads off the smoothed losses.
+
+        The first tenth of the points and the last five are not looked at, nor losses that are not finite.
+
+        Args:
+            method: One of
+
+                - `"valley"`: half way along the longest fall of the loss. Robust; the default of fastai.
+                - `"minimum"`: a tenth of the rate with the lowest loss, the course's own rule.
+                - `"steep"`: where the loss falls fastest over the rate's logarithm.
+                - `"slide"`: where, from the right, the slope first stops changing over 15 points. Cautious.
+                - `"inflection"`: the lowest central difference of the losses, as torch-lr-finder has it.
+
+        Returns:
+            A learning rate, a float.
+
+        Raises:
+            ValueError: If `method` is unknown, or if the curve is too short, flat, or rises from the start; the
+                message says what to try.
+        """
+        if method not in METHODS:
+            raise ValueError(f"`method` must be one of {METHODS}. Received: method={method!r}.")
+        rates, losses = self._looked_at()
+        self._check_readable(losses, fewest=suggestions.SLIDE_WINDOW + 1 if method == "slide" else FEWEST_POINTS)
+        if method == "steep":
+            return float(rates[suggestions.steepest_index(rates, losses)])
+        if method == "minimum":
+            return float(rates[suggestions.minimum_index(losses)]) / 10
+        return float(rates[getattr(suggestions, f"{method}_index")(losses)])
+
+    def suggestions(self) -> dict[str, float]:
+        """Returns what every rule suggests, in the order of `METHODS`; empty if the curve cannot be read."""
+        found = {}
+        for method in METHODS:
+            try:
+                found[method] = self.suggest(method)
+            except ValueError:
+                continue
+        return found
+
+    def plot(self) -> Any:
+        """Returns a matplotlib figure: the losses, raw and smoothed, over the rates, with every suggestion marked."""
+        from keras_sgdr.plots import plot_lr_curve
+
+        return plot_lr_curve(
+            self.learning_rates,
+            self.losses,
+            self.smoothed_losses,
+            suggestions=self.suggestions(),
+            validation_losses=self.validation_losses,
+        )
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Writes the columns learning_rate, loss, smoothed_loss (and validation_loss), one row for each batch."""
+        columns: dict[str, ArrayLike] = {
+            "learning_rate": self.learning_rates,
+            "loss": self.losses,
+            "smoothed_loss": self.smoothed_losses,
+        }
+        if self.validation_losses is not None:
+            columns["validation_loss"] = self.validation_losses
+        path = Path(path)
+        aside = path.with_name(f".{path.name}.partial")
+        with aside.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(np.stack([np.asarray(column) for column in columns.values()], axis=1).tolist())
+        aside.replace(path)
+
+    def _set(self, name: str, value: Floats) -> None:
+        object.__setattr__(self, name, value)
+
+    def _check_shapes(self) -> None:
+        shape = self.learning_rates.shape
+        if len(shape) != 1 or self.losses.shape != shape or not np.all(np.diff(self.learning_rates, prepend=0) > 0):
+            raise ValueError(
+                "`learning_rates` and `losses` must be of one shape `(n,)`, the rates > 0 and rising. Received: "
+                f"learning_rates of shape {shape}, losses of shape {self.losses.shape}."
+            )
+        if self.validation_losses is not None and self.validation_losses.shape != shape:
+            raise ValueError(
+                f"`validation_losses` must have the shape of `losses`, {shape}. Received: validation_losses of shape "
+                f"{self.validation_losses.shape}."
+            )
+
+    def _looked_at(self) -> tuple[Floats, Floats]:
+        count = len(self.losses)
+        window = slice(count // 10, max(0, count - SKIPPED_AT_END))
+        rates, losses = self.learning_rates[window], self.smoothed_losses[window]
+        finite = np.isfinite(losses)
+        return rates[finite], losses[finite]
+
+    def _check_readable(self, losses: Floats, *, fewest: int) -> None:
+        received = f"Received: {len(self.losses)} points, of which {len(losses)} can be looked at."
+        if len(losses) < fewest:
+            raise ValueError(
+                f"The curve must have at least {fewest} points to look at; it is too short. {received} Use a larger "
+                "`num_steps`, or a lower `start_lr` if the loss diverged early."
+            )
+        first, lowest, last = losses[0], losses.min(), losses[-1]
+        least = LEAST_FALL * abs(first)
+        if first - lowest >= least:
+            return
+        if last - first >= least:
+            raise ValueError(
+                f"The loss must fall before it rises; it diverged at once, from {first:.4g} to {last:.4g}. {received} "
+                f"Use a `start_lr` well below {self.learning_rates[0]:.1e}."
+            )
+        raise ValueError(
+            f"The loss must change with the rate; it is flat, {lowest:.4g} to {losses.max():.4g}. {received} Use an "
+            f"`end_lr` above {self.learning_rates[-1]:.1e}, and check that layers are trainable and the labels right."
+        )

@@ -1,0 +1,106 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from keras_sgdr.training.lr_curve import METHODS, LRCurve, debiased_average
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "lr_curve.json").read_text())
+RATES = np.geomspace(1e-6, 1, 60)
+
+
+@pytest.mark.parametrize("method", GOLDEN["suggestions"])
+def test_suggest_agrees_with_fastai_and_torch_lr_finder(method):
+    curve = LRCurve(GOLDEN["learning_rates"], GOLDEN["losses"], smoothing=0.0)
+    assert curve.suggest(method) == pytest.approx(GOLDEN["suggestions"][method], rel=1e-4)
+
+
+def test_debiased_average_agrees_with_the_weighted_mean():
+    losses = [1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.5, 1, 3, 10]
+    for count in range(1, len(losses) + 1):
+        weights = 0.98 ** np.arange(count)[::-1]
+        mean = np.average(losses[:count], weights=weights)
+        assert debiased_average(losses, smoothing=0.98)[count - 1] == pytest.approx(mean, rel=1e-12)
+
+
+def test_suggest_looks_at_the_smoothed_losses_by_default():
+    spiky = np.array(GOLDEN["losses"])
+    spiky[40] = 0.0
+    raw, smooth = (LRCurve(GOLDEN["learning_rates"], spiky, smoothing=smoothing) for smoothing in (0.0, 0.98))
+    assert raw.suggest("minimum") == pytest.approx(GOLDEN["learning_rates"][40] / 10)
+    assert smooth.suggest("minimum") > 5 * raw.suggest("minimum")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_suggest_passes_over_losses_that_are_not_finite(bad):
+    losses = np.array(GOLDEN["losses"])
+    losses[-7:] = bad
+    curve = LRCurve(GOLDEN["learning_rates"], losses, smoothing=0.0)
+    assert curve.suggest("minimum") == pytest.approx(GOLDEN["suggestions"]["minimum"], rel=1e-4)
+
+
+def test_suggestions_holds_every_rule():
+    curve = LRCurve(GOLDEN["learning_rates"], GOLDEN["losses"])
+    assert curve.suggestions() == {method: curve.suggest(method) for method in METHODS}
+
+
+def test_suggestions_leaves_out_the_rules_that_need_more_points():
+    curve = LRCurve(RATES[:20], np.linspace(2, 1, 20))
+    assert list(curve.suggestions()) == ["valley", "steep", "minimum", "inflection"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        (np.linspace(2, 1, 10), r"too short. Received: 10 points, of which 4 .*larger `num_steps`"),
+        (np.full(60, 2.0), r"it is flat, 2 to 2. Received: 60 points.*`end_lr` above"),
+        (np.linspace(1, 9, 60), r"it diverged at once, from .* Received: 60 points.*`start_lr` well below"),
+        (np.full(60, np.nan), r"too short. Received: 60 points, of which 0 .*`start_lr` if the loss diverged"),
+    ],
+    ids=["short", "flat", "diverged", "nan"],
+)
+def test_curve_that_cannot_be_read_says_why(losses, message):
+    curve = LRCurve(RATES[: len(losses)], losses)
+    with pytest.raises(ValueError, match=message):
+        curve.suggest()
+    assert curve.suggestions() == {}
+
+
+def test_slide_needs_its_window():
+    with pytest.raises(ValueError, match=r"at least 16 points .* Received: 20 points, of which 13"):
+        LRCurve(RATES[:20], np.linspace(2, 1, 20)).suggest("slide")
+
+
+def test_unknown_method_is_refused():
+    with pytest.raises(ValueError, match=r"Received: method='lowest'"):
+        LRCurve(RATES, np.linspace(2, 1, 60)).suggest("lowest")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"losses": [1.0]}, r"Received: learning_rates of shape \(2,\), losses of shape \(1,\)"),
+        ({"learning_rates": [1.0, 1.0]}, r"rising. Received"),
+        ({"learning_rates": [0.0, 1.0]}, r"> 0 and rising. Received"),
+        ({"smoothing": 1.0}, r"Received: smoothing=1.0"),
+        ({"smoothing": np.nan}, r"Received: smoothing=nan"),
+        ({"validation_losses": [1.0]}, r"Received: validation_losses of shape \(1,\)"),
+    ],
+)
+def test_lr_curve_refuses_what_is_out_of_range(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        LRCurve(**{"learning_rates": [0.1, 1.0], "losses": [1.0, 2.0]} | arguments)
+
+
+def test_to_csv_writes_every_point(tmp_path):
+    curve = LRCurve([0.1, 0.2], [3.0, 2.0], validation_losses=[5.0, 4.0])
+    curve.to_csv(tmp_path / "curve.csv")
+    with (tmp_path / "curve.csv").open(newline="") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    assert [row["learning_rate"] for row in rows] == [0.1, 0.2]
+    assert [row["loss"] for row in rows] == [3.0, 2.0]
+    assert [row["smoothed_loss"] for row in rows] == curve.smoothed_losses.tolist()
+    assert [row["validation_loss"] for row in rows] == [5.0, 4.0]
+    assert [path.name for path in tmp_path.iterdir()] == ["curve.csv"]
