@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import contextlib
+import os
+from collections.abc import Generator, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_sgdr.models.frozen_boundary import split_at_frozen_boundary
+from keras_sgdr.training.content_key import content_key, model_source
+from keras_sgdr.training.feature_cache import EntryWriter, FeatureCache
 
 # How far outputs from the cached activations may be from the whole model's, by the type of the activations.
 _TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 
 
+class _Features(NamedTuple):
+    """Rows of activations and targets; those of the first view of every picture, then those of the second."""
+
+    activations: list[np.ndarray]
+    targets: list[np.ndarray]
+    views: int
+
+
 def precompute_features(
-    model: keras.Model, dataset: tf.data.Dataset, *, shuffle: bool = True, seed: int = 0, verbose: int = 1
+    model: keras.Model,
+    dataset: tf.data.Dataset,
+    *,
+    directory: str | os.PathLike[str] | FeatureCache | None = None,
+    source: Any = None,
+    views: int = 1,
+    dtype: str | None = None,
+    shuffle: bool = True,
+    seed: int = 0,
+    verbose: int = 1,
 ) -> tuple[tf.data.Dataset, keras.Model]:
     """Runs the frozen body of a model once over a dataset, so that the rest can be trained without it.
 
@@ -25,11 +46,22 @@ def precompute_features(
     with any callbacks, and what it learns is in the model at once. Dropout and other randomness are inactive in the
     body.
 
+    In a directory, the activations are kept for later runs under a key made from everything that they depend on: what
+    the dataset is made from, the body's architecture and weights, `views`, `dtype`, and the versions of Keras and
+    TensorFlow. If anything changes, they are computed anew. An interrupted run is resumed by the next.
+
     Args:
         model: A functional or sequential model with frozen layers. What is trainable must not change until the rest has
             been trained.
-        dataset: Batches of images, of (images, labels) or of (images, labels, weights); finite. Pictures are taken as
-            they come in one pass: augmented ones are augmented once.
+        dataset: Batches of images, of (images, labels) or of (images, labels, weights); finite.
+        directory: Where to keep the activations, which may then be larger than the memory; a `FeatureCache` may limit
+            the size. `None` keeps them in memory.
+        source: What the dataset is made from: a nest of numbers, strings, arrays and Keras objects, where a `Path`
+            stands for the name and content of its file. `None`: the dataset's own attribute `source` if it has one; if
+            not, the batches themselves are read once more and hashed.
+        views: How often to go through the dataset. If it augments, that many views of each picture are kept, and each
+            epoch is trained on one of them in turn.
+        dtype: `"float32"` or `"float16"`, as which to keep the activations; `None` for the type that the body gives.
         shuffle: Whether the activations come in a new order in every epoch; `False` keeps the order of `dataset`.
         seed: What the order depends on.
         verbose: Whether to show the progress (1) or nothing (0).
@@ -39,37 +71,146 @@ def precompute_features(
         not compiled.
 
     Raises:
-        ValueError: If nothing is frozen or nothing is trainable, or the dataset is empty or infinite.
-        RuntimeError: If the rest does not give what the model gives for the first batch.
+        ValueError: If nothing is frozen or nothing is trainable, the dataset is empty or infinite, an argument is out
+            of its range, or an activation is too large for float16.
+        RuntimeError: If the rest does not give for the first batch what the model gives.
 
     Example:
         >>> freeze_to(model, -1)
-        >>> features, head = precompute_features(model, load_dataset(index.train))
+        >>> features, head = precompute_features(model, load_dataset(index.train), directory="features")
         >>> head.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
         >>> head.fit(features, epochs=2)
     """
+    _check_arguments(dataset, views, dtype)
+    body, rest = split_at_frozen_boundary(model)
+    stream = _Stream(dataset, views, verbose)
+    if directory is None:
+        columns, images = _in_memory(body, stream, dtype)
+    else:
+        cache = directory if isinstance(directory, FeatureCache) else FeatureCache(directory)
+        columns, images = _on_disk(cache, body, stream, dtype, source)
+    if len(columns[0]) % views:
+        raise ValueError(
+            f"`dataset` must have as many pictures in every pass. Received: {len(columns[0])} in {views} passes."
+        )
+    num_outputs = len(body.outputs)
+    features = _Features(columns[:num_outputs], columns[num_outputs:], views)
+    _check_against(model, rest, images, features)
+    return _as_dataset(features, rest, batch_size=len(images), shuffle=shuffle, seed=seed), rest
+
+
+def _check_arguments(dataset: tf.data.Dataset, views: int, dtype: str | None) -> None:
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ValueError("`dataset` must be finite. Received: a dataset that repeats for ever. Use `dataset.take(n)`.")
-    body, rest = split_at_frozen_boundary(model)
-    progress = keras.utils.Progbar(_num_batches(dataset), verbose=verbose, unit_name="batch")
-    batches: list[tuple[list[np.ndarray], list[np.ndarray]]] = []
-    for images, *targets in map(_as_tuple, dataset):
-        features = [keras.ops.convert_to_numpy(output) for output in _as_list(body.predict_on_batch(images))]
-        if not batches:
-            _check_against(model, rest, images, features)
-        batches.append((features, [np.asarray(target) for target in targets]))
-        progress.add(1)
-    if not batches:
+    if not isinstance(views, int) or views < 1:
+        raise ValueError(f"`views` must be an integer >= 1. Received: views={views!r}.")
+    if dtype not in (None, "float32", "float16"):
+        raise ValueError(f"`dtype` must be 'float32', 'float16' or None. Received: dtype={dtype!r}.")
+
+
+class _Stream:
+    """Passes over a dataset; over one of `load_dataset` always those of its first epochs, however often it is read."""
+
+    def __init__(self, dataset: tf.data.Dataset, views: int, verbose: int) -> None:
+        self.dataset = dataset
+        self.views = views
+        self.verbose = verbose
+
+    def batches(self) -> Generator[tuple[Any, ...]]:
+        """Yields the batches of all views, each as (images, *targets)."""
+        counter = getattr(self.dataset, "epoch_counter", None)
+        before = None if counter is None else counter.numpy()
+        try:
+            for view in range(self.views):
+                if counter is not None:
+                    counter.assign(view)
+                yield from map(_as_tuple, self.dataset)
+        finally:
+            if counter is not None:
+                counter.assign(before)
+
+    def first_images(self) -> Any:
+        """Returns the images of the first batch."""
+        with contextlib.closing(self.batches()) as batches:
+            return next(batches)[0]
+
+    def progress(self) -> keras.utils.Progbar:
+        """Returns a bar for as many batches as there are, if that is known."""
+        cardinality = int(self.dataset.cardinality())
+        total = cardinality * self.views if cardinality >= 0 else None
+        return keras.utils.Progbar(total, verbose=self.verbose, unit_name="batch")
+
+
+class _MemoryWriter:
+    """Keeps batches in memory, as `EntryWriter` does on disk."""
+
+    def __init__(self) -> None:
+        self.batches: list[Sequence[np.ndarray]] = []
+
+    @property
+    def num_batches(self) -> int:
+        return len(self.batches)
+
+    def append(self, columns: Sequence[np.ndarray]) -> None:
+        self.batches.append(columns)
+
+
+def _in_memory(body: keras.Model, stream: _Stream, dtype: str | None) -> tuple[list[np.ndarray], Any]:
+    writer = _MemoryWriter()
+    images = _compute(body, stream, writer, dtype)
+    return [np.concatenate(column) for column in zip(*writer.batches, strict=True)], images
+
+
+def _on_disk(
+    cache: FeatureCache, body: keras.Model, stream: _Stream, dtype: str | None, source: Any
+) -> tuple[list[np.ndarray], Any]:
+    key = _key(body, stream, dtype, source)
+    columns = cache.read(key)
+    if columns is not None:
+        return columns, stream.first_images()
+    with cache.writing(key) as writer:
+        images = _compute(body, stream, writer, dtype)
+        cache.complete(key, {"model": body.name.removesuffix("_body"), "views": stream.views})
+    columns = cache.read(key)
+    if columns is None:
+        raise RuntimeError(
+            f"An entry must be there when it has been written. Received: {key} missing in {cache.directory}."
+        )
+    return columns, images
+
+
+def _key(body: keras.Model, stream: _Stream, dtype: str | None, source: Any) -> str:
+    if source is None:
+        source = getattr(stream.dataset, "source", None)
+    if source is None:
+        source = [content_key([np.asarray(part) for part in batch]) for batch in stream.batches()]
+    versions = (keras.__version__, keras.backend.backend(), tf.__version__)
+    return content_key([source, model_source(body), stream.views, dtype, versions])
+
+
+def _compute(body: keras.Model, stream: _Stream, writer: EntryWriter | _MemoryWriter, dtype: str | None) -> Any:
+    """Writes what the writer does not have yet; returns the images of the first batch."""
+    progress, first_images = stream.progress(), None
+    with contextlib.closing(stream.batches()) as batches:
+        for number, (images, *targets) in enumerate(batches):
+            first_images = images if number == 0 else first_images
+            if number >= writer.num_batches:
+                outputs = [_cast(output, dtype) for output in _as_list(body.predict_on_batch(images))]
+                writer.append([*outputs, *map(np.asarray, targets)])
+            progress.add(1)
+    if first_images is None:
         raise ValueError("`dataset` must have at least one batch. Received: an empty dataset.")
-    features = [np.concatenate(column) for column in zip(*(batch[0] for batch in batches), strict=True)]
-    targets = [np.concatenate(column) for column in zip(*(batch[1] for batch in batches), strict=True)]
-    batch_size = len(batches[0][0][0])
-    return _as_dataset(features, targets, batch_size=batch_size, shuffle=shuffle, seed=seed), rest
+    return first_images
 
 
-def _num_batches(dataset: tf.data.Dataset) -> int | None:
-    cardinality = int(dataset.cardinality())
-    return cardinality if cardinality >= 0 else None
+def _cast(output: Any, dtype: str | None) -> np.ndarray:
+    kept: np.ndarray = output.astype(dtype or output.dtype)
+    if not np.all(np.isfinite(kept)):
+        raise ValueError(
+            f"`dtype` must hold the activations, which must be finite. Received: dtype={dtype!r} and activations up to "
+            f"{np.max(np.abs(output))}. Keep them as float32."
+        )
+    return kept
 
 
 def _as_tuple(element: Any) -> tuple[Any, ...]:
@@ -80,34 +221,48 @@ def _as_list(outputs: Any) -> list[Any]:
     return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
 
 
-def _check_against(model: keras.Model, rest: keras.Model, images: Any, features: Sequence[np.ndarray]) -> None:
+def _check_against(model: keras.Model, rest: keras.Model, images: Any, features: _Features) -> None:
     live = model.predict_on_batch(images)
-    cached = rest.predict_on_batch(features[0] if len(features) == 1 else list(features))
+    first = [np.asarray(column[: len(images)]) for column in features.activations]
+    cached = rest.predict_on_batch(first[0] if len(first) == 1 else first)
     difference = float(np.max(np.abs(live.astype("float64") - cached.astype("float64"))))
-    tolerance = _TOLERANCES[features[0].dtype.name]
+    tolerance = _TOLERANCES[first[0].dtype.name]
     if not difference <= tolerance:
         raise RuntimeError(
-            f"The rest of the model on precomputed activations must give what the whole model gives, to {tolerance}. "
-            f"Received: a difference of {difference:.3g} on the first batch. A layer in the frozen part behaves "
-            "differently from call to call; train the model without precomputing."
+            f"The rest of the model must give on the kept activations what the whole model gives, to {tolerance}. "
+            f"Received: a difference of {difference:.3g} on the first batch. Either a frozen layer does not always do "
+            "the same, or `source` does not say all that the dataset depends on; train without precomputing."
         )
 
 
 def _as_dataset(
-    features: Sequence[np.ndarray], targets: Sequence[np.ndarray], *, batch_size: int, shuffle: bool, seed: int
+    features: _Features, rest: keras.Model, *, batch_size: int, shuffle: bool, seed: int
 ) -> tf.data.Dataset:
     """Batches of rows gathered by index, so that every epoch is shuffled through and through at the cost of indices."""
-    columns = [*features, *targets]
+    columns, num_inputs = [*features.activations, *features.targets], len(features.activations)
+    types = [tf.as_dtype(tensor.dtype) for tensor in rest.inputs]
+    num_pictures = len(columns[0]) // features.views
 
-    def rows_of(indices: tf.Tensor) -> Any:
-        rows = tf.numpy_function(
-            lambda chosen: [column[chosen] for column in columns], [indices], [c.dtype for c in columns]
-        )
+    def rows_of(indices: tf.Tensor, view: tf.Tensor) -> Any:
+        chosen = indices + view * num_pictures
+        rows = tf.numpy_function(lambda at: [np.asarray(c[at]) for c in columns], [chosen], [c.dtype for c in columns])
         rows = [tf.ensure_shape(row, (None, *column.shape[1:])) for row, column in zip(rows, columns, strict=True)]
-        inputs = rows[0] if len(features) == 1 else tuple(rows[: len(features)])
-        return (inputs, *rows[len(features) :]) if targets else inputs
+        inputs = tuple(tf.cast(row, dtype) for row, dtype in zip(rows[:num_inputs], types, strict=True))
+        inputs = inputs if num_inputs > 1 else inputs[0]
+        return (inputs, *rows[num_inputs:]) if features.targets else inputs
 
-    indices = tf.data.Dataset.range(len(features[0]))
+    indices = tf.data.Dataset.range(num_pictures)
     if shuffle:
-        indices = indices.shuffle(len(features[0]), seed=seed)
-    return indices.batch(batch_size).map(rows_of).prefetch(2)
+        indices = indices.shuffle(num_pictures, seed=seed)
+    indices = indices.batch(batch_size)
+    batches = tf.data.Dataset.zip(indices, _view_in_turn(features.views)).map(rows_of)
+    return batches.apply(tf.data.experimental.assert_cardinality(indices.cardinality())).prefetch(2)
+
+
+def _view_in_turn(views: int) -> tf.data.Dataset:
+    """Repeats, in every pass, the number of the view whose turn it is."""
+    if views == 1:
+        return tf.data.Dataset.from_tensors(tf.constant(0, tf.int64)).repeat()
+    passes = tf.Variable(-1, dtype=tf.int64, trainable=False)
+    start = tf.data.Dataset.range(1)
+    return start.flat_map(lambda _: tf.data.Dataset.from_tensors(passes.assign_add(1) % views).repeat())
