@@ -18,9 +18,9 @@ def content_key(source: Any) -> str:
     """Hashes a nest of values by their content.
 
     Args:
-        source: Dictionaries, lists, tuples, sets of strings, arrays, numbers, strings, bytes, `None`; Keras objects,
-            by their configuration; a `Path` stands for the name and the bytes of its file. Dictionaries may be in any
-            order.
+        source: Dictionaries, lists, tuples, arrays, numbers, strings, bytes, `None`; Keras objects, by their
+            configuration without their own name; a `Path` stands for the name and the bytes of its file. Dictionaries
+            may be in any order.
 
     Returns:
         64 hexadecimal digits, the SHA-256 of the values with their kinds, shapes and places.
@@ -101,7 +101,10 @@ def _scalar_chunks(value: Any) -> Iterator[bytes]:
         yield value
     elif hasattr(value, "get_config"):
         yield b"keras"
-        yield from _chunks(json.loads(json.dumps(_plain(value), default=_plain)))
+        described = json.loads(json.dumps(_plain(value), default=_plain))
+        # Keras counts names up: the same augmentation built twice has two.
+        described["config"].pop("name", None)
+        yield from _chunks(described)
     else:
         raise TypeError(
             "`source` must be made of dictionaries, sequences, arrays, numbers, strings, bytes, paths, Keras objects. "

@@ -236,10 +236,9 @@ def _whole_batches(folder: Path, columns: Sequence[dict[str, Any]], batches: Seq
 
 def _truncate(folder: Path, columns: Sequence[dict[str, Any]], batches: Sequence[dict[str, Any]]) -> None:
     rows = sum(batch["rows"] for batch in batches)
-    for number, column in enumerate(columns):
-        path = folder / f"column_{number}.bin"
-        path.touch()
-        os.truncate(path, rows * _row_bytes(column))
+    for path in folder.glob("column_*.bin"):
+        number = int(path.stem.removeprefix("column_"))
+        os.truncate(path, rows * _row_bytes(columns[number]) if rows else 0)
     aside = folder / (_JOURNAL_FILE + ".new")
     aside.write_bytes(b"".join(map(_line, [columns, *batches] if batches else [])))
     aside.replace(folder / _JOURNAL_FILE)

@@ -204,7 +204,8 @@ def _compute(body: keras.Model, stream: _Stream, writer: EntryWriter | _MemoryWr
 
 
 def _cast(output: Any, dtype: str | None) -> np.ndarray:
-    kept: np.ndarray = output.astype(dtype or output.dtype)
+    with np.errstate(over="ignore"):  # refused below, with what to do
+        kept: np.ndarray = output.astype(dtype or output.dtype)
     if not np.all(np.isfinite(kept)):
         raise ValueError(
             f"`dtype` must hold the activations, which must be finite. Received: dtype={dtype!r} and activations up to "

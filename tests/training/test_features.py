@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from keras_sgdr.models.classifier import build_classifier
 from keras_sgdr.models.layer_groups import freeze_to, unfreeze
+from keras_sgdr.training.feature_cache import FeatureCache
 from keras_sgdr.training.features import precompute_features
 
 RNG = np.random.default_rng(0)
@@ -163,3 +164,149 @@ def test_an_endless_or_empty_dataset_is_refused():
         precompute_features(model, pictures().repeat(), verbose=0)
     with pytest.raises(ValueError, match="Received: an empty dataset"):
         precompute_features(model, pictures().take(0), verbose=0)
+
+
+def counting_body(model):
+    """Counts the batches that go through the first layer of a body."""
+    seen = []
+    first = model.layers[1]
+    call = first.call
+    first.call = lambda inputs: (tf.py_function(lambda: seen.append(1), [], []), call(inputs))[1]
+    return seen
+
+
+@pytest.fixture
+def frozen():
+    model = small_model()
+    freeze_to(model, -1)
+    return model
+
+
+def test_activations_on_disk_are_those_in_memory(frozen, tmp_path):
+    in_memory, _ = precompute_features(frozen, pictures(), shuffle=False, verbose=0)
+    for _ in range(2):
+        on_disk, rest = precompute_features(frozen, pictures(), directory=tmp_path, shuffle=False, verbose=0)
+        for ours, theirs in zip(on_disk, in_memory, strict=True):
+            np.testing.assert_array_equal(ours[0], theirs[0])
+            np.testing.assert_array_equal(ours[1], theirs[1])
+    np.testing.assert_allclose(rest.predict(on_disk, verbose=0), frozen.predict(IMAGES, verbose=0), atol=1e-6)
+    assert len(FeatureCache(tmp_path).entries()) == 1
+
+
+def test_half_precision_halves_the_entry_and_feeds_the_rest_what_it_takes(frozen, tmp_path):
+    full, _ = precompute_features(frozen, pictures(), dtype="float32", shuffle=False, verbose=0)
+    half, rest = precompute_features(frozen, pictures(), dtype="float16", directory=tmp_path, shuffle=False, verbose=0)
+    assert half.element_spec[0].dtype == tf.float32
+    for ours, theirs in zip(half, full, strict=True):
+        np.testing.assert_array_equal(ours[0], theirs[0].numpy().astype("float16"))
+    assert (tmp_path / FeatureCache(tmp_path).entries()[0].key / "column_0.bin").stat().st_size == 10 * 4 * 2
+    assert compiled(rest).fit(half, verbose=0, shuffle=False)
+
+
+def keys_after(frozen, directory, **change):
+    arguments = {"source": {"file": 1}, "directory": directory, "verbose": 0} | change
+    precompute_features(arguments.pop("model", frozen), arguments.pop("dataset", pictures()), **arguments)
+    return len(FeatureCache(directory).entries())
+
+
+@pytest.mark.parametrize("change", [{"source": {"file": 2}}, {"dtype": "float16"}, {"views": 2}])
+def test_each_change_of_an_argument_misses_the_cache(frozen, tmp_path, change):
+    assert keys_after(frozen, tmp_path) == 1
+    assert keys_after(frozen, tmp_path) == 1
+    assert keys_after(frozen, tmp_path, **change) == 2
+
+
+def test_each_change_of_the_model_misses_the_cache(frozen, tmp_path):
+    assert keys_after(frozen, tmp_path) == 1
+    other = small_model()
+    freeze_to(other, -1)
+    assert keys_after(frozen, tmp_path, model=other) == 1
+    # The head is not part of what was computed.
+    other.get_layer("dense").set_weights([value + 1 for value in other.get_layer("dense").get_weights()])
+    assert keys_after(frozen, tmp_path, model=other) == 1
+    freeze_to(other, "conv2")
+    assert keys_after(frozen, tmp_path, model=other) == 2
+    freeze_to(other, -1)
+    other.get_layer("conv0").set_weights([value + 0.1 for value in other.get_layer("conv0").get_weights()])
+    assert keys_after(frozen, tmp_path, model=other) == 3
+
+
+@pytest.mark.parametrize("changed", [lambda image, label: (image + 1, label), lambda image, label: (image, label + 1)])
+def test_without_a_source_the_batches_are_the_key(frozen, tmp_path, changed):
+    assert keys_after(frozen, tmp_path, source=None) == 1
+    assert keys_after(frozen, tmp_path, source=None) == 1
+    assert keys_after(frozen, tmp_path, source=None, dataset=pictures().map(changed)) == 2
+
+
+def test_a_source_comes_with_the_dataset(frozen, tmp_path):
+    for number, count in ((1, 1), (1, 1), (2, 2)):
+        dataset = pictures()
+        dataset.source = number
+        assert keys_after(frozen, tmp_path, source=None, dataset=dataset) == count
+
+
+def test_an_interrupted_run_is_resumed_where_it_was(frozen, tmp_path):
+    def interrupted():
+        for number, batch in enumerate(zip(np.split(IMAGES, 5), np.split(LABELS, 5), strict=True)):
+            if number == 3:
+                raise KeyboardInterrupt
+            yield batch
+
+    class Interrupted:
+        """Gives three batches of two and stops as Ctrl-C does."""
+
+        source = 1
+
+        def cardinality(self):
+            return tf.constant(5, tf.int64)
+
+        def __iter__(self):
+            return ((tf.constant(a), tf.constant(b)) for a, b in interrupted())
+
+    with pytest.raises(KeyboardInterrupt):
+        precompute_features(frozen, Interrupted(), directory=tmp_path, verbose=0)
+    (entry,) = FeatureCache(tmp_path).entries()
+    assert not entry.complete
+    computed = counting_body(frozen)
+    features, _ = precompute_features(frozen, pictures(2), source=1, directory=tmp_path, shuffle=False, verbose=0)
+    # Two of five batches, and the first one once more to compare with the live model.
+    assert len(computed) == 3
+    live = keras.Model(frozen.input, frozen.get_layer("pool").output).predict(IMAGES, verbose=0)
+    np.testing.assert_allclose(np.concatenate([rows for rows, _ in features]), live, atol=1e-6)
+
+
+def test_views_of_a_dataset_with_epochs_are_its_first_ones(frozen):
+    dataset = tf.data.Dataset.range(1)
+    counter = tf.Variable(7, dtype=tf.int64)
+    dataset = dataset.flat_map(
+        lambda _: pictures(10).map(lambda image, label: (image + 20 * tf.cast(counter, tf.float32), label))
+    )
+    dataset.epoch_counter = counter
+    features, _ = precompute_features(frozen, dataset, views=3, shuffle=False, verbose=0)
+    assert counter.numpy() == 7
+    body = keras.Model(frozen.input, frozen.get_layer("pool").output)
+    views = [body.predict(IMAGES + 20 * view, verbose=0) for view in range(3)]
+    for epoch in range(5):
+        ((rows, labels),) = list(features)
+        np.testing.assert_allclose(rows, views[epoch % 3], atol=1e-5)
+        np.testing.assert_array_equal(labels, LABELS)
+    assert features.cardinality() == 1
+
+
+def test_a_source_that_tells_too_little_stops_before_training(frozen, tmp_path):
+    precompute_features(frozen, pictures(), source="the same", directory=tmp_path, verbose=0)
+    darker = pictures().map(lambda image, label: (image / 3, label))
+    with pytest.raises(RuntimeError, match=r"Received: a difference of .* on the first batch.*`source`"):
+        precompute_features(frozen, darker, source="the same", directory=tmp_path, verbose=0)
+
+
+def test_activations_too_large_for_half_precision_are_refused(frozen):
+    frozen.get_layer("conv2").set_weights([value + 1e6 for value in frozen.get_layer("conv2").get_weights()])
+    with pytest.raises(ValueError, match=r"Received: dtype='float16' and activations up to"):
+        precompute_features(frozen, pictures(), dtype="float16", verbose=0)
+
+
+@pytest.mark.parametrize(("argument", "received"), [({"views": 0}, "views=0"), ({"dtype": "int8"}, "dtype='int8'")])
+def test_arguments_out_of_range_are_refused(frozen, argument, received):
+    with pytest.raises(ValueError, match=f"Received: {received}"):
+        precompute_features(frozen, pictures(), verbose=0, **argument)
