@@ -1,0 +1,88 @@
+"""What must hold for every application of Keras: one of each family in every run, all of them in a slow one."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_sgdr.models.backbones import BACKBONES
+from keras_sgdr.models.classifier import build_classifier
+from keras_sgdr.models.frozen_boundary import split_at_frozen_boundary
+from keras_sgdr.models.graph import steps_of
+from keras_sgdr.models.layer_groups import freeze_to, layer_groups
+
+FAMILIES = [
+    "ConvNeXtTiny",
+    "DenseNet121",
+    "EfficientNetB0",
+    "EfficientNetLite0",
+    "EfficientNetV2B0",
+    "InceptionResNetV2",
+    "InceptionV3",
+    "MobileNet",
+    "MobileNetV2",
+    "MobileNetV3Small",
+    "NASNetMobile",
+    "ResNet50",
+    "ResNet50V2",
+    "VGG16",
+    "Xception",
+]
+
+
+def build(name):
+    keras.backend.clear_session()
+    size = max(32, BACKBONES[name].min_size)
+    return build_classifier(3, backbone=name, weights=None, image_size=size)
+
+
+def assert_every_trainable_variable_is_in_one_group(model, groups):
+    paths = [variable.path for group in groups for layer in group for variable in layer.trainable_variables]
+    assert sorted(paths) == sorted(variable.path for variable in model.trainable_variables)
+
+
+def assert_depth_grows_from_group_to_group(model, groups):
+    """Depth as the longest path from the input: nothing may read what a later group computes."""
+    group_of = {layer.name: number for number, group in enumerate(groups) for layer in group}
+    steps = steps_of(model)
+    reached = []
+    for step in steps:
+        before = max((reached[source] for source in step.sources), default=0)
+        reached.append(max(before, group_of.get(step.name, before)))
+        assert group_of.get(step.name, before) >= before
+
+
+def assert_groups_are_of_similar_depth(groups):
+    depths = [sum(bool(layer.weights) for layer in group) for group in groups[:-1]]
+    assert max(depths) <= 1.6 * sum(depths) / len(depths), depths
+
+
+def assert_cut_computes_the_same(model, group):
+    freeze_to(model, group)
+    body, rest = split_at_frozen_boundary(model)
+    images = np.random.default_rng(0).uniform(0, 255, (2, *model.input_shape[1:])).astype("float32")
+    np.testing.assert_allclose(rest(body(images)), model(images), atol=1e-5)
+    assert not body.trainable_variables
+    assert {v.path for v in rest.trainable_variables} == {v.path for v in model.trainable_variables}
+
+
+def check(name):
+    model = build(name)
+    for num_groups in (2, 3, 4):
+        groups = layer_groups(model, num_groups=num_groups)
+        assert_every_trainable_variable_is_in_one_group(model, groups)
+        assert_depth_grows_from_group_to_group(model, groups)
+        assert_groups_are_of_similar_depth(groups)
+        assert [layer.name for layer in groups[-1]] == ["head_pool", "head_dropout", "head_predictions"]
+    for group in (-1, -2):
+        assert_cut_computes_the_same(model, group)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_groups_and_cuts_of_a_family(name):
+    check(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(BACKBONES) - set(FAMILIES)))
+def test_groups_and_cuts_of_every_application(name):
+    check(name)
