@@ -44,6 +44,28 @@ def has_settable_rate(optimizer: Any) -> bool:
     return isinstance(rate, keras.Variable)
 
 
+def rate_as_variable(optimizer: Any) -> Any:
+    """Makes the rate settable; returns the schedule or function that it was, or None if it was settable already.
+
+    What it returns is to be put back with `optimizer.learning_rate = …`. Training functions compiled before know
+    nothing of the variable.
+    """
+    if has_settable_rate(optimizer):
+        return None
+    *_, innermost = optimizer_chain(optimizer)
+    # Private, for the setter refuses (Keras: "its learning rate is not settable"). Optimizers track any attribute that
+    # is a variable, so that it is part of the state that JAX's trainer passes on.
+    schedule = innermost._learning_rate
+    innermost._learning_rate = keras.Variable(0.0, name="learning_rate", trainable=False, dtype=keras.config.floatx())
+    return schedule
+
+
+def accumulation_steps(optimizer: Any) -> int:
+    """Batches whose gradients make up one update; 1 without gradient accumulation."""
+    steps = (each.gradient_accumulation_steps for each in optimizer_chain(optimizer))
+    return next((int(count) for count in steps if count), 1)
+
+
 def held_batches(optimizer: Any) -> int:
     """Batches whose gradients wait in the accumulator for the next update; 0 without gradient accumulation."""
     for each in optimizer_chain(optimizer):

@@ -1,0 +1,91 @@
+"""`TrainingState`: all that training changes in a model and its optimizer, copied so that it can be put back."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import sys
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_sgdr.training.learning_rate import sync_variables
+
+ATTRIBUTES = ("stop_training", "train_function", "test_function", "steps_per_execution")
+
+
+class TrainingState:
+    """A copy of everything that a training step changes, taken on construction.
+
+    That is every variable of the model (weights, batch-norm statistics, the seed generators of dropout, which
+    `get_weights` leaves out), of the optimizer (slots, iterations, rate, accumulated gradients, loss scale) and of the
+    compiled metrics; the compiled functions and `stop_training`; and the global random generators
+    of Python, NumPy and PyTorch.
+
+    Args:
+        model: A compiled model that is built, its optimizer too.
+    """
+
+    def __init__(self, model: Any) -> None:
+        sync_variables(model)
+        self.model = model
+        self.variables = variables_of(model)
+        self.values = [to_numpy(variable) for variable in self.variables]
+        self.attributes = {name: getattr(model, name) for name in ATTRIBUTES if hasattr(model, name)}
+        self.generators = RandomGenerators()
+
+    def restore(self) -> None:
+        """Puts everything back, bit by bit."""
+        # On JAX first, or the values of the interrupted epoch would come back over those restored here.
+        sync_variables(self.model)
+        for variable, value in zip(self.variables, self.values, strict=True):
+            variable.assign(value)
+        for name, attribute in self.attributes.items():
+            setattr(self.model, name, attribute)
+        self.generators.restore()
+
+    def digest(self) -> str:
+        """SHA-256 of the copied values."""
+        return digest(self.values)
+
+    def differing(self) -> list[str]:
+        """Paths of the variables whose present value is not, bit by bit, the copied one."""
+        pairs = zip(self.variables, self.values, strict=True)
+        return [variable.path for variable, value in pairs if to_numpy(variable).tobytes() != value.tobytes()]
+
+
+class RandomGenerators:
+    """The states of the global generators of Python, NumPy and, where it is loaded, PyTorch."""
+
+    def __init__(self) -> None:
+        self.python, self.numpy = random.getstate(), np.random.get_state()
+        self._torch = sys.modules.get("torch")
+        self.torch = None if self._torch is None else self._torch.get_rng_state()
+
+    def restore(self) -> None:
+        """Puts the states back."""
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)
+        if self._torch is not None:
+            self._torch.set_rng_state(self.torch)
+
+
+def variables_of(model: Any) -> list[Any]:
+    """Every variable of the model, its optimizer and its metrics, each once."""
+    every = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+    return list({id(variable): variable for variable in every}.values())
+
+
+def to_numpy(variable: Any) -> NDArray[Any]:
+    """A copy of a variable's value; Keras's own conversion may share its memory."""
+    return np.array(keras.ops.convert_to_numpy(variable), copy=True)
+
+
+def digest(values: list[NDArray[Any]]) -> str:
+    """SHA-256 over the bytes of arrays, in order."""
+    sha = hashlib.sha256()
+    for value in values:
+        sha.update(value.tobytes())
+    return sha.hexdigest()

@@ -1,0 +1,293 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_sgdr.training.lr_finder import LRFinder, lr_find
+from keras_sgdr.training.training_state import to_numpy, variables_of
+
+tf = pytest.importorskip("tensorflow")
+
+
+def make_data(count=64, seed=0):
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=(count, 4)).astype("float32")
+    return x, (x.sum(axis=1) > 0).astype("int32")
+
+
+def make_model(optimizer=None, **compile_arguments):
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [
+            keras.layers.Input((4,)),
+            keras.layers.Dense(8, activation="relu"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.3),
+            keras.layers.Dense(2, activation="softmax", dtype="float32"),
+        ]
+    )
+    arguments = {"loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"]} | compile_arguments
+    model.compile(keras.optimizers.Adam(0.01) if optimizer is None else optimizer, **arguments)
+    return model
+
+
+def make_dataset(*, shuffle=True):
+    dataset = tf.data.Dataset.from_tensor_slices(make_data())
+    return (dataset.shuffle(64, seed=3) if shuffle else dataset).batch(16)
+
+
+def bytes_of(model):
+    return [to_numpy(variable).tobytes() for variable in variables_of(model)]
+
+
+def trained(probe=None, *, optimizer=None, **compile_arguments):
+    """Trains a model, with something before, on a shuffled pipeline of its own; its variables and the losses."""
+    model = make_model(optimizer and optimizer(), **compile_arguments)
+    dataset = make_dataset()
+    if probe is not None:
+        probe(model)
+    history = model.fit(dataset, epochs=3, shuffle=False, verbose=0)
+    return bytes_of(model), history.history
+
+
+def test_lr_find_records_the_true_loss_of_each_batch():
+    model = keras.Sequential([keras.layers.Input((1,)), keras.layers.Dense(1, kernel_initializer="ones")])
+    model.compile(keras.optimizers.SGD(0.1), loss="mse")
+    x = np.arange(1, 7, dtype="float32")[:, None]
+    dataset = tf.data.Dataset.from_tensor_slices((x, 3 * x)).batch(1)
+    curve = lr_find(model, dataset, start_lr=1e-3, end_lr=1e-1, num_steps=6, stop_factor=np.inf)
+    weight, bias, losses = 1.0, 0.0, []
+    for rate, value in zip(curve.learning_rates, x[:, 0], strict=True):
+        error = weight * value + bias - 3 * value
+        losses.append(error**2)
+        weight, bias = weight - rate * 2 * error * value, bias - rate * 2 * error
+    np.testing.assert_allclose(curve.losses, losses, rtol=1e-4)
+
+
+def test_lr_find_goes_over_the_range_without_its_end():
+    curve = lr_find(make_model(), make_dataset(), start_lr=1e-5, end_lr=1e-1, num_steps=4, stop_factor=np.inf)
+    np.testing.assert_allclose(curve.learning_rates, [1e-5, 1e-4, 1e-3, 1e-2])
+    curve = lr_find(make_model(), make_dataset(), start_lr=1e-5, end_lr=5e-5, num_steps=4, mode="linear")
+    np.testing.assert_allclose(curve.learning_rates, [1e-5, 2e-5, 3e-5, 4e-5])
+
+
+def test_lr_find_begins_short_data_anew():
+    assert len(lr_find(make_model(), make_dataset(), num_steps=23, stop_factor=np.inf).losses) == 23
+
+
+def test_two_calls_give_the_same_curve():
+    model = make_model()
+    first, second = (lr_find(model, make_dataset, num_steps=30) for _ in range(2))
+    assert first.losses.tolist() == second.losses.tolist()
+    assert len(first.losses) > 10
+
+
+def test_lr_find_stops_where_the_smoothed_loss_is_four_times_its_best():
+    model = make_model(keras.optimizers.SGD(0.1), loss="mse")
+    data = make_data()[0], np.tile([[5.0, -5.0]], (64, 1)).astype("float32")
+    model.layers[-1].activation = keras.activations.linear
+    curve = lr_find(model, data, start_lr=1e-3, end_lr=1e3, num_steps=100)
+    smoothed = curve.smoothed_losses
+    assert 10 < len(smoothed) < 100
+    assert smoothed[-1] > 4 * smoothed.min()
+    assert all(smoothed[i] <= 4 * smoothed[: i + 1].min() for i in range(len(smoothed) - 1))
+
+
+class Explode(keras.callbacks.Callback):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 2:
+            raise self.error
+
+
+def interrupted(error):
+    def probe(model):
+        with pytest.raises(type(error)), LRFinder(num_steps=20) as finder:
+            model.fit(make_dataset(), epochs=9, callbacks=[finder, Explode(error)], shuffle=False, verbose=0)
+
+    return probe
+
+
+def exploded_data(model):
+    def batches():
+        yield make_data(16)
+        raise OSError("the disk is gone")
+
+    spec = (tf.TensorSpec((16, 4)), tf.TensorSpec((16,), tf.int32))
+    with pytest.raises(Exception, match="the disk is gone"):
+        lr_find(model, tf.data.Dataset.from_generator(batches, output_signature=spec), num_steps=20)
+
+
+def nan_loss(model):
+    weights = np.ones(64, "float32")
+    weights[40:] = np.nan
+    dataset = tf.data.Dataset.from_tensor_slices((*make_data(), weights)).batch(16)
+    curve = lr_find(model, dataset, num_steps=20)
+    assert np.isnan(curve.losses[-1])
+    assert len(curve.losses) == 3
+
+
+def as_callback(model):
+    model.fit(make_dataset(), epochs=9, callbacks=[LRFinder(num_steps=20)], shuffle=False, verbose=0)
+    assert model.stop_training is False
+
+
+PROBES = {
+    "lr_find": lambda model: lr_find(model, make_dataset(), num_steps=20),
+    "diverging": lambda model: lr_find(model, make_dataset(), start_lr=1.0, end_lr=1e6, num_steps=40),
+    "arrays": lambda model: lr_find(model, make_data(), num_steps=20),
+    "function": lambda model: lr_find(model, make_dataset, num_steps=20),
+    "callback": as_callback,
+    "error": interrupted(RuntimeError("another callback")),
+    "ctrl-c": interrupted(KeyboardInterrupt()),
+    "data error": exploded_data,
+    "nan": nan_loss,
+}
+
+
+@pytest.fixture(scope="module")
+def untouched():
+    return trained()
+
+
+@pytest.mark.parametrize("probe", PROBES.values(), ids=PROBES)
+def test_training_after_a_finder_is_bit_identical(probe, untouched):
+    assert trained(probe) == untouched
+
+
+def scaled_adam():
+    return keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01), initial_scale=2.0**10)
+
+
+def accumulating_adam():
+    return keras.optimizers.Adam(0.01, gradient_accumulation_steps=3)
+
+
+def scheduled_adam():
+    return keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(0.01, 3, 0.5))
+
+
+def averaging_adam():
+    return keras.optimizers.Adam(0.01, use_ema=True, ema_overwrite_frequency=2)
+
+
+@pytest.mark.parametrize("optimizer", [scaled_adam, accumulating_adam, scheduled_adam, averaging_adam])
+def test_training_after_a_finder_is_bit_identical_for_any_optimizer(optimizer):
+    probe = PROBES["diverging"]
+    assert trained(probe, optimizer=optimizer) == trained(optimizer=optimizer)
+
+
+def test_training_after_a_finder_is_bit_identical_with_steps_per_execution():
+    probe = PROBES["lr_find"]
+    assert trained(probe, steps_per_execution=2) == trained(steps_per_execution=2)
+
+
+def test_nothing_remains_on_the_model():
+    model = make_model()
+    before = {name: getattr(model, name, None) for name in ("stop_training", "history", "train_function")}
+    lr_find(model, make_dataset(), num_steps=5)
+    assert {name: getattr(model, name, None) for name in before} == before | {"stop_training": False}
+
+
+def test_schedule_is_put_aside_and_back():
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.01, 3, 0.5)
+    model = make_model(keras.optimizers.SGD(schedule))
+    reference = lr_find(make_model(keras.optimizers.SGD(0.01)), make_dataset(), num_steps=20)
+    model.fit(make_dataset(shuffle=False), epochs=1, shuffle=False, verbose=0)
+    model = make_model(keras.optimizers.SGD(schedule))
+    curve = lr_find(model, make_dataset(), num_steps=20)
+    assert curve.losses.tolist() == reference.losses.tolist()
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.01)
+
+
+def test_gradient_accumulation_makes_a_point_of_each_update():
+    model = make_model(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2))
+    curve = lr_find(model, make_dataset(shuffle=False), num_steps=6, start_lr=1e-9, end_lr=1e-8)
+    losses = [lr_find(model, make_dataset(shuffle=False), num_steps=1) for _ in range(1)]
+    assert len(curve.losses) == 6
+    # Four batches make two updates; at such rates the losses repeat but for dropout.
+    assert losses[0].losses[0] == curve.losses[0]
+
+
+def test_class_weight_counts():
+    plain, weighted = (
+        lr_find(make_model(), make_dataset(shuffle=False), num_steps=1, class_weight=weights)
+        for weights in (None, {0: 2.0, 1: 2.0})
+    )
+    assert weighted.losses[0] == pytest.approx(2 * plain.losses[0], rel=1e-5)
+
+
+def test_epoch_of_a_counting_dataset_is_put_back():
+    dataset = make_dataset()
+    dataset.epoch_counter = tf.Variable(5, dtype=tf.int64)
+    counting = dataset.map(lambda x, y: (dataset.epoch_counter.assign_add(1), x, y)[1:])
+    counting.epoch_counter = dataset.epoch_counter
+    lr_find(make_model(), counting, num_steps=9)
+    assert int(dataset.epoch_counter.numpy()) == 5
+
+
+class ShufflingDataset(keras.utils.PyDataset):
+    def __init__(self):
+        super().__init__()
+        self.order = np.arange(4)
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        x, y = make_data()
+        rows = slice(16 * self.order[index], 16 * self.order[index] + 16)
+        return x[rows], y[rows]
+
+    def on_epoch_end(self):
+        self.order = np.roll(self.order, 1)
+
+
+def test_py_dataset_keeps_its_order():
+    dataset = ShufflingDataset()
+    lr_find(make_model(), dataset, num_steps=9)
+    assert dataset.order.tolist() == [0, 1, 2, 3]
+
+
+def test_curve_before_training_is_refused():
+    with pytest.raises(RuntimeError, match="Received: no batch so far"):
+        _ = LRFinder().curve
+
+
+def test_iterator_is_refused():
+    with pytest.raises(TypeError, match="Received: an iterator, generator"):
+        lr_find(make_model(), (batch for batch in [make_data()]))
+
+
+def test_unbuilt_model_is_refused():
+    model = keras.Sequential([keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="Received: a model without weights"):
+        lr_find(model, make_data())
+
+
+def test_steps_per_execution_is_refused_by_the_callback():
+    model = make_model(steps_per_execution=2)
+    with pytest.raises(ValueError, match="Received: steps_per_execution=2"):
+        model.fit(*make_data(), callbacks=[LRFinder()], verbose=0)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"start_lr": 0.0},
+        {"start_lr": 20.0},
+        {"end_lr": np.nan},
+        {"num_steps": 0},
+        {"mode": "cubic"},
+        {"smoothing": 1.0},
+        {"stop_factor": 1.0},
+        {"stop_factor": np.nan},
+    ],
+)
+def test_lr_finder_refuses_what_is_out_of_range(arguments):
+    ((name, value),) = arguments.items()
+    with pytest.raises(ValueError, match=f"Received: .*{name}={value!r}"):
+        LRFinder(**arguments)
