@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from keras_sgdr.models.backbones import find_backbone, preprocess
-from keras_sgdr.models.pretrained import build_backbone, check_weights
+from keras_sgdr.models.pretrained import build_backbone, check_weights, copy_backbone
 
 MODEL_FILE = "model.keras"
 CLASSIFIER_FILE = "classifier.json"
@@ -39,7 +39,7 @@ class Classifier:
 def build_classifier(
     num_classes: int,
     *,
-    backbone: str = "EfficientNetLite0",
+    backbone: str | keras.Model = "EfficientNetLite0",
     weights: str | os.PathLike[str] | None = "imagenet",
     image_size: int | tuple[int, int] = 224,
     dropout: float = 0.2,
@@ -51,8 +51,11 @@ def build_classifier(
 
     Args:
         num_classes: The number of classes, at least 2.
-        backbone: A name of `keras.applications`, or `"EfficientNetLite0"`.
-        weights: The backbone's: `"imagenet"`, the path of a file (of the same backbone without its top), or `None`.
+        backbone: A name of `keras.applications`, `"EfficientNetLite0"`, or a functional or sequential model of yours
+            (one of KerasHub, say) from RGB images in [0, 255] to a feature map, tokens or pooled features; its layers
+            are copied with their weights.
+        weights: Those of a backbone given by name: `"imagenet"`, the path of a file (of the same backbone without its
+            top), or `None`.
         image_size: Height and width of the pictures in pixels, or (height, width).
         dropout: The fraction of the pooled features dropped in training, in [0, 1).
 
@@ -73,18 +76,26 @@ def build_classifier(
         raise ValueError(f"`num_classes` must be an integer >= 2. Received: num_classes={num_classes!r}.")
     if not 0 <= dropout < 1:
         raise ValueError(f"`dropout` must be in [0, 1). Received: dropout={dropout}.")
-    row = find_backbone(backbone)
-    height, width = _checked_image_size(image_size, min_size=row.min_size, backbone=backbone)
-    check_weights(weights)
-    images = keras.Input((height, width, 3), name="images")
-    preprocessed = preprocess(images, preprocessing=row.preprocessing)
-    features = build_backbone(row, preprocessed, weights=weights, image_size=(height, width)).output
-    return keras.Model(images, _head(features, num_classes, dropout), name=f"{row.name.lower()}_classifier")
+    if isinstance(backbone, keras.Model):
+        height, width = _checked_image_size(image_size, min_size=1, backbone=backbone.name)
+        images, features = copy_backbone(backbone, image_size=(height, width))
+        name = backbone.name
+    else:
+        row = find_backbone(backbone)
+        height, width = _checked_image_size(image_size, min_size=row.min_size, backbone=backbone)
+        check_weights(weights)
+        images = keras.Input((height, width, 3), name="images")
+        preprocessed = preprocess(images, preprocessing=row.preprocessing)
+        features = build_backbone(row, preprocessed, weights=weights, image_size=(height, width)).output
+        name = row.name.lower()
+    return keras.Model(images, _head(features, num_classes, dropout), name=f"{name}_classifier")
 
 
 def _head(features: Any, num_classes: int, dropout: float) -> Any:
-    x = keras.layers.GlobalAveragePooling2D(name="head_pool")(features)
-    x = keras.layers.Dropout(dropout, name="head_dropout")(x)
+    pools = {3: keras.layers.GlobalAveragePooling1D, 4: keras.layers.GlobalAveragePooling2D}
+    if len(features.shape) in pools:
+        features = pools[len(features.shape)](name="head_pool")(features)
+    x = keras.layers.Dropout(dropout, name="head_dropout")(features)
     # float32 by name: under mixed_float16 a softmax in half precision loses the small probabilities.
     return keras.layers.Dense(num_classes, activation="softmax", dtype="float32", name="head_predictions")(x)
 

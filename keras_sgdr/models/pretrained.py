@@ -53,6 +53,43 @@ def build_backbone(
     return _with_weights(model, _read_weights(Path(weights), build(weights=None, **arguments), backbone))
 
 
+def copy_backbone(backbone: keras.Model, *, image_size: tuple[int, int]) -> tuple[Any, Any]:
+    """Copies the layers and weights of a model onto an input of the wanted size.
+
+    Args:
+        backbone: A functional or sequential model with one input for images of three channels and one output: a feature
+            map `(batch, height, width, channels)`, tokens `(batch, tokens, channels)` or a vector `(batch, channels)`.
+        image_size: (height, width) of the pictures, in pixels.
+
+    Returns:
+        The images `(batch, height, width, 3)` and the features, both Keras tensors of a graph of new layers.
+
+    Raises:
+        ValueError: If the model is not such a one, or does not take pictures of that size.
+    """
+    shapes = [tensor.shape for tensor in (*_tensors(backbone, "inputs"), *_tensors(backbone, "outputs"))]
+    if len(shapes) != 2 or len(shapes[0]) != 4 or shapes[0][-1] != 3 or len(shapes[1]) not in (2, 3, 4):
+        raise ValueError(
+            "`backbone` must be a functional or sequential model from images (batch, height, width, 3) to features, "
+            f"without its top. Received: backbone={backbone!r} of shapes {shapes}."
+        )
+    images = keras.Input((*image_size, 3), name="images")
+    try:
+        copy = keras.models.clone_model(backbone, input_tensors=images)
+        copy.set_weights(backbone.get_weights())
+    except ValueError as error:
+        raise ValueError(
+            f"`image_size` must be one that the backbone takes ({error}). "
+            f"Received: image_size={image_size}, backbone={backbone!r} of input shape {shapes[0]}."
+        ) from error
+    return copy.inputs[0], copy.outputs[0]
+
+
+def _tensors(model: keras.Model, side: str) -> list[Any]:
+    """The inputs or outputs of a model; none if it is subclassed, or not built."""
+    return list(getattr(model, side, None) or [])
+
+
 def check_weights(weights: Any) -> None:
     """Refuses an argument `weights` that cannot be meant, before anything is built.
 

@@ -191,3 +191,51 @@ def test_files_of_two_classifiers_are_refused(classifier, tmp_path):
     (tmp_path / "classifier.json").write_text(json.dumps(described | {"class_names": ["a"]}))
     with pytest.raises(ValueError, match=r"Received: path='.*' with 1 classes at 32x40"):
         load_classifier(tmp_path)
+
+
+def own_backbone(**kwargs):
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(4, 3, strides=2, name="conv0")(keras.layers.Rescaling(1 / 255)(inputs))
+    return keras.Model(inputs, keras.layers.Conv2D(5, 3, strides=2, name="conv1")(x), name="own", **kwargs)
+
+
+def test_a_model_of_one_s_own_is_copied_with_its_weights():
+    backbone = own_backbone()
+    model = build_classifier(3, backbone=backbone, image_size=(32, 40))
+    features = keras.Model(model.input, model.get_layer("conv1").output).predict(IMAGES, verbose=0)
+    np.testing.assert_allclose(features, backbone.predict(IMAGES, verbose=0), atol=1e-6)
+    assert model.input_shape == (None, 32, 40, 3)
+    assert model.get_layer("conv0") is not backbone.get_layer("conv0")
+    assert not any(isinstance(layer, keras.Model) for layer in model.layers)
+
+
+def test_a_sequential_backbone_that_pools_is_copied():
+    layers = [keras.layers.Conv2D(4, 3), keras.layers.GlobalMaxPooling2D(name="pool")]
+    model = build_classifier(3, backbone=keras.Sequential([keras.Input((32, 40, 3)), *layers]), image_size=(32, 40))
+    assert [layer.name for layer in model.layers[-3:]] == ["pool", "head_dropout", "head_predictions"]
+    assert model.predict(IMAGES, verbose=0).shape == (2, 3)
+
+
+def test_tokens_are_pooled():
+    layers = [keras.layers.Conv2D(4, 8, strides=8), keras.layers.Reshape((20, 4))]
+    model = build_classifier(3, backbone=keras.Sequential([keras.Input((32, 40, 3)), *layers]), image_size=(32, 40))
+    assert isinstance(model.get_layer("head_pool"), keras.layers.GlobalAveragePooling1D)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "received"),
+    [
+        (keras.Sequential([keras.layers.Dense(2)]), r"backbone=<Sequential"),
+        (keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(2, 3)]), r"backbone=.* \[\(None, 8, 8, 1\)"),
+        (keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)]), r"backbone=.* \[\(None, 8\)"),
+    ],
+)
+def test_a_model_that_is_no_backbone_is_refused(backbone, received):
+    with pytest.raises(ValueError, match=f"Received: {received}"):
+        build_classifier(3, backbone=backbone, image_size=8)
+
+
+def test_a_backbone_of_another_size_is_refused():
+    backbone = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match=r"Received: image_size=\(8, 8\), backbone=.* \(None, 16, 16, 3\)"):
+        build_classifier(3, backbone=backbone, image_size=8)
