@@ -128,10 +128,10 @@ def plot_lr_curve(
     smoothed = np.asarray(smoothed_losses, dtype=float)
     smoothed = smoothed[np.isfinite(smoothed)]
     if len(smoothed):
-        # One exploding batch would flatten all that matters, so the smoothed curve sets the height, and its fall counts.
-        low, high = smoothed.min(), min(smoothed.max(), 2 * smoothed[0] - smoothed.min())
-        margin = 0.15 * (high - low) or 0.1 * abs(high) or 0.1
-        axes.set_ylim(low - margin, high + margin)
+        # The explosion at the end would flatten all that matters, so it does not set the height.
+        low, high = smoothed.min(), np.quantile(smoothed, 0.8)
+        span = high - low or 0.1 * abs(high) or 0.1
+        axes.set_ylim(low - 0.15 * span, high + 0.6 * span)
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

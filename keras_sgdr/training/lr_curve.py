@@ -16,7 +16,7 @@ from keras_sgdr.training import suggestions
 
 Floats = NDArray[np.float64]
 
-METHODS = ("valley", "slide", "steep", "minimum", "inflection")
+METHODS = ("valley", "slide", "steep", "minimum", "inflection", "divergence")
 SKIPPED_AT_END = 5
 FEWEST_POINTS = 8
 LEAST_FALL = 0.01
@@ -81,6 +81,9 @@ class LRCurve:
                 - `"minimum"`: a tenth of the rate with the lowest loss, the course's own rule.
                 - `"steep"`: where the loss falls fastest over the rate's logarithm.
                 - `"slide"`: where, from the right, the slope first stops changing over 15 points. Cautious.
+                - `"divergence"`: a tenth of the rate from which on the loss stays a quarter over its lowest. For a
+                  network that has learnt already, whose loss is noise around a level until it diverges: the other rules
+                  read the noise.
                 - `"inflection"`: the lowest central difference of the losses, as torch-lr-finder has it.
 
         Returns:
@@ -93,6 +96,8 @@ class LRCurve:
         if method not in METHODS:
             raise ValueError(f"`method` must be one of {METHODS}. Received: method={method!r}.")
         rates, losses = self._looked_at()
+        if method == "divergence":
+            return self._tenth_of_divergence(rates, losses)
         self._check_readable(losses, fewest=suggestions.SLIDE_WINDOW + 1 if method == "slide" else FEWEST_POINTS)
         if method == "steep":
             return float(rates[suggestions.steepest_index(rates, losses)])
@@ -162,13 +167,32 @@ class LRCurve:
         finite = np.isfinite(losses)
         return rates[finite], losses[finite]
 
-    def _check_readable(self, losses: Floats, *, fewest: int) -> None:
-        received = f"Received: {len(self.losses)} points, of which {len(losses)} can be looked at."
+    def _tenth_of_divergence(self, rates: Floats, losses: Floats) -> float:
+        self._check_length(losses, fewest=FEWEST_POINTS)
+        index = suggestions.divergence_index(losses)
+        if index == len(losses):
+            raise ValueError(
+                "The loss must stay a quarter over its lowest at the end; it has not diverged. Received: "
+                f"{losses.min():.4g} at its lowest, {losses[-1]:.4g} at {rates[-1]:.1e}. Use a larger `end_lr`."
+            )
+        if index < FEWEST_POINTS:
+            raise ValueError(
+                f"The loss must be calm before it rises; it diverged at once. Received: {losses[0]:.4g} at "
+                f"{rates[0]:.1e}, {losses[index]:.4g} at {rates[index]:.1e}. Use a lower `start_lr`."
+            )
+        return float(rates[index]) / 10
+
+    def _check_length(self, losses: Floats, *, fewest: int) -> None:
         if len(losses) < fewest:
             raise ValueError(
-                f"The curve must have at least {fewest} points to look at; it is too short. {received} Use a larger "
+                f"The curve must have at least {fewest} points to look at; it is too short. Received: "
+                f"{len(self.losses)} points, of which {len(losses)} can be looked at. Use a larger "
                 "`num_steps`, or a lower `start_lr` if the loss diverged early."
             )
+
+    def _check_readable(self, losses: Floats, *, fewest: int) -> None:
+        self._check_length(losses, fewest=fewest)
+        received = f"Received: {len(self.losses)} points, of which {len(losses)} can be looked at."
         first, lowest, last = losses[0], losses.min(), losses[-1]
         least = LEAST_FALL * abs(first)
         if first - lowest >= least:

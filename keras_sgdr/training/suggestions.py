@@ -57,3 +57,11 @@ def slide_index(losses: ArrayLike) -> int:
         index = left
         left, right = left - 1, right - 1
     return index
+
+
+def divergence_index(losses: ArrayLike) -> int:
+    """The first point after the lowest loss from which on the losses stay over it by a quarter; the length if none."""
+    losses = np.asarray(losses, dtype=float)
+    lowest = int(np.argmin(losses))
+    calm = losses <= losses[lowest] + 0.25 * abs(losses[lowest])
+    return int(np.flatnonzero(calm)[-1]) + 1
