@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from keras_sgdr.training.learning_rate import accumulation_steps, held_batches, rate_as_variable, sync_variables
 from keras_sgdr.training.lr_curve import LRCurve
-from keras_sgdr.training.probe_data import ProbeData
+from keras_sgdr.training.probe_data import check_data, peek_as_keras_does, probe_arguments
 from keras_sgdr.training.schedules import require, require_count
 from keras_sgdr.training.training_state import TrainingState
 
@@ -195,16 +195,13 @@ def lr_find(
     """Runs the learning-rate finder and leaves no trace of it.
 
     Model, optimizer, metrics and global random generators are restored as by `LRFinder`, whatever ends it: the last
-    step, a loss that explodes, an error, Ctrl-C. The data is begun anew until there are `num_steps` batches of it. Its
-    order afterwards is as it was for
+    step, a loss that explodes, an error, Ctrl-C. The data is begun anew until there are `num_steps` batches of it, and
+    its order afterwards is as it was:
 
-    - datasets of `load_dataset`, whose epoch is put back;
-    - arrays, and datasets whose passes are all alike;
-    - a `PyDataset`, which is copied, and a torch `DataLoader`, whose generator is put back;
-    - a function without arguments that makes any of these: it is called once, and its result used here only.
-
-    A `tf.data` pipeline that shuffles anew on each pass counts its passes where nothing can put them back. For such
-    data give the function, `lr_find(model, make_dataset)`.
+    - A `tf.data` pipeline is copied, shuffles, captured variables and all; where TensorFlow cannot, a warning says so.
+    - Arrays are shuffled by the random generators, which are restored. A `PyDataset` is copied, whatever it holds.
+    - Of a torch `DataLoader`, the generator is restored; what its dataset draws in workers is not.
+    - A function without arguments that makes any of these is called once, and its result is used here only.
 
     Args:
         model: A compiled and built Keras model. A schedule as its optimizer's rate is put aside and back; with
@@ -229,7 +226,7 @@ def lr_find(
     >>> curve = lr_find(model, dataset)
     >>> model.optimizer.learning_rate = curve.suggest("valley")
     """
-    data = ProbeData(dataset)
+    check_data(dataset)
     finder = LRFinder(
         start_lr=start_lr,
         end_lr=end_lr,
@@ -238,16 +235,15 @@ def lr_find(
         smoothing=smoothing,
         stop_factor=stop_factor,
     )
-    with data.arguments() as arguments, _kept_history(model):
-        if keras.backend.backend() != "tensorflow":
-            # The other trainers look at a batch before their first epoch. Done here, it cannot be missing there.
-            model.fit(**arguments, epochs=0, verbose=0)
+    with _kept_history(model):
+        peek_as_keras_does(model, dataset)
         with finder:
             finder.keep(model)
             if model.steps_per_execution != 1:
                 model.steps_per_execution, model.train_function = 1, None
             epochs = num_steps * accumulation_steps(model.optimizer)
-            model.fit(**arguments, epochs=epochs, class_weight=class_weight, callbacks=[finder], verbose=0)
+            with probe_arguments(dataset) as arguments:
+                model.fit(**arguments, epochs=epochs, class_weight=class_weight, callbacks=[finder], verbose=0)
     return finder.curve
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-import types
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,35 +12,90 @@ from typing import Any
 import keras
 
 
-class ProbeData:
-    """The arguments of `fit` for a probe, and the state of the data that is put back after it.
+def check_data(data: Any) -> None:
+    """Refuses data that can be gone through once only."""
+    if isinstance(data, Iterator):
+        raise TypeError(
+            "`dataset` must be something that can be gone through more than once. Received: an iterator, "
+            f"{type(data).__name__}. Pass a function that makes it, for instance lr_find(model, make_batches)."
+        )
+
+
+def fit_arguments(data: Any) -> dict[str, Any]:
+    """The arguments of `fit` for data as `lr_find` takes it."""
+    if isinstance(data, (tuple, list)):
+        return dict(zip(("x", "y", "sample_weight"), data, strict=False))
+    if isinstance(data, keras.utils.PyDataset):
+        return {"x": data}
+    # Keras warns, where it cannot shuffle, that it does not.
+    return {"x": data, "shuffle": False}
+
+
+def peek_as_keras_does(model: Any, data: Any) -> None:
+    """Builds model, metrics and optimizer from a look at the data's first batch, on JAX and PyTorch.
+
+    Their trainers take this look before a model's first epoch only, and it counts as a pass over data that shuffles. Done
+    here, before anything is copied, it does not go missing.
+    """
+    if (
+        keras.backend.backend() != "tensorflow"
+        and not _is_function(data)
+        and not isinstance(data, keras.utils.PyDataset)
+    ):
+        model.fit(**fit_arguments(data), epochs=0, verbose=0)
+
+
+@contextmanager
+def probe_arguments(data: Any) -> Iterator[dict[str, Any]]:
+    """The arguments of `fit` for a finder, which leave the order of the user's data as it was."""
+    if _is_function(data):
+        data = data()
+    elif isinstance(data, keras.utils.PyDataset):
+        # Its `on_epoch_end` may shuffle.
+        data = copy.deepcopy(data)
+    with _kept_place(data):
+        yield fit_arguments(_own_copy(data))
+
+
+def _is_function(data: Any) -> bool:
+    return callable(data) and not hasattr(data, "__iter__") and not hasattr(data, "__getitem__")
+
+
+def _own_copy(data: Any) -> Any:
+    """A copy of a `tf.data` pipeline, whose passes, shuffles and variables are its own; other data as it is."""
+    tensorflow: Any = sys.modules.get("tensorflow")
+    if tensorflow is None or not isinstance(data, tensorflow.data.Dataset):
+        return data
+    try:
+        return copy_pipeline(data, tensorflow)
+    except tensorflow.errors.OpError as error:
+        warnings.warn(
+            "The finder trains on `dataset` itself: TensorFlow cannot copy it. If it shuffles anew on each pass, its "
+            f"order goes on by the finder's; give a function that makes it to avoid that. Received: {error.message}",
+            stacklevel=2,
+        )
+        return data
+
+
+def copy_pipeline(dataset: Any, tensorflow: Any) -> Any:
+    """Copies a `tf.data` pipeline by writing its graph out and reading it in.
+
+    Captured variables become copies on the way. The generator from which a shuffle draws one seed for each pass would
+    be shared, and the copy's passes would count; so it gets new ones, which start from the pipeline's own seeds.
 
     Args:
-        data: What `lr_find` was given, see there.
+        dataset: The `tf.data.Dataset`.
+        tensorflow: The module; it is not imported here, so that this room runs without it.
     """
-
-    def __init__(self, data: Any) -> None:
-        if isinstance(data, (types.GeneratorType, Iterator)):
-            raise TypeError(
-                "`dataset` must be something that can be gone through more than once. Received: an iterator, "
-                f"{type(data).__name__}. Pass a function that makes it, for instance lr_find(model, make_batches)."
-            )
-        self.is_function = callable(data) and not hasattr(data, "__iter__") and not hasattr(data, "__getitem__")
-        self.data = data
-
-    @contextmanager
-    def arguments(self) -> Iterator[dict[str, Any]]:
-        """The arguments of `fit`; on leaving, the data's order is put back."""
-        data = self.data() if self.is_function else self.data
-        if isinstance(data, keras.utils.PyDataset):
-            # Its `on_epoch_end` may shuffle.
-            yield {"x": copy.deepcopy(data)}
-        elif isinstance(data, (tuple, list)):
-            yield dict(zip(("x", "y", "sample_weight"), data, strict=False))
-        else:
-            with _kept_place(data):
-                # Keras warns, where it cannot shuffle, that it does not.
-                yield {"x": data, "shuffle": False}
+    variant = tensorflow.data.experimental.to_variant(dataset)
+    written = tensorflow.raw_ops.DatasetToGraphV2(input_dataset=variant, external_state_policy=1)
+    graph = tensorflow.compat.v1.GraphDef.FromString(written.numpy())
+    for node in [node for node in graph.node if node.op in ("ShuffleDatasetV3", "ShuffleAndRepeatDatasetV2")]:
+        generator = graph.node.add(name=f"{node.name}_seeds", op="DummySeedGenerator")
+        # Inputs: data, buffer size, two seeds, (count,) generator
+        node.input[5 if node.op.startswith("ShuffleAndRepeat") else 4] = generator.name
+    read = tensorflow.raw_ops.DatasetFromGraph(graph_def=graph.SerializeToString())
+    return tensorflow.data.experimental.from_variant(read, dataset.element_spec)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Cosine annealing with warm restarts: `SGDRScheduler`, a callback for any optimizer with a settable rate."""
+"""Cosine annealing with warm restarts: `SGDRScheduler`, a callback, and `SGDR`, a schedule in the graph."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 
 from keras_sgdr.training.learning_rate import BatchRates, read_learning_rate
 from keras_sgdr.training.schedules import CosineCycles, nearest_plans, require
+from keras_sgdr.training.sgdr_schedule import SGDR
+
+__all__ = ["SGDR", "SGDRScheduler"]
 
 
 class SGDRScheduler(BatchRates):

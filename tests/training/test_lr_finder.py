@@ -40,11 +40,11 @@ def bytes_of(model):
 
 
 def trained(probe=None, *, optimizer=None, **compile_arguments):
-    """Trains a model, with something before, on a shuffled pipeline of its own; its variables and the losses."""
+    """Trains a model on a shuffled pipeline, with a probe of both before; its variables and the losses."""
     model = make_model(optimizer and optimizer(), **compile_arguments)
     dataset = make_dataset()
     if probe is not None:
-        probe(model)
+        probe(model, dataset)
     history = model.fit(dataset, epochs=3, shuffle=False, verbose=0)
     return bytes_of(model), history.history
 
@@ -103,24 +103,25 @@ class Explode(keras.callbacks.Callback):
 
 
 def interrupted(error):
-    def probe(model):
+    def probe(model, dataset):
         with pytest.raises(type(error)), LRFinder(num_steps=20) as finder:
             model.fit(make_dataset(), epochs=9, callbacks=[finder, Explode(error)], shuffle=False, verbose=0)
 
     return probe
 
 
-def exploded_data(model):
+def exploded_data(model, dataset):
     def batches():
         yield make_data(16)
         raise OSError("the disk is gone")
 
     spec = (tf.TensorSpec((16, 4)), tf.TensorSpec((16,), tf.int32))
-    with pytest.raises(Exception, match="the disk is gone"):
-        lr_find(model, tf.data.Dataset.from_generator(batches, output_signature=spec), num_steps=20)
+    data = tf.data.Dataset.from_generator(batches, output_signature=spec)
+    with pytest.raises(tf.errors.OpError, match="the disk is gone"):
+        lr_find(model, data, num_steps=20)
 
 
-def nan_loss(model):
+def nan_loss(model, dataset):
     weights = np.ones(64, "float32")
     weights[40:] = np.nan
     dataset = tf.data.Dataset.from_tensor_slices((*make_data(), weights)).batch(16)
@@ -129,16 +130,16 @@ def nan_loss(model):
     assert len(curve.losses) == 3
 
 
-def as_callback(model):
+def as_callback(model, dataset):
     model.fit(make_dataset(), epochs=9, callbacks=[LRFinder(num_steps=20)], shuffle=False, verbose=0)
     assert model.stop_training is False
 
 
 PROBES = {
-    "lr_find": lambda model: lr_find(model, make_dataset(), num_steps=20),
-    "diverging": lambda model: lr_find(model, make_dataset(), start_lr=1.0, end_lr=1e6, num_steps=40),
-    "arrays": lambda model: lr_find(model, make_data(), num_steps=20),
-    "function": lambda model: lr_find(model, make_dataset, num_steps=20),
+    "lr_find": lambda model, dataset: lr_find(model, dataset, num_steps=18),
+    "diverging": lambda model, dataset: lr_find(model, dataset, start_lr=1.0, end_lr=1e6, num_steps=40),
+    "arrays": lambda model, dataset: lr_find(model, make_data(), num_steps=20),
+    "function": lambda model, dataset: lr_find(model, make_dataset, num_steps=20),
     "callback": as_callback,
     "error": interrupted(RuntimeError("another callback")),
     "ctrl-c": interrupted(KeyboardInterrupt()),
@@ -205,10 +206,11 @@ def test_schedule_is_put_aside_and_back():
 def test_gradient_accumulation_makes_a_point_of_each_update():
     model = make_model(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2))
     curve = lr_find(model, make_dataset(shuffle=False), num_steps=6, start_lr=1e-9, end_lr=1e-8)
-    losses = [lr_find(model, make_dataset(shuffle=False), num_steps=1) for _ in range(1)]
-    assert len(curve.losses) == 6
-    # Four batches make two updates; at such rates the losses repeat but for dropout.
-    assert losses[0].losses[0] == curve.losses[0]
+    batches = lr_find(
+        make_model(keras.optimizers.SGD(0.1)), make_dataset(shuffle=False), num_steps=12, start_lr=1e-9, end_lr=1e-8
+    )
+    # At such rates nothing moves but the batch-norm statistics, which training does not read.
+    np.testing.assert_allclose(curve.losses, batches.losses.reshape(6, 2).mean(axis=1), rtol=1e-5)
 
 
 def test_class_weight_counts():
@@ -219,46 +221,9 @@ def test_class_weight_counts():
     assert weighted.losses[0] == pytest.approx(2 * plain.losses[0], rel=1e-5)
 
 
-def test_epoch_of_a_counting_dataset_is_put_back():
-    dataset = make_dataset()
-    dataset.epoch_counter = tf.Variable(5, dtype=tf.int64)
-    counting = dataset.map(lambda x, y: (dataset.epoch_counter.assign_add(1), x, y)[1:])
-    counting.epoch_counter = dataset.epoch_counter
-    lr_find(make_model(), counting, num_steps=9)
-    assert int(dataset.epoch_counter.numpy()) == 5
-
-
-class ShufflingDataset(keras.utils.PyDataset):
-    def __init__(self):
-        super().__init__()
-        self.order = np.arange(4)
-
-    def __len__(self):
-        return 4
-
-    def __getitem__(self, index):
-        x, y = make_data()
-        rows = slice(16 * self.order[index], 16 * self.order[index] + 16)
-        return x[rows], y[rows]
-
-    def on_epoch_end(self):
-        self.order = np.roll(self.order, 1)
-
-
-def test_py_dataset_keeps_its_order():
-    dataset = ShufflingDataset()
-    lr_find(make_model(), dataset, num_steps=9)
-    assert dataset.order.tolist() == [0, 1, 2, 3]
-
-
 def test_curve_before_training_is_refused():
     with pytest.raises(RuntimeError, match="Received: no batch so far"):
         _ = LRFinder().curve
-
-
-def test_iterator_is_refused():
-    with pytest.raises(TypeError, match="Received: an iterator, generator"):
-        lr_find(make_model(), (batch for batch in [make_data()]))
 
 
 def test_unbuilt_model_is_refused():
