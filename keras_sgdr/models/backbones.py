@@ -17,6 +17,7 @@ class Backbone(NamedTuple):
 
     Attributes:
         name: The constructor's name, in `keras.applications` or here.
+        parameters: How many numbers the weights are, without the top.
         preprocessing: How pictures in [0, 255] are brought to what the weights expect: `"tf"` (to [-1, 1]),
             `"torch"` (ImageNet's mean and deviation), `"caffe"` (BGR, less the mean) or `"contained"` in the backbone.
         default_size: Height and width of the pictures that the weights were trained on, in pixels.
@@ -27,6 +28,7 @@ class Backbone(NamedTuple):
     """
 
     name: str
+    parameters: int
     preprocessing: str
     default_size: int
     min_size: int
@@ -34,53 +36,56 @@ class Backbone(NamedTuple):
     weights_file: str
 
 
-# name, preprocessing, default size, smallest size, licence and file of the ImageNet weights (without the top)
+_KERNELS = "_weights_tf_dim_ordering_tf_kernels_"
+# name, parameters, preprocessing, default size, smallest size, licence and file of the ImageNet weights without the top
 _TABLE = """
-EfficientNetLite0 contained 224 32 Apache-2.0   -
-ConvNeXtTiny      contained 224 32 MIT          convnext_tiny_notop.h5
-ConvNeXtSmall     contained 224 32 MIT          convnext_small_notop.h5
-ConvNeXtBase      contained 224 32 MIT          convnext_base_notop.h5
-ConvNeXtLarge     contained 224 32 MIT          convnext_large_notop.h5
-ConvNeXtXLarge    contained 224 32 MIT          convnext_xlarge_notop.h5
-DenseNet121       torch     224 32 BSD-3-Clause densenet121_weights_tf_dim_ordering_tf_kernels_notop.h5
-DenseNet169       torch     224 32 BSD-3-Clause densenet169_weights_tf_dim_ordering_tf_kernels_notop.h5
-DenseNet201       torch     224 32 BSD-3-Clause densenet201_weights_tf_dim_ordering_tf_kernels_notop.h5
-EfficientNetB0    contained 224 32 Apache-2.0   efficientnetb0_notop.h5
-EfficientNetB1    contained 240 32 Apache-2.0   efficientnetb1_notop.h5
-EfficientNetB2    contained 260 32 Apache-2.0   efficientnetb2_notop.h5
-EfficientNetB3    contained 300 32 Apache-2.0   efficientnetb3_notop.h5
-EfficientNetB4    contained 380 32 Apache-2.0   efficientnetb4_notop.h5
-EfficientNetB5    contained 456 32 Apache-2.0   efficientnetb5_notop.h5
-EfficientNetB6    contained 528 32 Apache-2.0   efficientnetb6_notop.h5
-EfficientNetB7    contained 600 32 Apache-2.0   efficientnetb7_notop.h5
-EfficientNetV2B0  contained 224 32 Apache-2.0   efficientnetv2-b0_notop.h5
-EfficientNetV2B1  contained 240 32 Apache-2.0   efficientnetv2-b1_notop.h5
-EfficientNetV2B2  contained 260 32 Apache-2.0   efficientnetv2-b2_notop.h5
-EfficientNetV2B3  contained 300 32 Apache-2.0   efficientnetv2-b3_notop.h5
-EfficientNetV2S   contained 384 32 Apache-2.0   efficientnetv2-s_notop.h5
-EfficientNetV2M   contained 480 32 Apache-2.0   efficientnetv2-m_notop.h5
-EfficientNetV2L   contained 480 32 Apache-2.0   efficientnetv2-l_notop.h5
-InceptionResNetV2 tf        299 75 Apache-2.0   inception_resnet_v2_weights_tf_dim_ordering_tf_kernels_notop.h5
-InceptionV3       tf        299 75 Apache-2.0   inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5
-MobileNet         tf        224 32 Apache-2.0   mobilenet_1_0_{rows}_tf_no_top.h5
-MobileNetV2       tf        224 32 Apache-2.0   mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_{rows}_no_top.h5
-MobileNetV3Large  contained 224 32 Apache-2.0   weights_mobilenet_v3_large_224_1.0_float_no_top_v2.h5
-MobileNetV3Small  contained 224 32 Apache-2.0   weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5
-NASNetLarge       tf        331 32 Apache-2.0   nasnet_large_no_top.h5
-NASNetMobile      tf        224 32 Apache-2.0   nasnet_mobile_no_top.h5
-ResNet50          caffe     224 32 MIT          resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5
-ResNet101         caffe     224 32 MIT          resnet101_weights_tf_dim_ordering_tf_kernels_notop.h5
-ResNet152         caffe     224 32 MIT          resnet152_weights_tf_dim_ordering_tf_kernels_notop.h5
-ResNet50V2        tf        224 32 BSD-3-Clause resnet50v2_weights_tf_dim_ordering_tf_kernels_notop.h5
-ResNet101V2       tf        224 32 BSD-3-Clause resnet101v2_weights_tf_dim_ordering_tf_kernels_notop.h5
-ResNet152V2       tf        224 32 BSD-3-Clause resnet152v2_weights_tf_dim_ordering_tf_kernels_notop.h5
-VGG16             caffe     224 32 CC-BY-4.0    vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5
-VGG19             caffe     224 32 CC-BY-4.0    vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5
-Xception          tf        299 71 MIT          xception_weights_tf_dim_ordering_tf_kernels_notop.h5
+EfficientNetLite0    3413024 contained 224 32 Apache-2.0   -
+ConvNeXtTiny        27820128 contained 224 32 MIT          convnext_tiny_notop.h5
+ConvNeXtSmall       49454688 contained 224 32 MIT          convnext_small_notop.h5
+ConvNeXtBase        87566464 contained 224 32 MIT          convnext_base_notop.h5
+ConvNeXtLarge      196230336 contained 224 32 MIT          convnext_large_notop.h5
+ConvNeXtXLarge     348147968 contained 224 32 MIT          convnext_xlarge_notop.h5
+DenseNet121          7037504 torch     224 32 BSD-3-Clause densenet121{kernels}notop.h5
+DenseNet169         12642880 torch     224 32 BSD-3-Clause densenet169{kernels}notop.h5
+DenseNet201         18321984 torch     224 32 BSD-3-Clause densenet201{kernels}notop.h5
+EfficientNetB0       4049571 contained 224 32 Apache-2.0   efficientnetb0_notop.h5
+EfficientNetB1       6575239 contained 240 32 Apache-2.0   efficientnetb1_notop.h5
+EfficientNetB2       7768569 contained 260 32 Apache-2.0   efficientnetb2_notop.h5
+EfficientNetB3      10783535 contained 300 32 Apache-2.0   efficientnetb3_notop.h5
+EfficientNetB4      17673823 contained 380 32 Apache-2.0   efficientnetb4_notop.h5
+EfficientNetB5      28513527 contained 456 32 Apache-2.0   efficientnetb5_notop.h5
+EfficientNetB6      40960143 contained 528 32 Apache-2.0   efficientnetb6_notop.h5
+EfficientNetB7      64097687 contained 600 32 Apache-2.0   efficientnetb7_notop.h5
+EfficientNetV2B0     5919312 contained 224 32 Apache-2.0   efficientnetv2-b0_notop.h5
+EfficientNetV2B1     6931124 contained 240 32 Apache-2.0   efficientnetv2-b1_notop.h5
+EfficientNetV2B2     8769374 contained 260 32 Apache-2.0   efficientnetv2-b2_notop.h5
+EfficientNetV2B3    12930622 contained 300 32 Apache-2.0   efficientnetv2-b3_notop.h5
+EfficientNetV2S     20331360 contained 384 32 Apache-2.0   efficientnetv2-s_notop.h5
+EfficientNetV2M     53150388 contained 480 32 Apache-2.0   efficientnetv2-m_notop.h5
+EfficientNetV2L    117746848 contained 480 32 Apache-2.0   efficientnetv2-l_notop.h5
+InceptionResNetV2   54336736 tf        299 75 Apache-2.0   inception_resnet_v2{kernels}notop.h5
+InceptionV3         21802784 tf        299 75 Apache-2.0   inception_v3{kernels}notop.h5
+MobileNet            3228864 tf        224 32 Apache-2.0   mobilenet_1_0_{rows}_tf_no_top.h5
+MobileNetV2          2257984 tf        224 32 Apache-2.0   mobilenet_v2{kernels}1.0_{rows}_no_top.h5
+MobileNetV3Large     2996352 contained 224 32 Apache-2.0   weights_mobilenet_v3_large_224_1.0_float_no_top_v2.h5
+MobileNetV3Small      939120 contained 224 32 Apache-2.0   weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5
+NASNetLarge         84916818 tf        331 32 Apache-2.0   nasnet_large_no_top.h5
+NASNetMobile         4269716 tf        224 32 Apache-2.0   nasnet_mobile_no_top.h5
+ResNet50            23587712 caffe     224 32 MIT          resnet50{kernels}notop.h5
+ResNet101           42658176 caffe     224 32 MIT          resnet101{kernels}notop.h5
+ResNet152           58370944 caffe     224 32 MIT          resnet152{kernels}notop.h5
+ResNet50V2          23564800 tf        224 32 BSD-3-Clause resnet50v2{kernels}notop.h5
+ResNet101V2         42626560 tf        224 32 BSD-3-Clause resnet101v2{kernels}notop.h5
+ResNet152V2         58331648 tf        224 32 BSD-3-Clause resnet152v2{kernels}notop.h5
+VGG16               14714688 caffe     224 32 CC-BY-4.0    vgg16{kernels}notop.h5
+VGG19               20024384 caffe     224 32 CC-BY-4.0    vgg19{kernels}notop.h5
+Xception            20861480 tf        299 71 MIT          xception{kernels}notop.h5
 """
 BACKBONES = {
-    name: Backbone(name, preprocessing, int(default_size), int(min_size), licence, weights_file)
-    for name, preprocessing, default_size, min_size, licence, weights_file in map(str.split, _TABLE.split("\n")[1:-1])
+    name: Backbone(name, int(parameters), preprocessing, int(default_size), int(min_size), licence, weights_file)
+    for name, parameters, preprocessing, default_size, min_size, licence, weights_file in (
+        line.split() for line in _TABLE.replace("{kernels}", _KERNELS).split("\n")[1:-1]
+    )
 }
 
 _IMAGENET_MEAN, _IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -124,6 +129,34 @@ def imagenet_weights_location(backbone: Backbone, *, image_size: tuple[int, int]
     rows = height if height == width and height in known else 224
     home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
     return home / "models" / backbone.weights_file.format(rows=rows)
+
+
+def describe_backbones() -> list[dict[str, Any]]:
+    """Describes every backbone, for a table to be shown.
+
+    Returns:
+        One dictionary per backbone: name, parameters (without the top), default_size and min_size (pixels),
+        preprocessing, licence (of the ImageNet weights) and weights_here (whether those are on this machine).
+    """
+    return [
+        {
+            "name": row.name,
+            "parameters": row.parameters,
+            "default_size": row.default_size,
+            "min_size": row.min_size,
+            "preprocessing": row.preprocessing,
+            "licence": row.licence,
+            "weights_here": _is_here(row),
+        }
+        for row in BACKBONES.values()
+    ]
+
+
+def _is_here(backbone: Backbone) -> bool:
+    try:
+        return imagenet_weights_location(backbone).is_file()
+    except FileNotFoundError:
+        return False
 
 
 def preprocess(images: Any, *, preprocessing: str) -> Any:

@@ -77,9 +77,9 @@ def copy_backbone(backbone: keras.Model, *, image_size: tuple[int, int]) -> tupl
     try:
         copy = keras.models.clone_model(backbone, input_tensors=images)
         copy.set_weights(backbone.get_weights())
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(
-            f"`image_size` must be one that the backbone takes ({error}). "
+            f"`backbone` must be a model that can be copied onto pictures of `image_size` ({error}). "
             f"Received: image_size={image_size}, backbone={backbone!r} of input shape {shapes[0]}."
         ) from error
     return copy.inputs[0], copy.outputs[0]

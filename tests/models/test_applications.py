@@ -67,6 +67,8 @@ def assert_cut_computes_the_same(model, group):
 
 def check(name):
     model = build(name)
+    head = model.get_layer("head_predictions").count_params()
+    assert model.count_params() - head == BACKBONES[name].parameters
     for num_groups in (2, 3, 4):
         groups = layer_groups(model, num_groups=num_groups)
         assert_every_trainable_variable_is_in_one_group(model, groups)

@@ -117,5 +117,24 @@ def test_weights_that_cannot_be_downloaded_are_named_with_their_place(monkeypatc
         pretrained.build_backbone(find_backbone("VGG16"), images, weights="imagenet", image_size=(64, 64))
 
 
+def test_descriptions_say_which_weights_are_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "efficientnetb0_notop.h5").touch()
+    rows = {row["name"]: row for row in backbones.describe_backbones()}
+    assert [name for name, row in rows.items() if row["weights_here"]] == ["EfficientNetLite0", "EfficientNetB0"]
+    assert rows["VGG16"] == {
+        "name": "VGG16",
+        "parameters": 14_714_688,  # as published by Keras for the model without its top
+        "default_size": 224,
+        "min_size": 32,
+        "preprocessing": "caffe",
+        "licence": "CC-BY-4.0",
+        "weights_here": False,
+    }
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert not next(row for row in backbones.describe_backbones() if row["name"] == "EfficientNetLite0")["weights_here"]
+
+
 def test_lite0_needs_no_cache():
     assert imagenet_weights_location(backbones.BACKBONES["EfficientNetLite0"]).is_file()
