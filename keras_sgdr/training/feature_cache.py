@@ -156,8 +156,17 @@ class EntryWriter:
         """Writes the next batch.
 
         Args:
-            columns: Arrays with the same number of rows; of the same types and row shapes in every batch.
+            columns: Arrays of numbers with the same number of rows; of the same types and row shapes in every batch.
+
+        Raises:
+            TypeError: If an array holds strings or other objects.
         """
+        for column in columns:
+            if column.dtype.kind not in "biufc":
+                raise TypeError(
+                    f"`columns` must be arrays of numbers. Received: columns of {column.dtype}. "
+                    "Let the dataset give classes as integers."
+                )
         if self.num_batches == 0:
             described = [{"dtype": column.dtype.str, "shape": column.shape[1:]} for column in columns]
             _append(self._folder / _JOURNAL_FILE, _line(described))

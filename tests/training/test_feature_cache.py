@@ -179,3 +179,9 @@ def test_the_default_directory_is_the_user_s_cache(monkeypatch, tmp_path):
 def test_a_limit_must_be_positive(tmp_path):
     with pytest.raises(ValueError, match="Received: max_bytes=0"):
         FeatureCache(tmp_path, max_bytes=0)
+
+
+@pytest.mark.parametrize("column", [np.array(["a", "b"], object), np.array(["a", "b"])])
+def test_strings_are_refused(tmp_path, column):
+    with FeatureCache(tmp_path).writing("k") as writer, pytest.raises(TypeError, match="Received: columns of"):
+        writer.append([column])

@@ -106,15 +106,19 @@ def test_sample_weights_and_bare_images_keep_their_structure():
     assert features.cardinality() == 3
 
 
-def test_activations_are_half_precision_under_mixed_precision():
-    keras.config.set_dtype_policy("mixed_float16")
+@pytest.mark.parametrize(("policy", "kept"), [("mixed_float16", "float16"), ("mixed_bfloat16", "float32")])
+def test_activations_under_mixed_precision_are_kept_without_a_loss(tmp_path, policy, kept):
+    keras.config.set_dtype_policy(policy)
     try:
         model = small_model()
     finally:
         keras.config.set_dtype_policy("float32")
     freeze_to(model, -1)
-    features, _ = precompute_features(model, pictures(), verbose=0)
-    assert features.element_spec[0].dtype == tf.float16
+    features, rest = precompute_features(model, pictures(), directory=tmp_path, shuffle=False, verbose=0)
+    assert features.element_spec[0].dtype == policy.removeprefix("mixed_")
+    entry = tmp_path / FeatureCache(tmp_path).entries()[0].key
+    assert (entry / "column_0.bin").stat().st_size == 10 * 4 * np.dtype(kept).itemsize
+    np.testing.assert_allclose(rest.predict(features, verbose=0), model.predict(IMAGES, verbose=0), atol=2e-2)
 
 
 def test_a_model_with_nothing_frozen_is_refused():
