@@ -1,0 +1,70 @@
+"""The command group, and how errors become one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import types
+from typing import Any
+
+import click
+
+from .demo import demo
+from .train import lr_find, train
+from .use import evaluate, export, predict
+
+# Before TensorFlow is imported by a command: its remarks on itself would stand between the user and the answer. What is
+# wrong with the user's call comes as an exception.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+
+class _OneLineErrors(click.Group):
+    """Turns an error that this package raises on purpose into one line; a bug keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.ClickException(f"interrupted. {_resume_hint(ctx)}".rstrip()) from None
+        except OSError as error:
+            raise click.ClickException(_os_error_line(error)) from error
+        except (ValueError, TypeError, RuntimeError, ImportError) as error:
+            if not _raised_by_us(error.__traceback__):
+                raise
+            raise click.ClickException(str(error)) from error
+
+
+def _raised_by_us(traceback: types.TracebackType | None) -> bool:
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    module = traceback.tb_frame.f_globals.get("__name__", "") if traceback else ""
+    return module.split(".")[0] in ("keras_sgdr", "keras_sgdr_cli")
+
+
+def _os_error_line(error: OSError) -> str:
+    if error.filename is not None and error.strerror:
+        return f"{error.strerror}: {error.filename}"
+    return str(error)
+
+
+def _resume_hint(ctx: click.Context) -> str:
+    if ctx.invoked_subcommand in ("train", "demo"):
+        return "The stages that finished are kept; the same command with --resume goes on after them."
+    return ""
+
+
+@click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(package_name="keras-sgdr")
+def cli() -> None:
+    """Turns a folder of pictures into a served image classifier, the way the fast.ai course teaches it."""
+
+
+for command in (train, lr_find, evaluate, predict, export, demo):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Runs the command line; the exit code is 0, 1 (an error, in one line) or 2 (a wrong call)."""
+    sys.exit(cli())

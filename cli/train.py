@@ -1,0 +1,94 @@
+"""The commands that look for a rate and train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+FOLDER = click.argument("folder", type=click.Path(path_type=Path))
+
+_RECIPE_OPTIONS = (
+    click.option("--backbone", default="EfficientNetLite0", help="A keras.applications model, or EfficientNetLite0."),
+    click.option("--weights", default="imagenet", help="'imagenet', 'none', or the path of a weights file."),
+    click.option("--image-size", type=click.IntRange(min=1), default=224, help="Height and width in pixels."),
+    click.option("--resize", type=click.Choice(["crop", "squish", "pad"]), default="crop", help="How to get there."),
+    click.option("--batch-size", type=click.IntRange(min=1), default=32),
+    click.option(
+        "--valid-fraction",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        default=0.2,
+        help="Share of each class held out if FOLDER has no valid/.",
+    ),
+    click.option(
+        "--augmentation",
+        type=click.Choice(["side_on", "top_down", "basic"]),
+        default="side_on",
+        help="side_on flips left to right, top_down by all eight symmetries, basic not at all.",
+    ),
+    click.option("--max-zoom", type=click.FloatRange(min=1), default=1.1),
+    click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.2),
+    click.option("--seed", type=int, default=0),
+)
+
+
+def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that describe pictures and model."""
+    for option in reversed(_RECIPE_OPTIONS):
+        function = option(function)
+    return function
+
+
+def make_recipe(options: dict[str, Any]) -> Any:
+    """Returns the `Recipe` of parsed options."""
+    from keras_sgdr.recipe import Recipe
+
+    if options.get("weights") == "none":
+        options = {**options, "weights": None}
+    return Recipe(**options)
+
+
+@click.command()
+@FOLDER
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The run directory.")
+@recipe_options
+@click.option("--head-epochs", type=click.IntRange(min=1), default=2, help="Step 3: on precomputed activations.")
+@click.option("--head-cycles", type=click.IntRange(min=1), default=3, help="Step 4: with augmentation.")
+@click.option("--n-cycles", type=click.IntRange(min=1), default=3, help="Step 8: cycles of the whole network.")
+@click.option("--cycle-len", type=click.IntRange(min=1), default=1, help="Epochs of the first of them.")
+@click.option("--cycle-mult", type=click.IntRange(min=1), default=2, help="How much longer each further one is.")
+@click.option("--num-groups", type=click.IntRange(min=1), default=3, help="Layer groups with a rate each.")
+@click.option("--group-factor", type=click.FloatRange(min=1), default=3.0, help="From one group's rate to the next.")
+@click.option("--head-learning-rate", type=float, help="Instead of the finder's suggestion in step 2.")
+@click.option("--learning-rate", type=float, help="Instead of the finder's suggestion in step 7.")
+@click.option("--tta-views", type=click.IntRange(min=0), default=4)
+@click.option("--resume", is_flag=True, help="Go on with the unfinished run in OUTPUT.")
+@click.option("--overwrite", is_flag=True, help="Begin again in OUTPUT.")
+def train(folder: Path, output: Path, resume: bool, overwrite: bool, **options: Any) -> None:
+    """Train a classifier on FOLDER by the eight steps.
+
+    FOLDER has train/ and valid/, each with a folder per class; or just a folder per class.
+    """
+    from keras_sgdr.recipe import train_image_classifier
+
+    train_image_classifier(folder, output=output, recipe=make_recipe(options), resume=resume, overwrite=overwrite)
+
+
+@click.command("lr-find")
+@FOLDER
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("lr_finder.png"), help="The plot.")
+@recipe_options
+@click.option("--unfreeze", is_flag=True, help="For the whole network instead of the head alone.")
+@click.option("--num-steps", type=click.IntRange(min=10), default=100)
+def lr_find(folder: Path, output: Path, unfreeze: bool, num_steps: int, **options: Any) -> None:
+    """Find the learning rate for FOLDER: prints the suggestions, plots the curve."""
+    from keras_sgdr import plots
+    from keras_sgdr.recipe import find_learning_rate
+
+    curve = find_learning_rate(folder, recipe=make_recipe(options), whole_network=unfreeze, num_steps=num_steps)
+    for method, rate in curve.suggestions().items():
+        click.echo(f"{method:>10}  {rate:.2e}")
+    plots.save_figure(curve.plot(), output)
+    click.echo(f"plot: {output}")

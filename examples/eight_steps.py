@@ -1,0 +1,73 @@
+"""The eight steps spelled out, for those who want to change one of them.
+
+    python examples/eight_steps.py FOLDER [IMAGE_SIZE]
+
+FOLDER has train/ and valid/, each with a folder of pictures per class.
+"""
+
+import sys
+
+import keras
+
+from keras_sgdr import (
+    DifferentialLR,
+    SGDRScheduler,
+    build_classifier,
+    export_savedmodel,
+    freeze_to,
+    index_folder,
+    interpret,
+    layer_groups,
+    load_dataset,
+    lr_find,
+    precompute_features,
+    predict_tta,
+    side_on,
+    unfreeze,
+)
+
+
+def compile_with(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+
+
+def main(folder: str, image_size: int = 224) -> None:
+    keras.utils.set_random_seed(0)
+
+    # 1: augmentation on, activations precomputed
+    index = index_folder(folder)
+    augmentation = side_on(max_zoom=1.1)
+    train = load_dataset(index.train, image_size=image_size, augmentation=augmentation, shuffle=True)
+    valid = load_dataset(index.valid, image_size=image_size)
+    model = build_classifier(len(index.class_names), image_size=image_size)
+    freeze_to(model, -1)
+    features, head = precompute_features(model, load_dataset(index.train, image_size=image_size))
+
+    # 2 and 3: find the rate, train the head on the activations
+    compile_with(head, keras.optimizers.Adam())
+    rate = lr_find(head, features).suggest("valley")
+    compile_with(head, keras.optimizers.Adam(rate))
+    head.fit(features, epochs=2)
+
+    # 4: the head with augmentation
+    compile_with(model, keras.optimizers.Adam(rate))
+    model.fit(train, validation_data=valid, epochs=3, callbacks=[SGDRScheduler(rate, cycle_len=1)])
+
+    # 5, 6 and 7: unfreeze, lower rates for earlier groups, find the rate again
+    unfreeze(model)
+    groups = layer_groups(model)
+    compile_with(model, DifferentialLR(keras.optimizers.Adam(), groups, [1e-3 / 9, 1e-3 / 3, 1e-3]))
+    rate = lr_find(model, train).suggest("valley")
+
+    # 8: all of it, in cycles of 1, 2 and 4 epochs
+    scheduler = SGDRScheduler(rate, cycle_len=1, cycle_mult=2, n_cycles=3)
+    model.fit(train, validation_data=valid, epochs=scheduler.epochs, callbacks=[scheduler])
+
+    # test-time augmentation, a look at the mistakes, an export
+    result = interpret(predict_tta(model, valid, augmentation=augmentation), index.valid.labels, index.class_names)
+    print(f"accuracy {result.accuracy:.4f}; most confused: {result.most_confused()[:3]}")
+    print("exported to", export_savedmodel(model, "export", class_names=index.class_names))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:3]))

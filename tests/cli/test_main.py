@@ -1,0 +1,144 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from keras_sgdr_cli.main import cli
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+COMMANDS = sorted(cli.commands)
+
+
+def write_png(path: Path, value: int = 0) -> None:
+    import numpy as np
+    import tensorflow as tf
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = np.random.default_rng(value).integers(0, 256, (12, 12, 3)).astype("uint8")
+    path.write_bytes(tf.io.encode_png(picture).numpy())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for split in ("train", "valid"):
+        for name in ("cat", "dog"):
+            for i in range(3):
+                write_png(tmp_path / "pets" / split / name / f"{i}.png", i)
+    return tmp_path / "pets"
+
+
+def test_help_does_not_wait_for_tensorflow():
+    code = (
+        "import sys, keras_sgdr_cli.main as m\n"
+        "try: m.cli(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'tensorflow', 'keras', 'numpy', 'matplotlib', 'keras_sgdr'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Usage:" in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_command_is_documented(name):
+    command = cli.commands[name]
+    assert command.help
+    assert f"keras-sgdr {name}" in README
+    for option in command.params:
+        if isinstance(option, click.Option) and not isinstance(option.type, click.Choice):
+            assert option.help or option.default is not None, f"{name}: {option.name}"
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+def assert_one_line(result, *words: object) -> None:
+    assert result.exit_code in (1, 2)
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("Error: ")
+    for word in words:
+        assert str(word) in lines[0]
+
+
+def test_missing_folder_is_named(tmp_path):
+    assert_one_line(run("train", tmp_path / "nowhere", "-o", tmp_path / "run"), tmp_path / "nowhere")
+    assert not (tmp_path / "run").exists()
+
+
+def test_empty_folder_is_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert_one_line(run("train", tmp_path / "empty", "-o", tmp_path / "run"), tmp_path / "empty")
+
+
+def test_class_without_pictures_is_named(folder, tmp_path):
+    for picture in (folder / "train" / "dog").iterdir():
+        picture.unlink()
+    assert_one_line(run("train", folder, "-o", tmp_path / "run"), folder / "train" / "dog")
+
+
+def test_classes_that_differ_are_named(folder, tmp_path):
+    (folder / "valid" / "dog").rename(folder / "valid" / "wolf")
+    assert_one_line(run("train", folder, "-o", tmp_path / "run"), "dog", "wolf")
+
+
+def test_text_called_jpg_is_named_before_training(folder, tmp_path):
+    (folder / "train" / "cat" / "notes.jpg").write_text("not a picture")
+    result = run("train", folder, "-o", tmp_path / "run", "--image-size", 32, "--weights", "none")
+    assert_one_line(result, folder / "train" / "cat" / "notes.jpg")
+    assert "epoch" not in result.stdout
+
+
+def test_second_run_in_the_same_directory_is_refused(folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text('{"settings": {}, "stages": {}}')
+    assert_one_line(run("train", folder, "-o", tmp_path / "run"), tmp_path / "run", "resume", "overwrite")
+
+
+def test_directory_that_is_no_run_is_named(tmp_path):
+    for arguments in (
+        ("predict", tmp_path, tmp_path),
+        ("export", tmp_path, tmp_path / "x"),
+        ("evaluate", tmp_path, "."),
+    ):
+        assert_one_line(run(*arguments), tmp_path)
+
+
+def test_unknown_backbone_is_named(folder, tmp_path):
+    result = run("train", folder, "-o", tmp_path / "run", "--backbone", "EfficientNetLite9", "--weights", "none")
+    assert_one_line(result, "EfficientNetLite9")
+
+
+def test_wrong_call_exits_with_2(folder, tmp_path):
+    result = run("train", folder, "-o", tmp_path / "run", "--resize", "stretch")
+    assert result.exit_code == 2
+    assert "stretch" in result.stderr
+
+
+@click.command()
+@click.argument("kind")
+def fails(kind: str) -> None:
+    """Fails as a bug, or as a full disk does."""
+    if kind == "bug":
+        [].pop()
+    if kind == "foreign":
+        int("x")
+    raise OSError(28, "No space left on device", "model.keras")
+
+
+@pytest.fixture
+def with_failures():
+    cli.add_command(fails)
+    yield
+    del cli.commands["fails"]
+
+
+@pytest.mark.usefixtures("with_failures")
+def test_bug_keeps_its_traceback_and_a_full_disk_does_not():
+    assert isinstance(run("fails", "bug").exception, IndexError)
+    assert_one_line(run("fails", "disk"), "No space left on device: model.keras")

@@ -1,0 +1,183 @@
+import csv
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from click.testing import CliRunner
+
+from keras_sgdr import steps
+from keras_sgdr.recipe import Recipe, find_learning_rate, train_image_classifier
+from keras_sgdr_cli.demo import write_digits
+from keras_sgdr_cli.main import cli
+
+CLASSES = ("one", "seven", "zero")
+SMALL = Recipe(image_size=32, batch_size=16, augmentation="basic", resize="squish", head_cycles=1, n_cycles=2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Handwritten digits of three classes, 60 of each."""
+    everything = tmp_path_factory.mktemp("all")
+    write_digits(everything)
+    few = tmp_path_factory.mktemp("digits")
+    for name in CLASSES:
+        (few / name).mkdir()
+        for path in sorted((everything / name).iterdir())[:60]:
+            path.rename(few / name / path.name)
+    return few
+
+
+@pytest.fixture(scope="module")
+def result(folder, tmp_path_factory):
+    return train_image_classifier(folder, output=tmp_path_factory.mktemp("out") / "run", recipe=SMALL, verbose=0)
+
+
+def test_digits_are_learnt(result):
+    assert result.tta.accuracy > 0.9
+    assert result.class_names == CLASSES
+    assert len(result.plain.labels) == 36
+
+
+def test_history_has_every_epoch_of_every_stage(result):
+    assert [row["stage"] for row in result.history] == ["head"] * 2 + ["head, augmented"] + ["all"] * 3
+    assert all(np.isfinite(row["loss"]) and np.isfinite(row["val_loss"]) for row in result.history)
+
+
+def test_run_directory_holds_what_was_promised(result):
+    names = {path.name for path in result.output.iterdir()}
+    assert names == {
+        "model.keras",
+        "classifier.json",
+        "run.json",
+        "history.csv",
+        "predictions.npz",
+        "lr_finder_head.png",
+        "lr_finder_all.png",
+        "schedule.png",
+        "history.png",
+        "confusion_matrix.png",
+        "top_losses.png",
+        "export",
+    }
+
+
+def test_rates_of_training_are_the_finders_suggestions(result):
+    stages = json.loads((result.output / "run.json").read_text())["stages"]
+    first = next(row for row in result.history if row["stage"] == "all")
+    # the rate at the end of the first epoch is that of its last batch, far below the peak it started from
+    assert 0 < first["learning_rate"] < stages["find_rate"]["learning_rate"]
+
+
+def test_model_predicts_the_same_in_a_new_process(result, folder, tmp_path):
+    paths = sorted((folder / "seven").iterdir())[:5]
+    images = np.stack([tf.image.resize(tf.io.decode_png(path.read_bytes(), 3), (32, 32)) for path in paths])
+    np.save(tmp_path / "images.npy", images)
+    code = (
+        "import sys, numpy as np, keras, keras_sgdr\n"
+        "model = keras.models.load_model(sys.argv[1])\n"
+        "np.save(sys.argv[2] + '/out.npy', model.predict(np.load(sys.argv[2] + '/images.npy'), verbose=0))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(result.output / "model.keras"), str(tmp_path)], check=True)
+    assert np.allclose(np.load(tmp_path / "out.npy"), result.model.predict(images, verbose=0), atol=1e-6)
+
+
+def test_predict_command_agrees_with_the_export(result, folder):
+    paths = [folder / "one", sorted((folder / "zero").iterdir())[0]]
+    done = CliRunner().invoke(cli, ["predict", str(result.output), *map(str, paths)])
+    assert done.exit_code == 0, done.stderr
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    assert len(rows) == 61
+    serve = tf.saved_model.load(str(result.export)).signatures["serving_default"]
+    answer = serve(image_bytes=tf.constant([open(row["path"], "rb").read() for row in rows]))
+    printed = np.array([[float(row[name]) for name in CLASSES] for row in rows])
+    assert np.allclose(printed, answer["probabilities"], atol=1e-5)
+    assert [row["predicted_class"].encode() for row in rows] == answer["predicted_class"].numpy().tolist()
+
+
+def test_predict_names_what_is_no_picture_and_keeps_the_rest(result, folder, tmp_path):
+    (tmp_path / "notes.jpg").write_text("no picture")
+    good = sorted((folder / "zero").iterdir())[0]
+    arguments = ["predict", str(result.output), str(tmp_path / "notes.jpg"), str(good), "--format", "json"]
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 1
+    assert [row["path"] for row in json.loads(done.stdout)] == [str(good)]
+    assert str(tmp_path / "notes.jpg") in done.stderr
+
+
+def test_evaluate_command_sees_the_held_out_pictures(result, folder, tmp_path):
+    done = CliRunner().invoke(cli, ["evaluate", str(result.output), str(folder), "-o", str(tmp_path / "plots")])
+    assert done.exit_code == 0, done.stderr
+    assert f"plain: accuracy {result.plain.accuracy:.4f}" in done.stdout
+    assert f"with test-time augmentation: accuracy {result.tta.accuracy:.4f}" in done.stdout
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"confusion_matrix.png", "top_losses.png"}
+
+
+def test_export_command_adds_a_version(result, tmp_path):
+    for version in ("1", "2"):
+        done = CliRunner().invoke(cli, ["export", str(result.output), str(tmp_path)])
+        assert done.stdout.strip() == str(tmp_path / version)
+
+
+def test_finished_run_is_resumed_to_the_same_result(result, folder):
+    again = train_image_classifier(folder, output=result.output, recipe=SMALL, resume=True, verbose=0)
+    assert np.array_equal(again.tta.probabilities, result.tta.probabilities)
+    for mine, theirs in zip(again.model.weights, result.model.weights, strict=True):
+        assert np.array_equal(mine.numpy(), theirs.numpy()), mine.path
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """A recipe that takes seconds: a small network with random weights."""
+    return Recipe(
+        backbone="MobileNetV3Small",
+        weights=None,
+        image_size=32,
+        batch_size=32,
+        augmentation="basic",
+        head_epochs=1,
+        head_cycles=1,
+        n_cycles=1,
+        tta_views=1,
+        head_learning_rate=1e-3,
+        learning_rate=1e-3,
+    )
+
+
+def test_interrupted_run_ends_as_an_unbroken_one(folder, quick, tmp_path, monkeypatch):
+    unbroken = train_image_classifier(folder, output=tmp_path / "unbroken", recipe=quick, verbose=0)
+
+    def ctrl_c(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "compile_all", ctrl_c)
+        with pytest.raises(KeyboardInterrupt):
+            train_image_classifier(folder, output=tmp_path / "broken", recipe=quick, verbose=0)
+    resumed = train_image_classifier(folder, output=tmp_path / "broken", recipe=quick, resume=True, verbose=0)
+    for mine, theirs in zip(resumed.model.weights, unbroken.model.weights, strict=True):
+        assert np.array_equal(mine.numpy(), theirs.numpy()), mine.path
+
+
+def test_find_learning_rate_leaves_no_file(folder, quick, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    curve = find_learning_rate(folder, recipe=quick, num_steps=20)
+    assert len(curve.learning_rates) == len(curve.losses) <= 20
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "received"),
+    [
+        ({"augmentation": "sideways"}, "augmentation='sideways'"),
+        ({"image_size": 0}, "image_size=0"),
+        ({"n_cycles": 1.5}, "n_cycles=1.5"),
+        ({"group_factor": 0.5}, "group_factor=0.5"),
+    ],
+)
+def test_bad_settings_are_named(arguments, received):
+    with pytest.raises(ValueError, match=f"Received: {received}"):
+        Recipe(**arguments)
