@@ -2,8 +2,8 @@ import csv
 import json
 import subprocess
 import sys
+from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -92,7 +92,7 @@ def test_predict_command_agrees_with_the_export(result, folder):
     rows = list(csv.DictReader(done.stdout.splitlines()))
     assert len(rows) == 61
     serve = tf.saved_model.load(str(result.export)).signatures["serving_default"]
-    answer = serve(image_bytes=tf.constant([open(row["path"], "rb").read() for row in rows]))
+    answer = serve(image_bytes=tf.constant([Path(row["path"]).read_bytes() for row in rows]))
     printed = np.array([[float(row[name]) for name in CLASSES] for row in rows])
     assert np.allclose(printed, answer["probabilities"], atol=1e-5)
     assert [row["predicted_class"].encode() for row in rows] == answer["predicted_class"].numpy().tolist()

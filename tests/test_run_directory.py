@@ -73,13 +73,13 @@ def test_resume_of_nothing_begins(tmp_path):
 
 def test_broken_journal_is_named(tmp_path):
     (tmp_path / "run.json").write_text("{")
-    with pytest.raises(ValueError, match="run.json"):
+    with pytest.raises(ValueError, match=r"run\.json"):
         RunDirectory(tmp_path, settings=SETTINGS, resume=True)
 
 
 def test_file_in_the_place_of_the_directory_is_named(tmp_path):
     (tmp_path / "out").write_text("")
-    with pytest.raises(ValueError, match="Received: output=.*out, a file"):
+    with pytest.raises(ValueError, match=r"Received: output=.*out, a file"):
         RunDirectory(tmp_path / "out", settings=SETTINGS)
 
 
