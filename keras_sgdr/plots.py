@@ -139,6 +139,35 @@ def plot_lr_curve(
     return figure
 
 
+def plot_schedule(learning_rates: Any, *, steps_per_epoch: int, cycle_ends: Any = (), names: Any = None) -> Any:
+    """Returns a figure of learning rates over the epochs.
+
+    Args:
+        learning_rates: One rate per batch and group, shape `(steps, groups)`, > 0 where the axis is logarithmic.
+        steps_per_epoch: Batches in an epoch.
+        cycle_ends: Epochs at which a cycle ends, counted from the start; each is marked.
+        names: One name per group, or None.
+    """
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    rates = np.asarray(learning_rates)
+    figure, axes = plt.subplots(figsize=(7, 3.5))
+    epochs = np.arange(len(rates)) / steps_per_epoch
+    for group in range(rates.shape[1]):
+        axes.plot(epochs, rates[:, group], label=names[group] if names else f"group {group}")
+    for end in cycle_ends:
+        axes.axvline(end, color="0.7", linewidth=1, linestyle=":", zorder=0)
+    # Groups lie decades apart; one rate alone is easier to read as it is.
+    several = rates.shape[1] > 1
+    axes.set(xlabel="epoch", ylabel="learning rate", yscale="log" if several else "linear")
+    if several:
+        axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    return figure
+
+
 def _plain_text(text: Any) -> str:
     # matplotlib reads what stands between two dollar signs as mathematics, and fails on most of it
     return str(text).replace("$", r"\$")

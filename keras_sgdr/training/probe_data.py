@@ -34,8 +34,8 @@ def fit_arguments(data: Any) -> dict[str, Any]:
 def peek_as_keras_does(model: Any, data: Any) -> None:
     """Builds model, metrics and optimizer from a look at the data's first batch, on JAX and PyTorch.
 
-    Their trainers take this look before a model's first epoch only, and it counts as a pass over data that shuffles. Done
-    here, before anything is copied, it does not go missing.
+    Their trainers take this look before a model's first epoch only, and it counts as a pass over data that shuffles.
+    Done here, before anything is copied, it does not go missing.
     """
     if (
         keras.backend.backend() != "tensorflow"

@@ -8,6 +8,7 @@ import warnings
 from typing import Any
 
 from keras_sgdr.training.learning_rate import BatchRates, read_learning_rate
+from keras_sgdr.training.preview import SchedulePreview
 from keras_sgdr.training.schedules import CosineCycles, nearest_plans, require
 from keras_sgdr.training.sgdr_schedule import SGDR
 
@@ -97,6 +98,32 @@ class SGDRScheduler(BatchRates):
     def ends_cycle(self, epoch: int) -> bool:
         """Whether `epoch` (from 0) is the last of a cycle."""
         return self.cycles.ends_cycle(epoch)
+
+    def preview(self, *, steps_per_epoch: int, epochs: int | None = None, optimizer: Any = None) -> SchedulePreview:
+        """Shows what a training would be, before any.
+
+        Args:
+            steps_per_epoch: Batches in an epoch, an integer >= 1.
+            epochs: Epochs of the training; None for all `n_cycles`.
+            optimizer: The optimizer, to show its rate where `max_lr` is None, and each group's where it is a
+                `DifferentialLR`.
+
+        Returns:
+            A `SchedulePreview`: as text a table of the cycles; `.plot()` draws it.
+
+        Raises:
+            ValueError: If neither `epochs` nor `n_cycles` ends the training, or `max_lr` is None without `optimizer`.
+        """
+        known = self.max_lr is not None or optimizer is not None
+        require(known, "`optimizer` must be given where `max_lr` is None", max_lr=None, optimizer=None)
+        must = "`epochs` must be given where there is no end by `n_cycles`"
+        require(epochs is not None or self.epochs is not None, must, epochs=None, n_cycles=None)
+        cycles = self.cycles
+        if self.max_lr is None:
+            cycles = dataclasses.replace(cycles, max_lr=read_learning_rate(optimizer))
+        ends = [count for count in (epochs, self.epochs) if count is not None]
+        multipliers = getattr(optimizer, "multipliers", (1.0,))
+        return SchedulePreview(cycles, epochs=min(ends), steps_per_epoch=steps_per_epoch, multipliers=multipliers)
 
     def rate_at(self, epoch: int, batch: int, *, held: int) -> float:
         """The rate of one batch, `held` batches into an update."""
