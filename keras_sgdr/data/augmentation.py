@@ -1,15 +1,16 @@
 """Random views of pictures: one KerasCV layer, and the course's presets of it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 from keras_cv.layers import VectorizedBaseImageAugmentationLayer
 
-from keras_sgdr.data.resampling import affine, resample, rotation, tilting, zooming
+from keras_sgdr.data.resampling import render
 from keras_sgdr.data.stateless_random import uniforms
+from keras_sgdr.data.transforms import IDENTITY, Transform, compose, rotation, scaling, symmetry, tilting, zooming
 
 FLIPS = ("none", "horizontal", "dihedral")
 
@@ -108,9 +109,28 @@ class RandomView(VectorizedBaseImageAugmentationLayer):
             float32 tensor of the images' shape, values in [0, 255].
         """
         images = tf.convert_to_tensor(images)
-        return _compiled_view(self)(images, tf.convert_to_tensor(seeds))
+        size = (images.shape[1], images.shape[2])
+        return self.augment_canvases(images, tf.tile([size], [tf.shape(images)[0], 1]), seeds, image_size=size)
 
-    def draw(self, seeds: Any, image_size: tuple[int, int]) -> tuple[Any, Any, Any]:
+    def augment_canvases(self, images: Any, sizes: Any, seeds: Any, *, image_size: tuple[int, int]) -> Any:
+        """Does what `augment` does for pictures that are still to be resized, in the same resampling.
+
+        Args:
+            images: uint8 or float tensor of shape `(batch, canvas height, canvas width, 3)`, zero outside the pictures.
+            sizes: int32 of shape `(batch, 2)`: the height and width of each picture, in the upper left of its canvas.
+            seeds: int32 tensor of shape `(batch, 2)`.
+            image_size: `(height, width)` of the result.
+
+        Returns:
+            float32 tensor of shape `(batch, *image_size, 3)`, values in [0, 255].
+        """
+        transform, brightness, contrast = self.draw(tf.convert_to_tensor(seeds), image_size)
+        sizes = tf.convert_to_tensor(sizes)
+        scales = tf.cast(sizes, tf.float32) / tf.constant(image_size, tf.float32)
+        transform = compose(scaling(scales[:, 1], scales[:, 0]), transform)
+        return render(images, transform, brightness, contrast, sizes=sizes, image_size=image_size)
+
+    def draw(self, seeds: Any, image_size: tuple[int, int]) -> tuple[Transform, Any, Any]:
         """Draws what happens to each picture.
 
         Args:
@@ -118,53 +138,51 @@ class RandomView(VectorizedBaseImageAugmentationLayer):
             image_size: `(height, width)`.
 
         Returns:
-            transforms, float32 of shape `(batch, 3, 3)`, as `resample` takes them; brightness, to be added, and
-            contrast, to multiply by, both of shape `(batch,)`.
+            The transform of its pixels; the brightness to add, and the contrast to multiply by, of shape `(batch,)`.
         """
         draws = iter(tf.unstack(uniforms(seeds, _DRAWS)))
+        transform = compose(
+            self._draw_symmetry(draws, image_size),
+            self._draw_tilt(draws, image_size),
+            self._draw_rotation(draws),
+            self._draw_zoom(draws, image_size),
+        )
+        return transform, *self._draw_lighting(draws)
 
-        def happens(probability: float) -> Any:
-            return next(draws) < probability
-
-        def signed(limit: float) -> Any:
-            return (2.0 * next(draws) - 1.0) * limit
-
-        angle = tf.where(happens(self.rotate_probability), signed(math.radians(self.max_rotate_degrees)), 0.0)
-        zoom = tf.where(happens(self.zoom_probability), 1.0 + next(draws) * (self.max_zoom - 1.0), 1.0)
-        shift = [signed(side / 2) * (1.0 - 1.0 / zoom) for side in reversed(image_size)]
-        is_warped = happens(self.warp_probability)
-        tilt = [tf.where(is_warped, signed(self.max_warp) / (side / 2), 0.0) for side in reversed(image_size)]
-        is_lit = happens(self.lighting_probability)
-        brightness = tf.where(is_lit, signed(255.0 * self.max_lighting), 0.0)
-        contrast = signed(1.0)
-        factor = 1.0 + tf.abs(contrast) * self.max_lighting
-        factor = tf.where(is_lit, tf.where(contrast < 0.0, 1.0 / factor, factor), 1.0)
-        symmetry = self._symmetry(next(draws), image_size)
-        transforms = symmetry @ tilting(*tilt) @ rotation(angle) @ zooming(zoom, *shift)
-        return transforms, brightness, factor
-
-    def _symmetry(self, draw: Any, image_size: tuple[int, int]) -> Any:
-        """Gives one of the symmetries that `flip` allows, as a matrix."""
-        ones, zeros = tf.ones_like(draw), tf.zeros_like(draw)
+    def _draw_symmetry(self, draws: Iterator[Any], image_size: tuple[int, int]) -> Transform:
+        draw = next(draws)
         if self.flip == "none":
-            return affine(ones, zeros, zeros, ones, zeros, zeros)
+            return IDENTITY
         if self.flip == "horizontal":
-            return affine(tf.where(draw < self.flip_probability, -1.0, 1.0), zeros, zeros, ones, zeros, zeros)
-        number = tf.cast(draw * 8.0, tf.int32)
-        x_sign = 1.0 - 2.0 * tf.cast(number % 2, tf.float32)
-        y_sign = 1.0 - 2.0 * tf.cast(number // 2 % 2, tf.float32)
-        is_transposed = (number >= 4) & (image_size[0] == image_size[1])
-        straight, crossed = tf.where(is_transposed, 0.0, 1.0), tf.where(is_transposed, 1.0, 0.0)
-        return affine(x_sign * straight, x_sign * crossed, y_sign * crossed, y_sign * straight, zeros, zeros)
+            return symmetry(tf.cast(draw < self.flip_probability, tf.int32), is_square=False)
+        return symmetry(tf.cast(draw * 8.0, tf.int32), is_square=image_size[0] == image_size[1])
 
-    def view(self, images: Any, seeds: Any) -> Any:
-        """Computes `augment` with plain operations, to be compiled or not."""
-        size = tuple(images.shape[1:3])
-        transforms, brightness, contrast = self.draw(seeds, size)
-        moved = resample(images, transforms, image_size=size, is_projective=self.max_warp > 0.0)
-        means = tf.reduce_mean(tf.cast(images, tf.float32), axis=[1, 2, 3])
-        offsets = means * (1.0 - contrast) + brightness
-        return tf.clip_by_value(moved * contrast[:, None, None, None] + offsets[:, None, None, None], 0.0, 255.0)
+    def _draw_rotation(self, draws: Iterator[Any]) -> Transform:
+        happens, angle = next(draws) < self.rotate_probability, _signed(next(draws))
+        if not self.max_rotate_degrees:
+            return IDENTITY
+        return rotation(tf.where(happens, angle * math.radians(self.max_rotate_degrees), 0.0))
+
+    def _draw_zoom(self, draws: Iterator[Any], image_size: tuple[int, int]) -> Transform:
+        happens, amount, right, down = next(draws) < self.zoom_probability, *(next(draws) for _ in range(3))
+        if self.max_zoom == 1.0:
+            return IDENTITY
+        zoom = tf.where(happens, 1.0 + amount * (self.max_zoom - 1.0), 1.0)
+        room = (1.0 - 1.0 / zoom) / 2.0
+        return zooming(zoom, _signed(right) * room * image_size[1], _signed(down) * room * image_size[0])
+
+    def _draw_tilt(self, draws: Iterator[Any], image_size: tuple[int, int]) -> Transform:
+        happens, right, down = next(draws) < self.warp_probability, _signed(next(draws)), _signed(next(draws))
+        if not self.max_warp:
+            return IDENTITY
+        amount = tf.where(happens, 2.0 * self.max_warp, 0.0)
+        return tilting(right * amount / image_size[1], down * amount / image_size[0])
+
+    def _draw_lighting(self, draws: Iterator[Any]) -> tuple[Any, Any]:
+        happens, brightness, contrast = next(draws) < self.lighting_probability, *(_signed(next(draws)) for _ in "bc")
+        factor = 1.0 + tf.abs(contrast) * self.max_lighting
+        factor = tf.where(contrast < 0.0, 1.0 / factor, factor)
+        return tf.where(happens, brightness * 255.0 * self.max_lighting, 0.0), tf.where(happens, factor, 1.0)
 
     def call(self, inputs: Any, training: bool = True) -> Any:
         """Augments, as every KerasCV layer does, unless it is told that this is no training."""
@@ -237,11 +255,6 @@ def top_down(
     )
 
 
-def _compiled_view(layer: RandomView) -> Callable[[Any, Any], Any]:
-    """Gives the layer's `view`, compiled once; XLA makes it six times as fast, on a CPU too."""
-    # Kept outside Keras's tracking, which would try to save it.
-    compiled = layer.__dict__.get("_compiled_view")
-    if compiled is None:
-        compiled = tf.function(layer.view, jit_compile=True, autograph=False)
-        layer.__dict__["_compiled_view"] = compiled
-    return compiled
+def _signed(draw: Any) -> Any:
+    """Makes a number in [-1, 1) of one in [0, 1)."""
+    return 2.0 * draw - 1.0

@@ -1,6 +1,5 @@
 """A split of pictures -> batches, in an order and with an augmentation that depend on nothing but seed and epoch."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sgdr.data.augmentation import RandomView
-from keras_sgdr.data.decoding import checked_image_size, checked_resize, decode_image
+from keras_sgdr.data.decoding import checked_image_size, checked_resize, decode_canvas, decode_image
+from keras_sgdr.data.gaps import Place, refuse_gaps
 from keras_sgdr.data.splits import Split
-from keras_sgdr.data.stateless_random import permutation, picture_seeds
+from keras_sgdr.data.stateless_random import epoch_draws
 
 
 def load_dataset(
@@ -67,100 +67,93 @@ def load_dataset(
             f"`split` must fill at least one batch. Received: {len(split)} pictures with batch_size={batch_size}, "
             f"drop_remainder={drop_remainder}."
         )
+    num_pictures = num_steps * batch_size if drop_remainder else len(split)
     first_epoch, first_step = divmod(initial_step, num_steps)
-    plan = _Plan(len(split), batch_size, num_steps, shuffle, seed, first_epoch, first_step)
-    load = _loader(split, size, resize, augmentation, seed)
-    return _stream(plan, load)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Which pictures make up which batch."""
-
-    num_pictures: int
-    batch_size: int
-    num_steps: int
-    shuffle: bool
-    seed: int
-    first_epoch: int
-    first_step: int
-
-    def batches(self, epoch: Any) -> tf.data.Dataset:
-        """Gives an epoch's batches: the number of the step, the epoch and the pictures' indices."""
-        order = tf.range(self.num_pictures, dtype=tf.int64)
-        if self.shuffle:
-            order = permutation(self.num_pictures, seed=self.seed, epoch=epoch)
-        start = tf.where(epoch == self.first_epoch, tf.constant(self.first_step, tf.int64), 0)
-
-        def batch(step: Any) -> tuple[Any, Any, Any]:
-            return step, epoch, order[step * self.batch_size : (step + 1) * self.batch_size]
-
-        return tf.data.Dataset.range(start, self.num_steps).map(batch)
-
-
-def _stream(plan: _Plan, load: Callable[[Any, Any], Any]) -> tf.data.Dataset:
-    epoch_counter = tf.Variable(plan.first_epoch, dtype=tf.int64, trainable=False, name="epoch")
-
-    def count(step: Any, epoch: Any, batch: Any) -> Any:
-        # Here, where a batch is handed over, and not where it is loaded, which may be several batches ahead; not after
-        # the last one either, because Keras does not ask for more batches than there are.
-        epoch_counter.assign(tf.where(step == plan.num_steps - 1, epoch + 1, epoch_counter))
-        return batch
-
-    dataset = tf.data.Dataset.range(1).flat_map(lambda _: plan.batches(epoch_counter.read_value()))
-    dataset = dataset.map(
-        lambda step, epoch, indices: (step, epoch, load(epoch, indices)), num_parallel_calls=tf.data.AUTOTUNE
-    )
-    dataset = dataset.prefetch(tf.data.AUTOTUNE).map(count)
-    options = tf.data.Options()
-    options.deterministic = True
-    dataset = dataset.with_options(options)
-    if not plan.first_step:
-        dataset = dataset.apply(tf.data.experimental.assert_cardinality(plan.num_steps))
+    plan = _Plan(len(split), num_pictures, batch_size, shuffle, seed, first_epoch, first_step * batch_size)
+    epoch_counter = tf.Variable(first_epoch, dtype=tf.int64, trainable=False, name="epoch")
+    dataset = _stream(plan, _Pictures(split, size, resize, augmentation), epoch_counter)
+    if not first_step:
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_steps))
     dataset.epoch_counter = epoch_counter
     return dataset
 
 
-def _loader(
-    split: Split, size: tuple[int, int], resize: str, augmentation: RandomView | None, seed: int
-) -> Callable[[Any, Any], Any]:
-    """Gives the function from an epoch and indices to a batch."""
-    paths = tf.constant(list(split.paths))
-    labels = None if split.labels is None else tf.constant(np.asarray(split.labels))
+@dataclass(frozen=True)
+class _Plan:
+    """Which pictures an epoch is made of, and in which order."""
 
-    def load(epoch: Any, indices: Any) -> Any:
-        images = _decoded(tf.gather(paths, indices), size, resize)
-        if augmentation is not None:
-            images = augmentation.augment(images, picture_seeds(seed=seed, epoch=epoch, indices=indices))
-        return images if labels is None else (images, tf.gather(labels, indices))
+    num_in_split: int
+    num_pictures: int
+    batch_size: int
+    shuffle: bool
+    seed: int
+    first_epoch: int
+    first_position: int
 
-    return load
+    def pictures(self, epoch: Any, paths: Any) -> tf.data.Dataset:
+        """Gives an epoch's pictures: epoch, place in the epoch, index in the split, seed."""
+        order, seeds = epoch_draws(self.num_in_split, seed=self.seed, epoch=epoch)
+        if not self.shuffle:
+            order = tf.range(self.num_in_split, dtype=tf.int64)
+        end = tf.constant(self.num_pictures, tf.int64)
+        start = tf.where(epoch == self.first_epoch, tf.constant(self.first_position, tf.int64), 0)
 
+        def picture(position: Any) -> tuple[Any, Place, Any, Any]:
+            index = order[position]
+            following = order[tf.minimum(position + 1, self.num_in_split - 1)]
+            place = Place(position, start, end, paths[order[start]], paths[following])
+            return epoch, place, index, seeds[index]
 
-def _decoded(paths: Any, size: tuple[int, int], resize: str) -> Any:
-    """Decodes a batch of files; when one fails, names it.
-
-    A failing operation cannot say which file it read, and cannot be caught in a graph. But a dataset can skip it: then
-    fewer pictures than paths come out, and the second dataset below takes over, which finds out which one it was.
-    """
-    files = tf.data.Dataset.from_tensor_slices(paths)
-    count = tf.size(paths, out_type=tf.int64)
-
-    def decode(path: Any) -> Any:
-        return decode_image(tf.io.read_file(path), image_size=size, resize=resize)
-
-    decoded = files.map(decode).ignore_errors().batch(count, drop_remainder=True)
-    images = decoded.concatenate(files.map(lambda path: _named(path, decode)).batch(count)).take(1).get_single_element()
-    return tf.ensure_shape(images, (None, *size, 3))
+        return tf.data.Dataset.range(start, self.num_pictures).map(picture)
 
 
-def _named(path: Any, decode: Callable[[Any], Any]) -> Any:
-    """Decodes a file, or fails with its name."""
-    one = tf.data.Dataset.from_tensors(path).map(decode).ignore_errors().batch(1)
-    found = one.concatenate(tf.data.Dataset.from_tensors(tf.zeros([0, 1, 1, 3], tf.uint8))).take(1).get_single_element()
-    message = "Every file must be a picture that can be decoded. Received: not a picture:"
-    with tf.control_dependencies([tf.debugging.Assert(tf.shape(found)[0] == 1, [message, path])]):
-        return found[0]
+@dataclass(frozen=True)
+class _Pictures:
+    """What a picture looks like, and what it shows."""
+
+    split: Split
+    size: tuple[int, int]
+    resize: str
+    augmentation: RandomView | None
+
+    def decode(self, path: Any) -> Any:
+        """Reads a file: for augmentation, on a canvas that is still to be resampled."""
+        encoded = tf.io.read_file(path)
+        if self.augmentation is None:
+            return decode_image(encoded, image_size=self.size, resize=self.resize)
+        return decode_canvas(encoded, image_size=self.size, resize=self.resize)
+
+    def finish(self, pictures: Any, labels: Any, seeds: Any) -> Any:
+        """Makes a batch of what `decode` gave."""
+        if self.augmentation is not None:
+            canvases, sizes = pictures
+            pictures = self.augmentation.augment_canvases(canvases, sizes, seeds, image_size=self.size)
+        return pictures if self.split.labels is None else (pictures, labels)
+
+
+def _stream(plan: _Plan, pictures: _Pictures, epoch_counter: Any) -> tf.data.Dataset:
+    paths = tf.constant(list(pictures.split.paths))
+    labels = tf.constant(np.zeros(len(pictures.split)) if pictures.split.labels is None else pictures.split.labels)
+
+    def decode(epoch: Any, place: Place, index: Any, seed: Any) -> Any:
+        return epoch, place, pictures.decode(paths[index]), labels[index], seed
+
+    def finish(epochs: Any, places: Place, *batch: Any) -> Any:
+        return epochs[0], places.position[-1], pictures.finish(*batch)
+
+    def count(epoch: Any, position: Any, batch: Any) -> Any:
+        # Here, where a batch is handed over, and not where it is made, which may be several batches ahead; with the
+        # last one and not after it, because Keras does not ask for more batches than there are.
+        epoch_counter.assign(tf.where(position == plan.num_pictures - 1, epoch + 1, epoch_counter))
+        return batch
+
+    dataset = tf.data.Dataset.range(1).flat_map(lambda _: plan.pictures(epoch_counter.read_value(), paths))
+    dataset = dataset.map(decode, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors().batch(plan.batch_size)
+    dataset = refuse_gaps(dataset, lambda *batch: batch[1])
+    dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE).map(count)
+    options = tf.data.Options()
+    options.deterministic = True
+    return dataset.with_options(options)
 
 
 def _check_integer(name: str, value: int, low: int) -> None:

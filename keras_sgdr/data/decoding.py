@@ -54,29 +54,55 @@ def decode_reduced(encoded: Any, *, image_size: tuple[int, int], resize: str = "
     """
     checked_resize(resize)
     encoded = tf.convert_to_tensor(encoded)
-    starts = tf.stack([_starts_with(encoded, magic) for magic in _MAGIC.values()])
-    kind = tf.argmax(tf.concat([starts, [True]], axis=0), output_type=tf.int32)
+    starts = [_starts_with(encoded, magic) for magic in _MAGIC.values()]
+    kind = tf.argmax(tf.stack([*starts, True]), output_type=tf.int32)
     orientation = tf.cond(starts[0], lambda: exif_orientation(encoded), lambda: tf.constant(1))
-    target = tf.constant(image_size)
-    target = tf.where(orientation >= 5, tf.reverse(target, [0]), target)
+    target = _lying(image_size, orientation)
 
-    def cropped(decode: Callable[[Any], Any]) -> Callable[[], Any]:
-        return lambda: _cropped(decode(encoded), target, resize)
+    def decode_other() -> Any:
+        decoders = [lambda: _decode_png(encoded), lambda: _decode_bmp(encoded), lambda: _decode_webp(encoded)]
+        picture = tf.switch_case(kind - 1, [*decoders, lambda: _decode_other(encoded)])
+        shape = tf.shape(picture)
+        top, left, height, width = _crop_window(shape[0], shape[1], target, resize)
+        return picture[top : top + height, left : left + width]
 
-    others = [cropped(decode) for decode in (_decode_png, _decode_bmp, _decode_webp, _decode_other)]
-    return upright(tf.switch_case(kind, [lambda: _decode_jpeg(encoded, target, resize), *others]), orientation)
+    return upright(tf.cond(starts[0], lambda: _decode_jpeg(encoded, target, resize), decode_other), orientation)
 
 
 @tf.autograph.experimental.do_not_convert
 def fit(picture: Any, *, image_size: tuple[int, int], resize: str) -> Any:
     """Resizes a uint8 picture that `decode_reduced` gave to `(height, width, 3)`, padding it for "pad"."""
-    target = tf.constant(image_size)
-    inner = _inner_size(tf.shape(picture)[:2], target) if resize == "pad" else target
-    fitted = _resized(picture, inner)
+    if resize != "pad":
+        return tf.ensure_shape(_resized(picture, image_size), (*image_size, 3))
+    height, width = _inner_size(tf.shape(picture), image_size)
+    fitted = _resized(picture, (height, width))
+    above, before = (image_size[0] - height) // 2, (image_size[1] - width) // 2
+    margins = [[above, image_size[0] - height - above], [before, image_size[1] - width - before], [0, 0]]
+    return tf.ensure_shape(tf.pad(fitted, margins), (*image_size, 3))
+
+
+@tf.autograph.experimental.do_not_convert
+def decode_canvas(encoded: Any, *, image_size: tuple[int, int], resize: str) -> tuple[Any, Any]:
+    """Decodes a picture for one that resamples it: as `decode_image` does, but for the last resize.
+
+    Returns:
+        The canvas, uint8 of shape `(2 * height, 2 * width, 3)`, with the picture in its upper left corner; and the
+        picture's `(height, width)`, int32 of shape `(2,)`.
+    """
+    picture = decode_reduced(encoded, image_size=image_size, resize=resize)
+    height, width = 2 * image_size[0], 2 * image_size[1]
+
+    def fitted() -> Any:
+        return fit(picture, image_size=image_size, resize=resize)
+
     if resize == "pad":
-        before = (target - inner) // 2
-        fitted = tf.pad(fitted, [*tf.unstack(tf.stack([before, target - inner - before], axis=1)), [0, 0]])
-    return tf.ensure_shape(fitted, (*image_size, 3))
+        picture = fitted()
+    else:
+        size = tf.shape(picture)
+        picture = tf.cond((size[0] > height) | (size[1] > width), fitted, lambda: picture)
+    size = tf.shape(picture)
+    canvas = tf.pad(picture, [[0, height - size[0]], [0, width - size[1]], [0, 0]])
+    return tf.ensure_shape(canvas, (height, width, 3)), size[:2]
 
 
 def checked_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
@@ -108,23 +134,31 @@ def _starts_with(encoded: Any, magic: bytes) -> Any:
     return tf.strings.substr(encoded, 0, tf.minimum(len(magic), tf.strings.length(encoded))) == magic
 
 
-def _decode_jpeg(encoded: Any, target: Any, resize: str) -> Any:
-    shape = tf.io.extract_jpeg_shape(encoded)[:2]
-    factors = _crop_window(shape, target, resize)[2:] / target
-    factor = tf.reduce_max(factors) if resize == "pad" else tf.reduce_min(factors)
+def _lying(image_size: tuple[int, int], orientation: Any) -> tuple[Any, Any]:
+    """Gives the target's height and width as the file stores the picture, which may lie on its side."""
+    height, width = image_size
+    if height == width:
+        return height, width
+    is_lying = orientation >= 5
+    return tf.where(is_lying, width, height), tf.where(is_lying, height, width)
+
+
+def _decode_jpeg(encoded: Any, target: tuple[Any, Any], resize: str) -> Any:
+    shape = tf.io.extract_jpeg_shape(encoded)
+    _, _, height, width = _crop_window(shape[0], shape[1], target, resize)
+    either = tf.maximum if resize == "pad" else tf.minimum
+    factor = either(height // target[0], width // target[1])
+    scale = tf.reduce_sum(tf.cast(factor >= tf.constant([2, 4, 8]), tf.int32))
+    ratio = tf.bitwise.left_shift(1, scale)
+    window = tf.stack(_crop_window((shape[0] + ratio - 1) // ratio, (shape[1] + ratio - 1) // ratio, target, resize))
 
     def at(ratio: int) -> Callable[[], Any]:
-        def decode() -> Any:
-            window = _crop_window((shape + ratio - 1) // ratio, target, resize)
-            # The accurate transform costs nothing measurable, and gives what every other libjpeg gives.
-            return tf.image.decode_and_crop_jpeg(
-                encoded, window, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
-            )
+        # The accurate transform costs nothing measurable, and gives what every other libjpeg gives.
+        return lambda: tf.image.decode_and_crop_jpeg(
+            encoded, window, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
+        )
 
-        return decode
-
-    scale = tf.reduce_sum(tf.cast(factor >= tf.constant([2, 4, 8], factor.dtype), tf.int32))
-    return tf.switch_case(scale, [at(ratio) for ratio in (1, 2, 4, 8)])
+    return tf.switch_case(scale, [at(1), at(2), at(4), at(8)])
 
 
 def _decode_png(encoded: Any) -> Any:
@@ -167,34 +201,27 @@ def _over_white(colours: Any, alpha: Any) -> Any:
     return tf.cast(tf.round(tf.cast(colours, tf.float32) * opacity + 255.0 * (1.0 - opacity)), tf.uint8)
 
 
-def _cropped(picture: Any, target: Any, resize: str) -> Any:
-    top, left, height, width = tf.unstack(_crop_window(tf.shape(picture)[:2], target, resize))
-    return picture[top : top + height, left : left + width]
-
-
-def _crop_window(shape: Any, target: Any, resize: str) -> Any:
+def _crop_window(height: Any, width: Any, target: tuple[Any, Any], resize: str) -> tuple[Any, Any, Any, Any]:
     """Gives (top, left, height, width) of the largest centred part of the target's shape, or of all of the picture."""
     if resize != "crop":
-        return tf.concat([[0, 0], shape], axis=0)
-    # Integers: a crop that depends on rounding would differ between machines.
-    wanted = (
-        tf.cast(tf.reverse(shape, [0]), tf.int64) * tf.cast(target, tf.int64) * 2
-        + tf.cast(tf.reverse(target, [0]), tf.int64)
-    ) // (tf.cast(tf.reverse(target, [0]), tf.int64) * 2)
-    size = tf.maximum(1, tf.minimum(shape, tf.cast(wanted, tf.int32)))
-    return tf.concat([(shape - size) // 2, size], axis=0)
+        return 0, 0, height, width
+    tall, wide = target
+    cropped_height = tf.clip_by_value((width * tall + wide // 2) // wide, 1, height)
+    cropped_width = tf.clip_by_value((height * wide + tall // 2) // tall, 1, width)
+    return (height - cropped_height) // 2, (width - cropped_width) // 2, cropped_height, cropped_width
 
 
-def _inner_size(shape: Any, target: Any) -> Any:
+def _inner_size(shape: Any, target: tuple[int, int]) -> tuple[Any, Any]:
     """Gives the size of the whole picture when it just fits into the target."""
-    scale = tf.reduce_min(target / shape)
-    return tf.minimum(target, tf.maximum(1, tf.cast(tf.round(tf.cast(shape, scale.dtype) * scale), tf.int32)))
+    scale = tf.minimum(target[0] / shape[0], target[1] / shape[1])
+    sides = [tf.cast(tf.round(tf.cast(shape[axis], scale.dtype) * scale), tf.int32) for axis in (0, 1)]
+    return tf.clip_by_value(sides[0], 1, target[0]), tf.clip_by_value(sides[1], 1, target[1])
 
 
-def _resized(picture: Any, size: Any) -> Any:
-    shrinks = tf.reduce_any(tf.shape(picture)[:2] >= 2 * size)
+def _resized(picture: Any, size: tuple[Any, Any]) -> Any:
+    shape = tf.shape(picture)
     values = tf.cond(
-        shrinks,
+        (shape[0] >= 2 * size[0]) | (shape[1] >= 2 * size[1]),
         # An antialiased resize takes three times as long, and a JPEG has already been shrunk by its decoder.
         lambda: tf.image.resize(picture, size, antialias=True),
         lambda: tf.image.resize(picture, size),

@@ -40,11 +40,10 @@ def upright(picture: Any, orientation: Any) -> Any:
 
 
 def _turned(picture: Any, orientation: Any) -> Any:
-    picture = tf.cond(orientation >= 5, lambda: tf.transpose(picture, [1, 0, 2]), lambda: picture)
-    upside_down = tf.reduce_any(orientation == tf.constant([3, 4, 7, 8]))
-    mirrored = tf.reduce_any(orientation == tf.constant([2, 3, 6, 7]))
-    picture = tf.cond(upside_down, lambda: tf.reverse(picture, [0]), lambda: picture)
-    return tf.cond(mirrored, lambda: tf.reverse(picture, [1]), lambda: picture)
+    picture = tf.transpose(picture, tf.where(orientation >= 5, [1, 0, 2], [0, 1, 2]))
+    is_upside_down = tf.reduce_any(orientation == [3, 4, 7, 8])
+    is_mirrored = tf.reduce_any(orientation == [2, 3, 6, 7])
+    return tf.reverse(picture, tf.boolean_mask([0, 1], tf.stack([is_upside_down, is_mirrored])))
 
 
 def _exif_start(encoded: Any) -> Any:

@@ -34,19 +34,22 @@ def threefry(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Any, Any]:
     return left, right
 
 
-def picture_seeds(*, seed: Any, epoch: Any, indices: Any) -> Any:
-    """Gives each picture of an epoch a seed of its own.
+def epoch_draws(size: int, *, seed: Any, epoch: Any) -> tuple[Any, Any]:
+    """Draws all that is random about an epoch: the order of a whole split, and a seed for each of its pictures.
 
     Args:
+        size: the number of pictures.
         seed: the run's seed, a scalar integer.
         epoch: the number of the epoch, a scalar integer.
-        indices: the pictures' positions in their split, integers of shape `(n,)`.
 
     Returns:
-        int32 tensor of shape `(n, 2)`.
+        int64 tensor of shape `(size,)` with every index once; int32 tensor of shape `(size, 2)` of the seeds.
     """
-    bits = threefry((_uint32(seed), _uint32(epoch)), (_uint32(indices), tf.zeros_like(_uint32(indices))))
-    return tf.bitcast(tf.stack(bits, axis=-1), tf.int32)
+    # One cipher for both, with different counters, so that no picture's seed is made of the number that places it.
+    index, purpose = _uint32(tf.range(size))[None, :], _uint32([[0], [1]])
+    bits = tf.stack(threefry((_uint32(seed), _uint32(epoch)), (index, purpose)), axis=-1)
+    order = tf.argsort(tf.bitcast(bits[0], tf.int64), stable=True)
+    return tf.cast(order, tf.int64), tf.bitcast(bits[1], tf.int32)
 
 
 def uniforms(seeds: Any, count: int) -> Any:
@@ -63,24 +66,6 @@ def uniforms(seeds: Any, count: int) -> Any:
     draws = tf.range(count, dtype=tf.int32)[:, None]
     bits, _ = threefry((keys[None, :, 0], keys[None, :, 1]), (_uint32(draws), tf.zeros_like(_uint32(draws))))
     return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
-
-
-def permutation(size: int, *, seed: Any, epoch: Any) -> Any:
-    """Gives an epoch's order of a whole split.
-
-    Args:
-        size: the number of pictures.
-        seed: the run's seed, a scalar integer.
-        epoch: the number of the epoch, a scalar integer.
-
-    Returns:
-        int64 tensor of shape `(size,)`: every index once.
-    """
-    # A second counter word, so that no picture's seed is made of the number that places it.
-    positions = tf.range(size)
-    high, low = threefry((_uint32(seed), _uint32(epoch)), (_uint32(positions), tf.ones_like(_uint32(positions))))
-    keys = tf.bitcast(tf.stack([low, high], axis=-1), tf.int64)
-    return tf.cast(tf.argsort(keys, stable=True), tf.int64)
 
 
 def _rotated(values: Any, bits: int) -> Any:

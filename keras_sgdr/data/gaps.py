@@ -1,0 +1,77 @@
+"""Names the file that failed to decode in the middle of a stream.
+
+A failing operation cannot say which file it read, and a graph cannot catch it. But a dataset can leave the picture out
+(`ignore_errors`); then there is a gap in the places of those that come through, and the place before a gap knows what
+should have followed.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+
+class Place(NamedTuple):
+    """Where a picture stands in its epoch.
+
+    Attributes:
+        position: of the picture, int64.
+        start: of the first picture of this pass, int64.
+        end: one more than the last picture's position, int64.
+        first_path: the first picture's file.
+        next_path: the file of the picture after this one.
+    """
+
+    position: Any
+    start: Any
+    end: Any
+    first_path: Any
+    next_path: Any
+
+
+def refuse_gaps(dataset: tf.data.Dataset, places_of: Callable[..., Place]) -> tf.data.Dataset:
+    """Passes batches on until a picture is missing, and then fails with the name of its file.
+
+    Args:
+        dataset: batches of pictures.
+        places_of: gives the pictures' places, with tensors of shape `(batch,)`, from a batch's parts.
+
+    Returns:
+        The same batches; `tf.errors.InvalidArgumentError` instead of the first one that lacks a picture.
+    """
+    # An epoch may end with a gap: the empty batch at the end looks for that.
+    with_end = dataset.concatenate(tf.data.Dataset.from_tensors(_empty(dataset.element_spec)))
+    start = (tf.constant(-1, tf.int64), tf.constant(-1, tf.int64), tf.constant("every file"))
+
+    def check(state: Any, batch: Any) -> tuple[Any, Any]:
+        places = places_of(*batch)
+        return tf.cond(tf.size(places.position) > 0, lambda: _after(state, places), lambda: _at_end(state)), batch
+
+    checked = with_end.scan(start, check)
+    return checked.filter(lambda *batch: tf.size(places_of(*batch).position) > 0)
+
+
+def _after(state: tuple[Any, Any, Any], places: Place) -> tuple[Any, Any, Any]:
+    expected, _, path = state
+    is_first = expected < 0
+    expected = tf.where(is_first, places.start[0], expected)
+    path = tf.where(is_first, places.first_path[0], path)
+    steps = places.position - tf.concat([[expected - 1], places.position[:-1]], axis=0)
+    missing = tf.gather(tf.concat([[path], places.next_path], axis=0), tf.argmax(steps != 1))
+    with tf.control_dependencies([_fail_unless(tf.reduce_all(steps == 1), missing)]):
+        return places.position[-1] + 1, places.end[-1], places.next_path[-1]
+
+
+def _at_end(state: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+    expected, end, path = state
+    with tf.control_dependencies([_fail_unless((expected == end) & (expected >= 0), path)]):
+        return tuple(tf.identity(part) for part in state)
+
+
+def _fail_unless(condition: Any, path: Any) -> Any:
+    message = "Every file must be a picture that can be decoded. Received: not a picture:"
+    return tf.debugging.Assert(condition, [message, path])
+
+
+def _empty(spec: Any) -> Any:
+    return tf.nest.map_structure(lambda part: tf.zeros([0, *part.shape[1:]], part.dtype), spec)
