@@ -19,7 +19,7 @@ from keras_sgdr.training.grouped_updates import GroupedUpdates, GroupState, is_t
 from keras_sgdr.training.inner_optimizer import check_inner_optimizer, combined_class, register
 from keras_sgdr.training.layer_patterns import has_patterns, match_layers
 from keras_sgdr.training.rate_table import WeightRow, rate_table
-from keras_sgdr.training.variable_groups import SavedWeight, VariableGroups, stand_in
+from keras_sgdr.training.variable_groups import SavedWeight, VariableGroups, is_saved, stand_in
 
 
 @register
@@ -138,7 +138,7 @@ class DifferentialLR(GroupedUpdates):
         state.groups.adopt(variables)
         if not self.__dict__.get("_has_slots", False):
             weights = state.groups.weights
-            super().build([stand_in(weight) if isinstance(weight, SavedWeight) else weight for weight in weights])
+            super().build([stand_in(weight) if is_saved(weight) else weight for weight in weights])
             state.averages = list(getattr(self, "_model_variables_moving_average", []))
         self._index_weights()
         self._train_only(variables)
@@ -171,16 +171,13 @@ class DifferentialLR(GroupedUpdates):
         with self._stepping():
             return super().stateless_apply(optimizer_variables, grads, trainable_variables)
 
-    def add_optimizer_variables(self, trainable_variables: Sequence[Any], name: Any, initializer: Any = "zeros") -> Any:
-        """Makes slots; the moving averages of the weights (EMA) start from the weights.
-
-        Keras starts them at 0 and copies the weights in the first step. A layer that is unfrozen later has no
-        first step.
-        """
-        if name != "average":
-            return super().add_optimizer_variables(trainable_variables, name, initializer)
-        add = super().add_optimizer_variables
-        return [add([variable], name, _value_of(variable))[0] for variable in trainable_variables]
+    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
+        """Puts the moving averages into the model (EMA); see `keras.optimizers.Optimizer.finalize_variable_values`."""
+        super().finalize_variable_values(var_list)
+        if self.use_ema and keras.backend.backend() == "jax":
+            # Keras 3.15 leaves model and average with one buffer, which the next `fit` would donate to XLA twice.
+            for average in self._model_variables_moving_average:
+                average.assign(keras.ops.copy(average))
 
     def summary(self, *, per_layer: bool = True, print_fn: Callable[[str], Any] | None = None) -> None:
         """Prints each group with its layers: weights, values, learning rate, weight decay, and whether it is trained.
@@ -229,17 +226,19 @@ class DifferentialLR(GroupedUpdates):
         indices = self._trainable_variables_indices
         indices.clear()
         for index, weight in enumerate(self._differential.groups.weights):
-            if not isinstance(weight, SavedWeight):
+            if not is_saved(weight):
                 indices[self._var_key(weight)] = index
 
     def _train_only(self, variables: Sequence[Any]) -> None:
         # Everything in Keras that loops over `_trainable_variables` (EMA, `stateless_apply`, SwapEMAWeights)
         # pairs it with the model's trainable variables. Set past Keras's tracking of attributes.
+        before = {id(variable) for variable in self._trainable_variables}
         self.__dict__["_trainable_variables"] = list(variables)
         state = self._differential
         if state.averages:
-            active = [state.averages[self._get_variable_index(variable)] for variable in variables]
-            self.__dict__["_model_variables_moving_average"] = active
+            averages = [state.averages[self._get_variable_index(variable)] for variable in variables]
+            self.__dict__["_model_variables_moving_average"] = averages
+            self._start_averages([pair for pair in zip(variables, averages, strict=True) if id(pair[0]) not in before])
         state.flags = state.trainable_flags()
 
     @contextmanager
@@ -261,7 +260,3 @@ def _with_layers(groups: Sequence[Any], model: keras.Model | None) -> Sequence[A
 
 def _write_line(text: str) -> None:
     sys.stdout.write(text + "\n")
-
-
-def _value_of(variable: Any) -> Any:
-    return lambda *_args, **_kwargs: keras.ops.convert_to_tensor(variable)

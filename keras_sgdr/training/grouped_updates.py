@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_sgdr.training.group_settings import GroupSettings
-from keras_sgdr.training.variable_groups import SavedWeight, VariableGroups
+from keras_sgdr.training.variable_groups import VariableGroups, is_saved
 
 
 @dataclass(eq=False)
@@ -69,7 +69,7 @@ class GroupedUpdates(keras.optimizers.Optimizer):
     def _decay_of(self, weight: Any, group: int) -> float | None:
         if self._differential.settings.leaves_undecayed(weight):
             return None
-        if not isinstance(weight, SavedWeight) and not self._use_weight_decay(weight):
+        if not is_saved(weight) and not self._use_weight_decay(weight):
             return None
         if self._differential.settings.weight_decays is not None:
             return self._differential.settings.weight_decays[group]
@@ -96,6 +96,24 @@ class GroupedUpdates(keras.optimizers.Optimizer):
 
     def _get_current_learning_rate(self) -> Any:
         return times(super()._get_current_learning_rate(), self._differential.rate_factor)
+
+    def _update_model_variables_moving_average(self, trainable_variables: Sequence[Any]) -> None:
+        # The averages (EMA) of frozen weights are updated too, so that they are right when a layer is unfrozen.
+        state = self._differential
+        if keras.backend.backend() == "jax" or not state.averages:
+            super()._update_model_variables_moving_average(trainable_variables)
+            return
+        seen = [pair for pair in zip(state.groups.weights, state.averages, strict=True) if not is_saved(pair[0])]
+        trained_averages = self._model_variables_moving_average
+        self.__dict__["_model_variables_moving_average"] = [average for _, average in seen]
+        super()._update_model_variables_moving_average([weight for weight, _ in seen])
+        self.__dict__["_model_variables_moving_average"] = trained_averages
+
+    def _start_averages(self, pairs: Sequence[tuple[Any, Any]]) -> None:
+        # The JAX trainer keeps the values of frozen weights out of reach during a step. So their averages start here.
+        if keras.backend.backend() == "jax":
+            for weight, average in pairs:
+                average.assign(keras.ops.copy(weight))
 
     @contextmanager
     def _decaying(self, group: int) -> Iterator[None]:

@@ -80,7 +80,7 @@ class VariableGroups:
     @property
     def has_unseen(self) -> bool:
         """Whether there are weights of which only a saved description is known yet."""
-        return any(_is_saved(weight) for weight in self.weights)
+        return any(is_saved(weight) for weight in self.weights)
 
     def group_of(self, index: int) -> int:
         """Returns the group of the weight at `index` in `weights`."""
@@ -146,7 +146,7 @@ class VariableGroups:
 
     def _in_saved_order(self, variables: Sequence[Any]) -> dict[int, int]:
         """Returns id(variable) -> index if `variables` are, one for one, those trained when the file was written."""
-        trained = [(w.position, i) for i, w in enumerate(self.weights) if _is_saved(w) and w.position is not None]
+        trained = [(w.position, i) for i, w in enumerate(self.weights) if is_saved(w) and w.position is not None]
         indices = [index for _, index in sorted(trained)]
         weights = self.weights
         if len(indices) != len(variables):
@@ -157,7 +157,7 @@ class VariableGroups:
 
     @staticmethod
     def _by_path(variable: Any, weights: Sequence[tuple[int, Any]]) -> int | None:
-        kinships = {i: weight.kinship(variable) for i, (_, weight) in enumerate(weights) if _is_saved(weight)}
+        kinships = {i: weight.kinship(variable) for i, (_, weight) in enumerate(weights) if is_saved(weight)}
         nearest = max(kinships, key=kinships.__getitem__, default=None)
         return nearest if nearest is not None and kinships[nearest] else None
 
@@ -184,7 +184,7 @@ def stand_in(weight: SavedWeight) -> Any:
 
 
 def _members(group: Any, index: int) -> list[Any]:
-    members = [group] if isinstance(group, keras.Layer | keras.Variable) else list(group)
+    members = [group] if isinstance(group, keras.Layer | keras.Variable | str) else list(group)
     if not members:
         raise ValueError(f"Every layer group must hold a layer. Received: groups[{index}]={group}.")
     for member in members:
@@ -208,13 +208,14 @@ def _check_disjoint(weights: Sequence[tuple[int, Any]]) -> None:
 
 
 def _described(weight: Any, position: int | None) -> SavedWeight:
-    if _is_saved(weight):
+    if is_saved(weight):
         return SavedWeight(weight.path, weight.shape, weight.dtype, position)
     shape = tuple(int(size) for size in weight.shape)
     return SavedWeight(weight.path, shape, keras.backend.standardize_dtype(weight.dtype), position)
 
 
-def _is_saved(weight: Any) -> bool:
+def is_saved(weight: Any) -> bool:
+    """Tells whether only a file's description of the weight is known."""
     return isinstance(weight, SavedWeight)
 
 

@@ -71,4 +71,4 @@ def fit(model, epochs=1, **kwargs):
 
 def state(model):
     """All weights and all optimizer variables as arrays."""
-    return [keras.ops.convert_to_numpy(v) for v in [*model.variables, *model.optimizer.variables]]
+    return [np.array(keras.ops.convert_to_numpy(v)) for v in [*model.variables, *model.optimizer.variables]]

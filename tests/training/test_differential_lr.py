@@ -4,6 +4,8 @@ import pytest
 
 from keras_sgdr.training.differential_lr import DifferentialLR
 
+from .small_models import KINDS
+
 RATES = [0.001, 0.01, 0.1]
 
 INNER = {
@@ -43,7 +45,7 @@ def gradients(steps=5, seed=1):
 def train(optimizer, variables, steps):
     for grads in steps:
         optimizer.apply([keras.ops.convert_to_tensor(g) for g in grads], variables)
-    return [keras.ops.convert_to_numpy(v) for v in variables]
+    return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
 
 
 def in_groups(variables):
@@ -56,17 +58,18 @@ def assert_all_close(actual, expected, **tolerance):
         np.testing.assert_allclose(a, b, **tolerance)
 
 
-@pytest.mark.parametrize("weight_decay", [None, 0.3], ids=["plain", "decay"])
 @pytest.mark.parametrize("name", INNER)
-def test_each_group_is_trained_as_by_an_optimizer_of_its_own(name, weight_decay):
-    decay = {} if weight_decay is None else {"weight_decay": weight_decay}
+def test_each_group_is_trained_as_by_an_optimizer_of_its_own(name):
     variables = weights()
-    together = train(DifferentialLR(INNER[name](0.5, **decay), in_groups(variables), RATES), variables, gradients())
+    optimizer = DifferentialLR(INNER[name](0.5, weight_decay=0.3), in_groups(variables), RATES)
+    together = train(optimizer, variables, gradients())
 
     separate = []
     for group, rate in enumerate(RATES):
         chosen = slice(2 * group, 2 * group + 2)
-        separate += train(INNER[name](rate, **decay), weights()[chosen], [grads[chosen] for grads in gradients()])
+        separate += train(
+            INNER[name](rate, weight_decay=0.3), weights()[chosen], [grads[chosen] for grads in gradients()]
+        )
     assert_all_close(together, separate, rtol=1e-6, atol=1e-6)
 
 
@@ -82,7 +85,7 @@ def test_equal_rates_are_the_bare_optimizer_to_the_bit(name):
 
 def test_update_of_plain_sgd_is_the_groups_rate_times_the_gradient():
     variables = weights()
-    before = [keras.ops.convert_to_numpy(v) for v in variables]
+    before = [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
     after = train(DifferentialLR(keras.optimizers.SGD(1.0), in_groups(variables), RATES), variables, gradients(1))
     steps = [(b - a) / g for b, a, g in zip(before, after, gradients(1)[0], strict=True)]
     for step, rate in zip(steps, [r for r in RATES for _ in range(2)], strict=True):
@@ -91,7 +94,7 @@ def test_update_of_plain_sgd_is_the_groups_rate_times_the_gradient():
 
 def test_group_with_rate_zero_does_not_move():
     variables = weights()
-    before = [keras.ops.convert_to_numpy(v) for v in variables]
+    before = [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
     optimizer = DifferentialLR(keras.optimizers.AdamW(weight_decay=0.1), in_groups(variables), [0, 1e-2, 1e-1])
     after = train(optimizer, variables, gradients())
     assert [bool(np.any(a != b)) for a, b in zip(after, before, strict=True)] == [False, False, True, True, True, True]
@@ -107,7 +110,7 @@ def test_learning_rate_is_the_last_groups_and_moves_all_at_fixed_ratios():
 
 def test_global_clipnorm_is_the_norm_over_all_groups():
     variables = weights()
-    before = [keras.ops.convert_to_numpy(v) for v in variables]
+    before = [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
     optimizer = DifferentialLR(keras.optimizers.SGD(global_clipnorm=0.5), in_groups(variables), 1.0)
     after = train(optimizer, variables, gradients(1))
     norm = np.sqrt(sum(np.sum(np.square(a - b, dtype="float64")) for a, b in zip(after, before, strict=True)))
@@ -123,7 +126,7 @@ def test_schedule_inside_sets_all_groups_at_every_step():
     variables = weights()
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1, 2], [1.0, 10.0, 100.0])
     optimizer = DifferentialLR(keras.optimizers.SGD(schedule), in_groups(variables), multipliers=[0.0, 0.5, 1.0])
-    before = [keras.ops.convert_to_numpy(v) for v in variables]
+    before = [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
     ones = [np.ones(v.shape, "float32") for v in variables]
     after = train(optimizer, variables, [ones] * 4)
     # Steps 0 and 1 at 1, step 2 at 10, step 3 at 100.
@@ -202,3 +205,30 @@ def test_group_without_weights_is_named():
     optimizer = DifferentialLR(keras.optimizers.SGD(), [[keras.layers.Flatten(name="flat")], weights()], [0.1, 0.1])
     with pytest.raises(ValueError, match=r"Received: groups\[0\]=\['flat'\], which have none"):
         optimizer.build(weights())
+
+
+SUMMARY = """\
+group  layer     weights  values  learning rate  weight decay  trained
+----------------------------------------------------------------------
+0      1 layer   2        30      0.001          0.1           no
+       body      2        30      0.001          0.1           no
+1      2 layers  4        33      0.1            0.1, in part  yes
+       norm      2        12      0.1            none          yes
+       head      2        21      0.1            0.1, in part  yes
+----------------------------------------------------------------------
+all              6        63      0.001 to 0.1   0.1, in part  in part
+"""
+
+
+def test_summary_shows_groups_layers_rates_decay_and_what_is_trained(capsys):
+    model, _ = KINDS["functional"]()
+    body, norm, head = model.layers[1:]
+    body.trainable = False
+    inner = keras.optimizers.AdamW(weight_decay=0.1)
+    inner.exclude_from_weight_decay(var_list=[*norm.trainable_variables, head.bias])
+    optimizer = DifferentialLR(inner, [[body], [norm, head]], [0.001, 0.1])
+    optimizer.summary()
+    assert capsys.readouterr().out == SUMMARY
+    printed = []
+    optimizer.summary(per_layer=False, print_fn=printed.append)
+    assert printed == ["\n".join(line for line in SUMMARY.splitlines() if line[0] != " ")]

@@ -22,7 +22,8 @@ def compiled(kind, *, head_only):
     for group in groups[:-1]:
         for layer in group:
             layer.trainable = not head_only
-    model.compile(DifferentialLR(keras.optimizers.AdamW(weight_decay=0.1), groups, RATES), "mse")
+    optimizer = DifferentialLR(keras.optimizers.AdamW(weight_decay=0.1), groups, RATES)
+    model.compile(optimizer, "mse", run_eagerly=True)  # tracing 24 functions would take most of the time
     return model
 
 
@@ -31,7 +32,7 @@ def unfreeze(model):
     # `nested.trainable = True` changes nothing.
     for layer in model._flatten_layers():
         layer.trainable = True
-    model.compile(model.optimizer, "mse")
+    model.compile(model.optimizer, "mse", run_eagerly=True)
 
 
 def continue_from(path):
@@ -42,6 +43,47 @@ def continue_from(path):
     unfreeze(model)
     fit(model)
     return loaded, rates, state(model)
+
+
+def test_settings_of_the_groups_are_saved(tmp_path):
+    model, groups = KINDS["functional"]()
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
+    optimizer = DifferentialLR(
+        keras.optimizers.SGD(schedule, momentum=0.9),
+        groups,
+        multipliers=[0.0, 0.5, 1.0],
+        weight_decays=[0.3, 0.2, 0.1],
+        decay_biases_and_norms=False,
+    )
+    model.compile(optimizer, "mse")
+    optimizer.build(model.trainable_variables)
+    model.save(tmp_path / "never_trained.keras")
+    loaded = keras.models.load_model(tmp_path / "never_trained.keras").optimizer
+    assert loaded.multipliers == (0.0, 0.5, 1.0)
+    assert loaded.weight_decays == [0.3, 0.2, 0.1]
+    texts = []
+    for one in (optimizer, loaded):
+        one.summary(print_fn=texts.append)
+    assert texts[0] == texts[1]
+    assert loaded.get_config()["inner_optimizer"] == keras.saving.serialize_keras_object(
+        keras.optimizers.SGD(schedule, momentum=0.9, name=optimizer.name)
+    )
+
+
+def test_optimizer_of_a_model_without_weights_cannot_be_saved():
+    optimizer = DifferentialLR(keras.optimizers.SGD(), [[keras.layers.Dense(3, name="unbuilt")]], [0.1])
+    with pytest.raises(ValueError, match=r"Received: groups\[0\]=\['unbuilt'\], which have none"):
+        optimizer.get_config()
+
+
+def test_weights_that_a_file_does_not_describe_are_named():
+    _, groups = KINDS["functional"]()
+    config = DifferentialLR(keras.optimizers.SGD(), groups, RATES).get_config()
+    other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(7, name="body")])
+    with pytest.raises(
+        ValueError, match=r"Received: variable 'sequential.*/body/kernel' \(28 values\), in none of the 3"
+    ):
+        DifferentialLR.from_config(config).build(other.trainable_variables)
 
 
 def by_size(arrays):
