@@ -3,6 +3,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_sgdr.data.dataset import load_dataset
+from keras_sgdr.data.folder import index_folder
 from keras_sgdr.models.classifier import build_classifier
 from keras_sgdr.models.layer_groups import freeze_to, unfreeze
 from keras_sgdr.training.feature_cache import FeatureCache
@@ -314,3 +316,25 @@ def test_activations_too_large_for_half_precision_are_refused(frozen):
 def test_arguments_out_of_range_are_refused(frozen, argument, received):
     with pytest.raises(ValueError, match=f"Received: {received}"):
         precompute_features(frozen, pictures(), verbose=0, **argument)
+
+
+def test_views_of_a_folder_are_its_epochs_and_are_found_again(frozen, tmp_path):
+    for number, picture in enumerate(IMAGES.astype("uint8")):
+        folder = tmp_path / "pictures" / "train" / "abc"[number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        keras.utils.save_img(folder / f"{number}.png", picture, scale=False)
+    split = index_folder(tmp_path / "pictures", valid="train").train
+
+    # In another order in each epoch, as it would be in other views with an augmentation, which takes long to compile.
+    dataset = load_dataset(split, image_size=32, batch_size=4, shuffle=True, seed=5)
+    for _ in range(2):
+        features, _ = precompute_features(
+            frozen, dataset, directory=tmp_path / "cache", views=2, shuffle=False, verbose=0
+        )
+        assert len(FeatureCache(tmp_path / "cache").entries()) == 1
+    assert dataset.epoch_counter.numpy() == 0
+    body = keras.Model(frozen.input, frozen.get_layer("pool").output)
+    for _ in range(2):
+        for (rows, labels), (images, live_labels) in zip(features, dataset, strict=True):
+            np.testing.assert_allclose(rows, body.predict_on_batch(images), atol=1e-5)
+            np.testing.assert_array_equal(labels, live_labels)
