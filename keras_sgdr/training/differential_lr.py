@@ -16,13 +16,13 @@ import keras
 
 from keras_sgdr.training.group_settings import GroupSettings, own_decays, top_rate_and_multipliers
 from keras_sgdr.training.grouped_updates import GroupedUpdates, GroupState, is_trainable
-from keras_sgdr.training.inner_optimizer import check_inner_optimizer, combined_class, register
+from keras_sgdr.training.inner_optimizer import check_inner_optimizer, combined_class, portable_config
 from keras_sgdr.training.layer_patterns import has_patterns, match_layers
 from keras_sgdr.training.rate_table import WeightRow, rate_table
 from keras_sgdr.training.variable_groups import SavedWeight, VariableGroups, is_saved, stand_in
 
 
-@register
+@keras.saving.register_keras_serializable(package="keras_sgdr")
 class DifferentialLR(GroupedUpdates):
     """Turns any Keras optimizer into one that trains each layer group at its own learning rate.
 
@@ -73,11 +73,15 @@ class DifferentialLR(GroupedUpdates):
         fast.ai course, lesson 2 ("differential learning rates"); Howard and Ruder, 2018, section 3.2.
     """
 
+    # In the class that is made of this one and the inner optimizer's: this one.
+    outer_class: Any = None
+
     def __new__(cls, inner_optimizer: Any = None, *_args: Any, **_kwargs: Any) -> Any:
         """Returns an instance of a class that is both a DifferentialLR and the inner optimizer's."""
         check_inner_optimizer(inner_optimizer)
+        outer_class: Any = cls.outer_class or cls
         inner_class: Any = type(inner_optimizer)
-        return object.__new__(combined_class(DifferentialLR, inner_class))
+        return object.__new__(combined_class(outer_class, inner_class))
 
     def __init__(
         self,
@@ -200,7 +204,7 @@ class DifferentialLR(GroupedUpdates):
         """Returns the inner optimizer, the ratios, and which weights are in which group."""
         state = self._differential
         return {
-            "inner_optimizer": keras.saving.serialize_keras_object(state.inner_view),
+            "inner_optimizer": portable_config(state.inner_view),
             "groups": state.groups.saved(self._trainable_variables),
             "multipliers": list(state.settings.multipliers),
             "weight_decays": None if state.settings.weight_decays is None else list(state.settings.weight_decays),
@@ -213,7 +217,7 @@ class DifferentialLR(GroupedUpdates):
         config = dict(config)
         inner = keras.saving.deserialize_keras_object(config.pop("inner_optimizer"), custom_objects=custom_objects)
         groups = [[_saved_weight(weight) for weight in group] for group in config.pop("groups")]
-        return DifferentialLR(inner, groups, **config)
+        return (cls.outer_class or cls)(inner, groups, **config)
 
     def _build_for(self, variables: Sequence[Any]) -> None:
         state = self._differential

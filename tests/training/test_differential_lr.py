@@ -143,6 +143,51 @@ def test_it_is_an_optimizer_of_the_inner_class():
     assert not hasattr(optimizer, "optimizers")
 
 
+def test_subclass_keeps_its_class_and_its_name():
+    @keras.saving.register_keras_serializable(package="keras_sgdr_tests")
+    class Louder(DifferentialLR):
+        def volume(self):
+            return 11
+
+    _, groups = KINDS["functional"]()
+    optimizer = Louder(keras.optimizers.Adam(beta_1=0.8), groups, RATES)
+    loaded = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(optimizer))
+    again = type(loaded).from_config(loaded.get_config())
+    for each in (optimizer, loaded, again):
+        assert isinstance(each, Louder)
+        assert isinstance(each, keras.optimizers.Adam)
+        assert (each.volume(), each.beta_1) == (11, 0.8)
+
+
+def test_config_is_the_same_on_every_backend():
+    _, groups = KINDS["functional"]()
+    config = DifferentialLR(keras.optimizers.Adam(), groups, RATES).get_config()["inner_optimizer"]
+    assert (config["module"], config["class_name"]) == ("keras.optimizers", "Adam")
+
+
+def test_keras_still_has_the_private_parts_that_are_overridden_or_set():
+    optimizer = keras.optimizers.Muon(use_ema=True, ema_overwrite_frequency=1)
+    optimizer.build([keras.Variable(1.0)])
+    methods = ["_apply_weight_decay", "_get_current_learning_rate", "_update_model_variables_moving_average"]
+    used = ["_use_weight_decay", "_var_key", "_get_variable_index", "_should_use_adamw"]
+    state = [
+        "_learning_rate",
+        "_trainable_variables",
+        "_trainable_variables_indices",
+        "_model_variables_moving_average",
+    ]
+    assert [name for name in methods + used + state if not hasattr(optimizer, name)] == []
+    nadam = keras.optimizers.Nadam()
+    nadam.build([keras.Variable(1.0)])
+    assert tuple(nadam._u_product.shape) == ()
+    layer = keras.layers.BatchNormalization()
+    layer.build((None, 3))
+    layer.trainable = False
+    assert [v.name for part in layer._flatten_layers() for v in part._trainable_variables] == ["gamma", "beta"]
+    if keras.backend.backend() == "torch":
+        assert hasattr(keras.optimizers.Adam(), "_parallel_update_step")
+
+
 def test_wrong_number_of_rates_leaves_the_inner_optimizer_as_it_was():
     variables = weights()
     inner = keras.optimizers.Adam(0.25)
