@@ -1,0 +1,176 @@
+"""One-cycle and flat-cosine training: `OneCycleScheduler`, which moves momentum against the rate."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+
+from keras_sgdr.training.learning_rate import BatchRates, optimizer_chain, sync_variables
+from keras_sgdr.training.schedules import cosine, require
+
+MOMENTA = ("momentum", "beta_1")
+
+
+def one_cycle(position: float, *, start: float, peak: float, end: float, warmup_share: float) -> float:
+    """Half a cosine from `start` to `peak`, reached at `warmup_share`, and half a cosine from there to `end` at 1."""
+    if position < warmup_share:
+        return cosine(position, warmup_share, start=start, end=peak)
+    return cosine(position - warmup_share, 1 - warmup_share, start=peak, end=end)
+
+
+def flat_cosine(position: float, *, peak: float, end: float, flat_share: float) -> float:
+    """`peak` up to `flat_share`, then half a cosine to `end` at 1."""
+    return peak if position < flat_share else cosine(position - flat_share, 1 - flat_share, start=peak, end=end)
+
+
+class OneCycleScheduler(BatchRates):
+    """Raises the learning rate once and lets it fall over the whole training, and moves momentum against it.
+
+    Batch `i` of `n` stands at `p = i / n`. Shape "one_cycle" goes along half a cosine from `max_lr / div` to `max_lr`,
+    reached at `warmup_share`, and from there to `max_lr / final_div`. Shape "flat_cosine" stays at `max_lr` up to
+    `flat_share` and then falls to `max_lr / final_div`. `n` is `fit`'s `epochs` times its batches, so that with
+    `initial_epoch`, and `epochs` as before, it goes on where it would have been.
+
+    Momentum falls from `momentum[0]` to `momentum[1]` while the rate rises and comes back while it falls. It is what
+    the optimizer calls `momentum`, or else `beta_1`; the optimizer has its own value again when training ends.
+
+    Like `SGDRScheduler`, it refuses `steps_per_execution > 1` and a rate that cannot be set, and gives all batches of
+    one update the same rate under gradient accumulation.
+
+    Writes: `optimizer.learning_rate` before every batch; `logs["learning_rate"]` at the end of an epoch.
+
+    Args:
+        max_lr: The highest rate, > 0.
+        shape: "one_cycle" or "flat_cosine".
+        warmup_share: Share of the training in which the rate rises, in (0, 1).
+        flat_share: Share of the training in which it is flat, in [0, 1).
+        div: `max_lr` over the first rate, >= 1.
+        final_div: `max_lr` over the rate toward which it falls, >= 1.
+        momentum: Highest and lowest momentum, in (0, 1), for "one_cycle"; None leaves it alone.
+        steps_per_epoch: Batches in an epoch; needed only where `fit` does not know it.
+
+    Raises:
+        ValueError: If an argument is out of its range; before the first batch, if the number of batches is unknown, or
+            the optimizer has no momentum to move.
+
+    Example:
+    >>> model.fit(dataset, epochs=5, callbacks=[OneCycleScheduler(0.01, momentum=(0.95, 0.85))])
+
+    Reference:
+        Smith, https://arxiv.org/abs/1803.09820; fastai 2.8, `fit_one_cycle` and `fit_flat_cos`.
+    """
+
+    def __init__(
+        self,
+        max_lr: float,
+        *,
+        shape: str = "one_cycle",
+        warmup_share: float = 0.25,
+        flat_share: float = 0.75,
+        div: float = 25.0,
+        final_div: float = 1e5,
+        momentum: tuple[float, float] | None = None,
+        steps_per_epoch: int | None = None,
+    ) -> None:
+        super().__init__(steps_per_epoch=steps_per_epoch)
+        require(0 < max_lr < math.inf, "`max_lr` must be a finite number > 0", max_lr=max_lr)
+        require(shape in ("one_cycle", "flat_cosine"), "`shape` must be 'one_cycle' or 'flat_cosine'", shape=shape)
+        require(0 < warmup_share < 1, "`warmup_share` must be in (0, 1)", warmup_share=warmup_share)
+        require(0 <= flat_share < 1, "`flat_share` must be in [0, 1)", flat_share=flat_share)
+        require(1 <= div < math.inf, "`div` must be a finite number >= 1", div=div)
+        require(1 <= final_div < math.inf, "`final_div` must be a finite number >= 1", final_div=final_div)
+        if momentum is not None:
+            ordered = len(momentum) == 2 and 0 < momentum[1] <= momentum[0] < 1 and shape == "one_cycle"
+            must = "`momentum` must be (highest, lowest) in (0, 1), and `shape` 'one_cycle'"
+            require(ordered, must, momentum=momentum, shape=shape)
+        self.max_lr, self.shape, self.momentum = max_lr, shape, momentum
+        self.warmup_share, self.flat_share = warmup_share, flat_share
+        self.first_rate, self.last_rate = max_lr / div, max_lr / final_div
+        self._moved: MovableMomentum | None = None
+
+    def position(self, epoch: int, batch: int, *, held: int = 0) -> float:
+        """The place of a batch in the training, in [0, 1)."""
+        steps = int(self.steps_per_epoch or 1)
+        step = max(0, epoch * steps + min(batch, steps - 1) - held)
+        return step / (steps * int(self.params["epochs"]))
+
+    def rate_at(self, epoch: int, batch: int, *, held: int) -> float:
+        """The rate of one batch, `held` batches into an update."""
+        position = self.position(epoch, batch, held=held)
+        if self.shape == "flat_cosine":
+            return flat_cosine(position, peak=self.max_lr, end=self.last_rate, flat_share=self.flat_share)
+        ends = {"start": self.first_rate, "end": self.last_rate}
+        return one_cycle(position, peak=self.max_lr, warmup_share=self.warmup_share, **ends)
+
+    def momentum_at(self, epoch: int, batch: int) -> float:
+        """The momentum of one batch."""
+        high, low = self.momentum or (0.0, 0.0)
+        return one_cycle(self.position(epoch, batch), start=high, peak=low, end=high, warmup_share=self.warmup_share)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Checks that the end is known, and makes the momentum movable."""
+        super().on_train_begin(logs)
+        must = "`steps_per_epoch` must be given for data of unknown length"
+        require(self.steps_per_epoch is not None, must, steps_per_epoch=None)
+        if self.momentum is not None:
+            self._moved = MovableMomentum(self.model)
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Sets the batch's rate and momentum."""
+        super().on_train_batch_begin(batch, logs)
+        if self._moved is not None:
+            self._moved.write(self.momentum_at(self._epoch, batch))
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Gives the optimizer its own momentum back."""
+        super().on_train_end(logs)
+        if self._moved is not None:
+            self._moved.put_back()
+            self._moved = None
+
+
+class _PositiveVariable(keras.Variable):
+    """A variable that is known to be above 0 while a step is compiled: SGD and RMSprop ask, with a Python `if`."""
+
+    __hash__ = object.__hash__
+
+    def __ne__(self, other: object) -> bool:
+        return True
+
+    def __gt__(self, other: object) -> bool:
+        return True
+
+
+class MovableMomentum:
+    """An optimizer's momentum as a variable, for Keras makes it a constant of the compiled step.
+
+    Args:
+        model: A compiled model whose optimizer has a `momentum` or a `beta_1` above 0.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        *_, self.optimizer = optimizer_chain(model.optimizer)
+        self.name = next((name for name in MOMENTA if getattr(self.optimizer, name, 0)), "")
+        must = f"The optimizer must have one of {MOMENTA} above 0 for `momentum` to be moved"
+        require(bool(self.name), must, optimizer=type(self.optimizer).__name__)
+        self.own_value = float(getattr(self.optimizer, self.name))
+        # As an attribute of the optimizer it becomes part of its state, which JAX's trainer passes from step to step.
+        setattr(self.optimizer, self.name, _PositiveVariable(self.own_value, trainable=False, name=self.name))
+        model.make_train_function(force=True)
+
+    def write(self, value: float) -> None:
+        """Sets the momentum of the next batch."""
+        sync_variables(self.model)
+        getattr(self.optimizer, self.name).assign(value)
+
+    def put_back(self) -> None:
+        """Makes it the number again that it was."""
+        sync_variables(self.model)
+        variable = getattr(self.optimizer, self.name)
+        setattr(self.optimizer, self.name, self.own_value)
+        # Private: Keras untracks by itself only the variable of a rate.
+        self.optimizer._untrack_variable(variable)
+        self.model.make_train_function(force=True)
