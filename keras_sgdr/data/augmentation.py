@@ -196,7 +196,7 @@ class RandomView(VectorizedBaseImageAugmentationLayer):
         """Shows each picture as its seed says."""
         return self.augment(images, transformations)
 
-    def augment_labels(self, labels: Any, **_: Any) -> Any:
+    def augment_labels(self, labels: Any, *_: Any, **__: Any) -> Any:
         """Leaves labels as they are."""
         return labels
 

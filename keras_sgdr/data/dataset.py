@@ -12,6 +12,9 @@ from keras_sgdr.data.gaps import Place, refuse_gaps
 from keras_sgdr.data.splits import Split
 from keras_sgdr.data.stateless_random import epoch_draws
 
+# The functions below say what they mean in graph operations; to convert them would double the time it takes to begin.
+graph_code = tf.autograph.experimental.do_not_convert
+
 
 def load_dataset(
     split: Split,
@@ -98,6 +101,7 @@ class _Plan:
         end = tf.constant(self.num_pictures, tf.int64)
         start = tf.where(epoch == self.first_epoch, tf.constant(self.first_position, tf.int64), 0)
 
+        @graph_code
         def picture(position: Any) -> tuple[Any, Place, Any, Any]:
             index = order[position]
             following = order[tf.minimum(position + 1, self.num_in_split - 1)]
@@ -135,19 +139,26 @@ def _stream(plan: _Plan, pictures: _Pictures, epoch_counter: Any) -> tf.data.Dat
     paths = tf.constant(list(pictures.split.paths))
     labels = tf.constant(np.zeros(len(pictures.split)) if pictures.split.labels is None else pictures.split.labels)
 
+    @graph_code
+    def epoch(_: Any) -> tf.data.Dataset:
+        return plan.pictures(epoch_counter.read_value(), paths)
+
+    @graph_code
     def decode(epoch: Any, place: Place, index: Any, seed: Any) -> Any:
         return epoch, place, pictures.decode(paths[index]), labels[index], seed
 
+    @graph_code
     def finish(epochs: Any, places: Place, *batch: Any) -> Any:
         return epochs[0], places.position[-1], pictures.finish(*batch)
 
+    @graph_code
     def count(epoch: Any, position: Any, batch: Any) -> Any:
         # Here, where a batch is handed over, and not where it is made, which may be several batches ahead; with the
         # last one and not after it, because Keras does not ask for more batches than there are.
         epoch_counter.assign(tf.where(position == plan.num_pictures - 1, epoch + 1, epoch_counter))
         return batch
 
-    dataset = tf.data.Dataset.range(1).flat_map(lambda _: plan.pictures(epoch_counter.read_value(), paths))
+    dataset = tf.data.Dataset.range(1).flat_map(epoch)
     dataset = dataset.map(decode, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors().batch(plan.batch_size)
     dataset = refuse_gaps(dataset, lambda *batch: batch[1])
     dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE).map(count)

@@ -43,12 +43,18 @@ def refuse_gaps(dataset: tf.data.Dataset, places_of: Callable[..., Place]) -> tf
     with_end = dataset.concatenate(tf.data.Dataset.from_tensors(_empty(dataset.element_spec)))
     start = (tf.constant(-1, tf.int64), tf.constant(-1, tf.int64), tf.constant("every file"))
 
+    @tf.autograph.experimental.do_not_convert
     def check(state: Any, batch: Any) -> tuple[Any, Any]:
         places = places_of(*batch)
         return tf.cond(tf.size(places.position) > 0, lambda: _after(state, places), lambda: _at_end(state)), batch
 
     checked = with_end.scan(start, check)
-    return checked.filter(lambda *batch: tf.size(places_of(*batch).position) > 0)
+
+    @tf.autograph.experimental.do_not_convert
+    def is_batch(*batch: Any) -> Any:
+        return tf.size(places_of(*batch).position) > 0
+
+    return checked.filter(is_batch)
 
 
 def _after(state: tuple[Any, Any, Any], places: Place) -> tuple[Any, Any, Any]:

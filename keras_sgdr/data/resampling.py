@@ -5,7 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_sgdr.data.transforms import IDENTITY, Transform
+from keras_sgdr.data.transforms import IDENTITY, Transform, is_affine
 
 
 def render(
@@ -26,7 +26,7 @@ def render(
     """
     # What is drawn stays outside: XLA would compute it anew for every pixel, and take four times as long to compile.
     entries = [tf.broadcast_to(value, tf.shape(brightness)) for row in transform for value in row]
-    compiled = _compiled_render(image_size, transform[2] != IDENTITY[2])
+    compiled = _compiled_render(image_size, not is_affine(transform))
     return compiled(images, tf.stack(entries), brightness, contrast, sizes)
 
 
@@ -102,7 +102,7 @@ def _source_coordinates(transform: Transform, image_size: tuple[int, int]) -> tu
         a, b, c = (value if isinstance(value, float) else value[:, None, None] for value in transform[number])
         return a * x + b * y + c
 
-    if transform[2] == IDENTITY[2]:
+    if is_affine(transform):
         return row(0), row(1)
     depth = row(2)
     return row(0) / depth, row(1) / depth

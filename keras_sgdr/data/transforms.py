@@ -23,6 +23,13 @@ def compose(*transforms: Transform) -> Transform:
     return product
 
 
+def is_affine(transform: Transform) -> bool:
+    """Whether the last row is known to be (0, 0, 1) while the graph is built."""
+    return all(
+        isinstance(entry, float) and entry == known for entry, known in zip(transform[2], IDENTITY[2], strict=True)
+    )
+
+
 def rotation(angle: Any) -> Transform:
     """Turns the picture counterclockwise by an angle in radians."""
     cosine, sine = tf.cos(angle), tf.sin(angle)

@@ -82,7 +82,7 @@ def test_view_of_a_picture_depends_on_epoch_and_index_but_not_on_the_batch(numbe
     assert all(np.abs(now - then).max() > 1 for now, then in zip(by_five, next_epoch, strict=True))
 
 
-@pytest.mark.parametrize("step", [0, 1, 3, 4, 5, 7, 10])
+@pytest.mark.parametrize("step", [3, 5, 7])
 def test_stream_begins_at_any_step(numbered, step):
     options = {"image_size": 16, "batch_size": 5, "shuffle": True, "augmentation": side_on()}
     whole = load_dataset(numbered, **options)
