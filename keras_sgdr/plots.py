@@ -103,7 +103,13 @@ def plot_history(epochs: Any) -> Any:
 
 
 def plot_lr_curve(
-    learning_rates: Any, losses: Any, smoothed_losses: Any, *, suggestions: Any = None, validation_losses: Any = None
+    learning_rates: Any,
+    losses: Any,
+    smoothed_losses: Any,
+    *,
+    suggestions: Any = None,
+    validation_losses: Any = None,
+    band: Any = None,
 ) -> Any:
     """Returns a figure of a learning-rate finder's losses over the rate, on a logarithmic axis.
 
@@ -113,6 +119,7 @@ def plot_lr_curve(
         smoothed_losses: The same smoothed, shape `(n,)`.
         suggestions: Dictionary of a rule's name and the rate that it suggests; each is marked on the smoothed curve.
         validation_losses: Loss on one validation batch, shape `(n,)`, or None.
+        band: Lowest and highest smoothed loss of several probes, two of shape `(n,)`, or None.
     """
     import matplotlib.pyplot as plt
     import numpy as np
@@ -122,6 +129,8 @@ def plot_lr_curve(
     axes.plot(learning_rates, smoothed_losses, color="C0", linewidth=2, label="smoothed")
     if validation_losses is not None:
         axes.plot(learning_rates, validation_losses, color="C7", linestyle="--", label="validation batch")
+    if band is not None:
+        axes.fill_between(learning_rates, *band, color="C0", alpha=0.2, linewidth=0, label="all probes")
     for i, (name, rate) in enumerate((suggestions or {}).items(), start=1):
         height = np.interp(np.log(rate), np.log(learning_rates), smoothed_losses)
         axes.plot(rate, height, "o", color=f"C{i}", markersize=8, label=f"{name}: {rate:.2e}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ class LRCurve:
         losses: The loss of each batch alone, before its update. Shape `(n,)`. The last may be NaN or infinite.
         smoothing: Weight of the past in the smoothed losses, in [0, 1); 0 smooths nothing.
         validation_losses: The loss on one fixed validation batch after each update, shape `(n,)`, or None.
+        repeats: The curves whose mean this is, or none.
+        state_digest: SHA-256 of all variables, before and after, where `lr_find` has verified that they are the same.
 
     Attributes:
         smoothed_losses: Debiased exponential average of `losses`, shape `(n,)`.
@@ -58,6 +60,8 @@ class LRCurve:
     losses: Floats
     smoothing: float = 0.98
     validation_losses: Floats | None = None
+    repeats: tuple[LRCurve, ...] = ()
+    state_digest: str | None = None
     smoothed_losses: Floats = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,7 +91,7 @@ class LRCurve:
                 - `"inflection"`: the lowest central difference of the losses, as torch-lr-finder has it.
 
         Returns:
-            A learning rate, a float.
+            A learning rate, a float; of a curve with `repeats` the median of theirs.
 
         Raises:
             ValueError: If `method` is unknown, or if the curve is too short, flat, or rises from the start; the
@@ -95,6 +99,8 @@ class LRCurve:
         """
         if method not in METHODS:
             raise ValueError(f"`method` must be one of {METHODS}. Received: method={method!r}.")
+        if self.repeats:
+            return self._consensus(method)
         rates, losses = self._looked_at()
         if method == "divergence":
             return self._tenth_of_divergence(rates, losses)
@@ -125,6 +131,7 @@ class LRCurve:
             self.smoothed_losses,
             suggestions=self.suggestions(),
             validation_losses=self.validation_losses,
+            band=self._band(),
         )
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
@@ -143,6 +150,24 @@ class LRCurve:
             writer.writerow(columns)
             writer.writerows(np.stack([np.asarray(column) for column in columns.values()], axis=1).tolist())
         aside.replace(path)
+
+    def _consensus(self, method: str) -> float:
+        """The median, over the rate's logarithm, of what more than half of the repeats suggest."""
+        rates, error = [], None
+        for curve in self.repeats:
+            try:
+                rates.append(curve.suggest(method))
+            except ValueError as unreadable:
+                error = unreadable
+        if error is not None and 2 * len(rates) <= len(self.repeats):
+            raise error
+        return float(np.exp(np.median(np.log(rates))))
+
+    def _band(self) -> tuple[Floats, Floats] | None:
+        if not self.repeats:
+            return None
+        smoothed = np.stack([curve.smoothed_losses[: len(self.losses)] for curve in self.repeats])
+        return smoothed.min(axis=0), smoothed.max(axis=0)
 
     def _set(self, name: str, value: Floats) -> None:
         object.__setattr__(self, name, value)
@@ -206,3 +231,20 @@ class LRCurve:
             f"The loss must change with the rate; it is flat, {lowest:.4g} to {losses.max():.4g}. {received} Use an "
             f"`end_lr` above {self.learning_rates[-1]:.1e}, and check that layers are trainable and the labels right."
         )
+
+
+def mean_curve(curves: Sequence[LRCurve]) -> LRCurve:
+    """The mean of curves over the same rates, as far as the shortest goes."""
+    count = min(len(curve.losses) for curve in curves)
+
+    def mean(arrays: Sequence[Floats]) -> Floats:
+        return np.asarray(np.mean([array[:count] for array in arrays], axis=0))
+
+    validation = [curve.validation_losses for curve in curves if curve.validation_losses is not None]
+    return LRCurve(
+        curves[0].learning_rates[:count],
+        mean([curve.losses for curve in curves]),
+        smoothing=curves[0].smoothing,
+        validation_losses=mean(validation) if validation else None,
+        repeats=tuple(curves),
+    )

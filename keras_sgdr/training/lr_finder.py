@@ -1,183 +1,20 @@
-"""The learning-rate finder: `LRFinder`, a callback, and `lr_find`, which needs no epoch of its own."""
+"""The learning-rate finder: `lr_find`, which leaves no trace, and `LRFinder`, its callback."""
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any
 
-import keras
-import numpy as np
-from numpy.typing import NDArray
-
-from keras_sgdr.training.learning_rate import accumulation_steps, held_batches, rate_as_variable, sync_variables
-from keras_sgdr.training.lr_curve import LRCurve
-from keras_sgdr.training.probe_data import check_data, peek_as_keras_does, probe_arguments
-from keras_sgdr.training.schedules import require, require_count
+from keras_sgdr.training.learning_rate import accumulation_steps
+from keras_sgdr.training.lr_curve import LRCurve, mean_curve
+from keras_sgdr.training.probe_data import check_data, peek_as_keras_does, probe_arguments, reordered
+from keras_sgdr.training.rate_probe import LRFinder
+from keras_sgdr.training.schedules import require_count
 from keras_sgdr.training.training_state import TrainingState
 
-MODES = ("exponential", "linear")
-
-
-class LRFinder(keras.callbacks.Callback):
-    """Trains a few batches at ever higher learning rates, notes their losses, and puts everything back.
-
-    Batch `i` of `num_steps` runs at
-
-        start_lr * (end_lr / start_lr) ** (i / num_steps)           "exponential"
-        start_lr + (end_lr - start_lr) * i / num_steps              "linear"
-
-    and its own loss, not the mean since the epoch began, goes into the curve. The finder stops the training after
-    `num_steps` batches, at a loss that is not finite, or where the smoothed loss is over `stop_factor` times its best.
-    With gradient accumulation a step is one update, and its loss the mean of its batches'.
-
-    On its end it restores weights, batch-norm statistics, seed generators, optimizer slots and iterations, loss scale,
-    rate, metrics and `stop_training`, so that training goes on as if it had not been. The data cannot be put back by a
-    callback: after it they are one epoch on. `lr_find` does that too. Keras tells no callback when `fit` fails; so use
-    it as
-
-        with LRFinder() as finder:
-            model.fit(dataset, epochs=5, callbacks=[finder])
-
-    and Ctrl-C or an error in another callback restores everything as well. Without `with`, call `finder.restore()`.
-
-    Writes: `optimizer.learning_rate` before every batch.
-
-    Args:
-        start_lr: The first rate, > 0.
-        end_lr: The rate toward which it goes, > start_lr; it is not reached.
-        num_steps: Number of updates, an integer >= 1.
-        mode: "exponential" or "linear".
-        smoothing: Weight of the past in the smoothed losses, in [0, 1).
-        stop_factor: Multiple of the best smoothed loss at which to stop, > 1; infinity never does.
-
-    Attributes:
-        curve: The `LRCurve`, after training.
-
-    Raises:
-        ValueError: On construction or before the first batch, if an argument is out of its range or the rate cannot be
-            set before each batch.
-        RuntimeError: If `curve` is asked for before a batch was trained.
-
-    Example:
-    >>> finder = LRFinder()
-    >>> model.fit(dataset, epochs=5, callbacks=[finder])
-    >>> model.optimizer.learning_rate = finder.curve.suggest()
-
-    Reference:
-        Smith, https://arxiv.org/abs/1506.01186; fastai 2.8 for the range, the smoothing and the stop.
-    """
-
-    def __init__(
-        self,
-        *,
-        start_lr: float = 1e-7,
-        end_lr: float = 10.0,
-        num_steps: int = 100,
-        mode: str = "exponential",
-        smoothing: float = 0.98,
-        stop_factor: float = 4.0,
-    ) -> None:
-        super().__init__()
-        require(0 < start_lr < end_lr < math.inf, "`end_lr` must be above `start_lr`", start_lr=start_lr, end_lr=end_lr)
-        require_count("num_steps", num_steps)
-        require(mode in MODES, f"`mode` must be one of {MODES}", mode=mode)
-        require(0 <= smoothing < 1, "`smoothing` must be in [0, 1)", smoothing=smoothing)
-        require(stop_factor > 1, "`stop_factor` must be a number > 1", stop_factor=stop_factor)
-        self.rates = rate_range(start_lr, end_lr, num_steps=num_steps, mode=mode)
-        self.smoothing = smoothing
-        self.stop_factor = stop_factor
-        self._losses: list[float] = []
-        self._pending: list[float] = []
-        self._state: TrainingState | None = None
-        self._schedule: Any = None
-        self._accumulates = False
-
-    @property
-    def curve(self) -> LRCurve:
-        """What was measured."""
-        if not self._losses:
-            raise RuntimeError("`curve` must be read after training. Received: no batch so far. Give it to `fit`.")
-        return LRCurve(self.rates[: len(self._losses)], np.array(self._losses), smoothing=self.smoothing)
-
-    def keep(self, model: Any) -> TrainingState:
-        """Copies what `restore` puts back, unless it has been; `fit` does so before its first batch."""
-        if self._state is None:
-            _require_built(model)
-            self._state = TrainingState(model)
-            self._state.attributes["stop_training"] = False
-        return self._state
-
-    def restore(self) -> None:
-        """Puts model and optimizer back to where they were before the first batch; once, and harmless after that."""
-        state, self._state = self._state, None
-        if state is None:
-            return
-        if self._schedule is not None:
-            state.model.optimizer.learning_rate = self._schedule
-        state.restore()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.restore()
-
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Checks that the rate can be set before each batch, and copies what will be restored."""
-        super().on_train_begin(logs)
-        steps = self.model.steps_per_execution
-        if steps != 1:
-            raise ValueError(
-                "`steps_per_execution` must be 1 for LRFinder: Keras calls it once in so many batches. Received: "
-                f"steps_per_execution={steps}. Compile with steps_per_execution=1."
-            )
-        self._losses, self._pending = [], []
-        self._average, self._best = 0.0, math.inf
-        self._accumulates = accumulation_steps(self.model.optimizer) > 1
-        self.keep(self.model)
-        self._schedule = rate_as_variable(self.model.optimizer)
-        if self._schedule is not None:
-            self.model.make_train_function(force=True)
-
-    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets the batch's rate, and empties the metrics, so that they show this batch alone."""
-        super().on_train_batch_begin(batch, logs)
-        sync_variables(self.model)
-        self.model.reset_metrics()
-        self.model.optimizer.learning_rate = float(self.rates[len(self._losses)])
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Notes the loss of an update, and stops when enough is known."""
-        super().on_train_batch_end(batch, logs)
-        self._pending.append(float((logs or {})["loss"]))
-        if self._waits_for_update() and math.isfinite(self._pending[-1]):
-            return
-        self._losses.append(float(np.mean(self._pending)))
-        self._pending = []
-        if self._is_over():
-            self.model.stop_training = True
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Restores everything."""
-        super().on_train_end(logs)
-        self.restore()
-
-    def _waits_for_update(self) -> bool:
-        if not self._accumulates:
-            return False
-        sync_variables(self.model)
-        return held_batches(self.model.optimizer) > 0
-
-    def _is_over(self) -> bool:
-        count, loss = len(self._losses), self._losses[-1]
-        self._average = self.smoothing * self._average + (1 - self.smoothing) * loss
-        smoothed = self._average / (1 - self.smoothing**count)
-        self._best = min(self._best, smoothed)
-        # For a positive best the product; for a negative one, as some losses have, as far above it.
-        limit = self._best + (self.stop_factor - 1) * abs(self._best)
-        return count == len(self.rates) or not math.isfinite(loss) or smoothed > limit
+__all__ = ["LRFinder", "lr_find"]
 
 
 def lr_find(
@@ -191,6 +28,9 @@ def lr_find(
     smoothing: float = 0.98,
     stop_factor: float = 4.0,
     class_weight: dict[int, float] | None = None,
+    validation_batch: tuple[Any, Any] | None = None,
+    repeats: int = 1,
+    verify: bool = False,
 ) -> LRCurve:
     """Runs the learning-rate finder and leaves no trace of it.
 
@@ -214,6 +54,11 @@ def lr_find(
         smoothing: Weight of the past in the smoothed losses.
         stop_factor: Multiple of the best smoothed loss at which to stop.
         class_weight: As in `model.fit`.
+        validation_batch: Arrays `(x, y)`, the loss on which is noted too, after each update.
+        repeats: Number of probes, each from the same state over another order of the data (if the data has one). The
+            curve is their mean, over the rates that all reached; `curve.suggest` gives the median of theirs.
+        verify: Whether to compare every variable with its copy afterwards, bit by bit; `curve.state_digest` is then the
+            SHA-256 of all of them, before and after.
 
     Returns:
         The `LRCurve`, of at most `num_steps` points.
@@ -221,12 +66,14 @@ def lr_find(
     Raises:
         ValueError: If an argument is out of its range, or the model is not built.
         TypeError: If `dataset` is an iterator, which could not be put back.
+        RuntimeError: If `verify` finds that a variable was not put back.
 
     Example:
     >>> curve = lr_find(model, dataset)
     >>> model.optimizer.learning_rate = curve.suggest("valley")
     """
     check_data(dataset)
+    require_count("repeats", repeats)
     finder = LRFinder(
         start_lr=start_lr,
         end_lr=end_lr,
@@ -234,17 +81,42 @@ def lr_find(
         mode=mode,
         smoothing=smoothing,
         stop_factor=stop_factor,
+        validation_batch=validation_batch,
     )
     with _kept_history(model):
         peek_as_keras_does(model, dataset)
-        with finder:
-            finder.keep(model)
-            if model.steps_per_execution != 1:
-                model.steps_per_execution, model.train_function = 1, None
-            epochs = num_steps * accumulation_steps(model.optimizer)
+        state = finder.keep(model)
+        try:
             with probe_arguments(dataset) as arguments:
-                model.fit(**arguments, epochs=epochs, class_weight=class_weight, callbacks=[finder], verbose=0)
+                curves = [
+                    _probe(model, finder, reordered(arguments, order), class_weight=class_weight)
+                    for order in range(repeats)
+                ]
+        finally:
+            state.generators.restore()
+    curve = curves[0] if repeats == 1 else mean_curve(curves)
+    return dataclasses.replace(curve, state_digest=_verified(state)) if verify else curve
+
+
+def _probe(model: Any, finder: LRFinder, arguments: dict[str, Any], *, class_weight: Any) -> LRCurve:
+    """One pass over the range."""
+    with finder:
+        finder.keep(model)
+        if model.steps_per_execution != 1:
+            model.steps_per_execution, model.train_function = 1, None
+        epochs = len(finder.rates) * accumulation_steps(model.optimizer)
+        model.fit(**arguments, epochs=epochs, class_weight=class_weight, callbacks=[finder], verbose=0)
     return finder.curve
+
+
+def _verified(state: TrainingState) -> str:
+    differing = state.differing()
+    if differing:
+        raise RuntimeError(
+            f"Every variable must be as it was before the finder. Received: other values in {differing}. Please report "
+            "this with the model."
+        )
+    return state.digest()
 
 
 @contextmanager
@@ -255,21 +127,3 @@ def _kept_history(model: Any) -> Iterator[None]:
         yield
     finally:
         model.history = history
-
-
-def rate_range(start_lr: float, end_lr: float, *, num_steps: int, mode: str) -> NDArray[np.float64]:
-    """The rates of a finder, shape `(num_steps,)`, without the end itself."""
-    shares = np.arange(num_steps) / num_steps
-    if mode == "linear":
-        return np.asarray(start_lr + (end_lr - start_lr) * shares)
-    return np.asarray(start_lr * (end_lr / start_lr) ** shares)
-
-
-def _require_built(model: Any) -> None:
-    if not model.built:
-        raise ValueError(
-            "`model` must be built before a finder: what its first batch creates cannot be restored. Received: a model "
-            "without weights. Call it on a batch, or give it an `Input`."
-        )
-    if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)

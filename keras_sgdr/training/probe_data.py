@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import sys
 import warnings
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
+import numpy as np
 
 
 def check_data(data: Any) -> None:
@@ -55,6 +57,21 @@ def probe_arguments(data: Any) -> Iterator[dict[str, Any]]:
         data = copy.deepcopy(data)
     with _kept_place(data):
         yield fit_arguments(_own_copy(data))
+
+
+def reordered(arguments: dict[str, Any], order: int) -> dict[str, Any]:
+    """The same arguments, with arrays in another order for each `order` but 0, and global generators that give one.
+
+    Pipelines go on to their next pass by themselves.
+    """
+    if order == 0:
+        return arguments
+    random.seed(order)
+    np.random.seed(order)
+    if "y" not in arguments:
+        return arguments
+    permutation = np.random.permutation(len(arguments["x"]))
+    return {name: np.asarray(values)[permutation] for name, values in arguments.items()}
 
 
 def _is_function(data: Any) -> bool:

@@ -40,6 +40,8 @@ class TrainingState:
         """Puts everything back, bit by bit."""
         # On JAX first, or the values of the interrupted epoch would come back over those restored here.
         sync_variables(self.model)
+        # For metrics that were made since.
+        self.model.reset_metrics()
         for variable, value in zip(self.variables, self.values, strict=True):
             variable.assign(value)
         for name, attribute in self.attributes.items():

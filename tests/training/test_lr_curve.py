@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_sgdr.training.lr_curve import METHODS, LRCurve, debiased_average
+from keras_sgdr.training.lr_curve import METHODS, LRCurve, debiased_average, mean_curve
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "lr_curve.json").read_text())
 RATES = np.geomspace(1e-6, 1, 60)
@@ -130,3 +130,26 @@ def test_divergence_at_once_says_what_to_try():
     curve = LRCurve(RATES, np.linspace(1, 9, 60), smoothing=0.0)
     with pytest.raises(ValueError, match=r"diverged at once. Received: .* Use a lower `start_lr`"):
         curve.suggest("divergence")
+
+
+def test_mean_curve_suggests_the_median_of_its_repeats():
+    rates, losses = GOLDEN["learning_rates"], np.array(GOLDEN["losses"])
+    shifted = [np.interp(np.arange(100) - by, np.arange(100), losses) for by in (0, 5, 20)]
+    curve = mean_curve([LRCurve(rates, values, smoothing=0.0) for values in shifted])
+    assert curve.suggest("minimum") == pytest.approx(10 ** (0.08 * 5) * GOLDEN["suggestions"]["minimum"], rel=1e-4)
+    np.testing.assert_allclose(curve.losses, np.mean(shifted, axis=0))
+
+
+def test_mean_curve_goes_as_far_as_its_shortest():
+    long, short = LRCurve(RATES, np.linspace(2, 1, 60)), LRCurve(RATES[:40], np.linspace(4, 1, 40))
+    curve = mean_curve([long, short])
+    assert len(curve.losses) == 40
+    low, high = curve._band()
+    np.testing.assert_allclose((low[0], high[0]), (2.0, 4.0))
+
+
+def test_mean_curve_of_mostly_unreadable_ones_says_why():
+    flat, good = LRCurve(RATES, np.full(60, 2.0)), LRCurve(RATES, np.linspace(2, 1, 60))
+    assert mean_curve([flat, good, good]).suggest() == pytest.approx(good.suggest())
+    with pytest.raises(ValueError, match="it is flat"):
+        mean_curve([flat, good]).suggest()

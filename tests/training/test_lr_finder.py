@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from keras_sgdr.training.lr_finder import LRFinder, lr_find
-from keras_sgdr.training.training_state import to_numpy, variables_of
+from keras_sgdr.training.training_state import TrainingState, to_numpy, variables_of
 
 tf = pytest.importorskip("tensorflow")
 
@@ -219,6 +219,58 @@ def test_class_weight_counts():
         for weights in (None, {0: 2.0, 1: 2.0})
     )
     assert weighted.losses[0] == pytest.approx(2 * plain.losses[0], rel=1e-5)
+
+
+def test_validation_batch_is_measured_after_each_update():
+    model = keras.Sequential([keras.layers.Input((1,)), keras.layers.Dense(1, kernel_initializer="ones")])
+    model.compile(keras.optimizers.SGD(0.1), loss="mse", metrics=["mae"])
+    x = np.full((4, 1), 2, "float32")
+    dataset = tf.data.Dataset.from_tensor_slices((x, 3 * x)).batch(1)
+    range_ = {"start_lr": 1e-3, "end_lr": 1e-1, "num_steps": 6}
+    curve = lr_find(model, dataset, **range_, validation_batch=(x, 3 * x))
+    # The validation batch is the training batch here, one update later.
+    np.testing.assert_allclose(curve.validation_losses[:-1], curve.losses[1:], rtol=1e-5)
+    assert curve.losses.tolist() == lr_find(model, dataset, **range_).losses.tolist()
+
+
+@pytest.mark.parametrize("data", [make_data, make_dataset], ids=["arrays", "pipeline"])
+def test_repeats_give_a_band_over_other_orders(data):
+    model = make_model()
+    state = np.random.get_state()[1].tolist()
+    curve = lr_find(model, data(), num_steps=12, repeats=3, stop_factor=np.inf)
+    losses = np.stack([repeat.losses for repeat in curve.repeats])
+    assert len({tuple(row) for row in losses.tolist()}) == 3
+    np.testing.assert_allclose(curve.losses, losses.mean(axis=0))
+    assert np.random.get_state()[1].tolist() == state
+
+
+def test_verify_digests_every_variable():
+    model = make_model()
+    # The metrics' variables are made with the first batch.
+    model.evaluate(*make_data(), verbose=0)
+    first = lr_find(model, make_data(), num_steps=5, verify=True, repeats=2).state_digest
+    assert len(first) == 64
+    assert lr_find(model, make_data(), num_steps=5, verify=True).state_digest == first
+    model.layers[0].kernel.assign_add(np.ones((4, 8)))
+    assert lr_find(model, make_data(), num_steps=5, verify=True).state_digest != first
+
+
+def test_verify_names_what_was_not_put_back(monkeypatch):
+    model = make_model()
+    monkeypatch.setattr(TrainingState, "restore", lambda self: None)
+    with pytest.raises(RuntimeError, match=r"Received: other values in \[.*/kernel'"):
+        lr_find(model, make_data(), num_steps=5, verify=True)
+
+
+def test_loss_that_is_not_reported_is_refused():
+    class Silent(keras.Sequential):
+        def train_step(self, data):
+            return {"mae": 0.0}
+
+    model = Silent([keras.layers.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", run_eagerly=True)
+    with pytest.raises(ValueError, match=r"Received: \['mae'\]"):
+        lr_find(model, make_data())
 
 
 def test_curve_before_training_is_refused():
