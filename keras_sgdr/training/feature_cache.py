@@ -101,7 +101,12 @@ class FeatureCache:
         """
         folder = self.directory / (key + _PARTIAL)
         with _locked(folder):
-            yield EntryWriter(folder)
+            writer = EntryWriter(folder)
+            try:
+                yield writer
+            finally:
+                if not writer.num_batches:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def complete(self, key: str, description: Mapping[str, Any]) -> None:
         """Makes what a writer wrote readable under its key, and removes what exceeds the limit.

@@ -165,18 +165,20 @@ def _on_disk(
     cache: FeatureCache, body: keras.Model, stream: _Stream, dtype: str | None, source: Any
 ) -> tuple[list[np.ndarray], Any]:
     key = _key(body, stream, dtype, source)
-    columns = cache.read(key)
-    if columns is not None:
-        return columns, stream.first_images()
-    with cache.writing(key) as writer:
-        images = _compute(body, stream, writer, dtype)
-        cache.complete(key, {"model": body.name.removesuffix("_body"), "views": stream.views})
-    columns = cache.read(key)
+    columns, images = cache.read(key), None
+    if columns is None:
+        with cache.writing(key) as writer:
+            # Another process may have completed the entry while this one waited for its turn.
+            columns = cache.read(key)
+            if columns is None:
+                images = _compute(body, stream, writer, dtype)
+                cache.complete(key, {"model": body.name.removesuffix("_body"), "views": stream.views})
+                columns = cache.read(key)
     if columns is None:
         raise RuntimeError(
             f"An entry must be there when it has been written. Received: {key} missing in {cache.directory}."
         )
-    return columns, images
+    return columns, stream.first_images() if images is None else images
 
 
 def _key(body: keras.Model, stream: _Stream, dtype: str | None, source: Any) -> str:

@@ -137,6 +137,7 @@ def test_a_second_writer_waits_for_the_first(tmp_path):
     thread.join()
     # The entry was complete by then, so that the second began a new one instead of adding to it.
     assert order == [("first", 1), ("second", 0)]
+    assert [entry.complete for entry in cache.entries()] == [True]
     assert_complete(cache, batches=BATCHES[:1])
 
 

@@ -281,6 +281,24 @@ def test_an_interrupted_run_is_resumed_where_it_was(frozen, tmp_path):
     np.testing.assert_allclose(np.concatenate([rows for rows, _ in features]), live, atol=1e-6)
 
 
+def test_an_entry_that_another_process_completed_meanwhile_is_used(frozen, tmp_path):
+    class Late(FeatureCache):
+        """Finds nothing at first, as if the other process were still writing."""
+
+        looked = False
+
+        def read(self, key):
+            found, self.looked = super().read(key) if self.looked else None, True
+            return found
+
+    first, _ = precompute_features(frozen, pictures(), directory=tmp_path, shuffle=False, verbose=0)
+    computed = counting_body(frozen)
+    again, _ = precompute_features(frozen, pictures(), directory=Late(tmp_path), shuffle=False, verbose=0)
+    assert len(computed) == 1  # for the comparison with the live model
+    np.testing.assert_array_equal(next(iter(again))[0], next(iter(first))[0])
+    assert [entry.complete for entry in FeatureCache(tmp_path).entries()] == [True]
+
+
 def test_views_of_a_dataset_with_epochs_are_its_first_ones(frozen):
     dataset = tf.data.Dataset.range(1)
     counter = tf.Variable(7, dtype=tf.int64)
