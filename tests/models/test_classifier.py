@@ -97,6 +97,17 @@ def test_efficientnet_s_published_weights_mean_the_same_from_a_file(tmp_path, mo
     np.testing.assert_allclose(scaled[1], scaled[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_nasnet_s_published_weights_fit_any_size(tmp_path, monkeypatch):
+    # Keras itself refuses them for pictures that are not 224 pixels high and wide.
+    backbone = keras.applications.NASNetMobile(include_top=False, weights=None, input_shape=(224, 224, 3))
+    _save_legacy_weights(backbone, tmp_path / "w.h5")
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", lambda *_, **__: str(tmp_path / "w.h5"))
+    model = build_classifier(2, backbone="NASNetMobile", weights="imagenet", image_size=64)
+    for ours, theirs in zip(model.get_weights()[:-2], backbone.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 @pytest.mark.parametrize(
     ("arguments", "received"),
     [
