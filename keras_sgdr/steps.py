@@ -29,6 +29,7 @@ from keras_sgdr.training.lr_curve import LRCurve
 from keras_sgdr.training.lr_finder import lr_find
 from keras_sgdr.training.progress import ProgressTable
 from keras_sgdr.training.sgdr import SGDRScheduler
+from keras_sgdr.training.snapshots import CycleSnapshots, StopWhenOverfitting
 
 if TYPE_CHECKING:
     from keras_sgdr.recipe import Recipe
@@ -195,9 +196,14 @@ def _find_rate(run: Run) -> dict[str, Any]:
 def _train_all(run: Run) -> dict[str, Any]:
     recipe, rate = run.recipe, run.rate("find_rate")
     compile_all(run.model, recipe, rate)
-    run.say("step 8: train the whole network")
+    run.say("step 8: train the whole network until it overfits")
     schedule = SGDRScheduler(rate, cycle_len=recipe.cycle_len, cycle_mult=recipe.cycle_mult, n_cycles=recipe.n_cycles)
-    history = run.fit_pictures("all", recipe.epochs, schedule)
+    steps_per_epoch = len(make_dataset(recipe, run.index.train, train=True))
+    preview = schedule.preview(steps_per_epoch=steps_per_epoch, optimizer=run.model.optimizer)
+    run.say(str(preview))
+    plots.save_figure(preview.plot(), run.directory.path / "schedule.png")
+    best, stop = CycleSnapshots(schedule, restore_best_cycle=True), StopWhenOverfitting(schedule)
+    history = run.fit_pictures("all", recipe.epochs, schedule, best, stop)
     save_classifier(run.model, run.directory.path, class_names=run.index.class_names, resize=recipe.resize)
     return {"history": history, "checkpoint": "model.keras"}
 
