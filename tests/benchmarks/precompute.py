@@ -1,6 +1,6 @@
 """What precomputed activations cost and save: ratios of times measured in the same run.
 
-Run `python -m tests.benchmarks.precompute --pictures 1024 --image-size 160`.
+Run `python -m tests.benchmarks.precompute --pictures 1024 --image-size 224`.
 """
 
 import argparse
@@ -106,7 +106,7 @@ def compare_memory(arguments):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--pictures", type=int, default=1024)
-    parser.add_argument("--image-size", type=int, default=160)
+    parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--peak-memory", type=int)
     arguments = parser.parse_args()
     if arguments.peak_memory:
