@@ -83,12 +83,13 @@ def why_bad(path: str) -> str | None:
             return "the file is empty"
         _decoder()(encoded)
     except tf.errors.OpError as error:
-        return _one_line(error.message)
+        return reason_of(error)
     return None
 
 
-def _one_line(message: str) -> str:
-    """Takes the traceback and the graph's names out of an error message; what is wrong stands in its last line."""
+def reason_of(error: tf.errors.OpError) -> str:
+    """Gives what is wrong, in one line: the last one of a message, without the traceback and the graph's names."""
+    message = error.message
     lines = re.sub(r"\{\{[^}]*\}\}|\t? ?\[\[.*|\[Op:\w+\].*", "", message, flags=re.DOTALL).split("\n")
     return next((line.strip().rstrip(".") for line in reversed(lines) if line.strip()), "it does not decode")
 

@@ -1,0 +1,145 @@
+"""What can be told about a picture file at one look: its format, its size, its content, whom it resembles."""
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from keras_sgdr.data.bad_pictures import BadPicture, reason_of
+from keras_sgdr.data.decoding import decode_image
+
+SIDE = 16
+_BANDS = 4
+_REPRESENTATIVES = 20
+
+_MAGIC = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+}
+_SUFFIXES = {
+    "JPEG": {"jpg", "jpeg", "jpe", "jfif"},
+    "PNG": {"png"},
+    "GIF": {"gif"},
+    "BMP": {"bmp", "dib"},
+    "WebP": {"webp"},
+    "TIFF": {"tif", "tiff"},
+    "HEIC": {"heic", "heif"},
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Fingerprint:
+    """One picture, small enough to keep for every file of a folder.
+
+    Attributes:
+        path: the file.
+        picture_format: "JPEG", "PNG", …, by content; None if it is none that is known.
+        size: `(height, width)` in pixels as stored, where the header tells.
+        digest: a hash of the bytes.
+        thumbnail: uint8 of shape `(16, 16, 3)`: the whole picture, upright.
+    """
+
+    path: str
+    picture_format: str | None
+    size: tuple[int, int] | None
+    digest: bytes
+    thumbnail: npt.NDArray[np.uint8]
+
+    @property
+    def has_wrong_suffix(self) -> bool:
+        """Whether the file's name promises another format than it holds."""
+        known = _SUFFIXES.get(self.picture_format or "")
+        return known is not None and self.path.rpartition(".")[2].lower() not in known
+
+
+def fingerprint(path: str) -> Fingerprint | BadPicture:
+    """Reads and decodes a file, and gives its fingerprint, or why there is none."""
+    try:
+        encoded = tf.io.read_file(path).numpy()
+        found = format_of(encoded)
+        if not encoded:
+            return BadPicture(path, "the file is empty")
+        if found in ("TIFF", "HEIC"):
+            return BadPicture(path, f"{found} cannot be decoded; convert it to JPEG or PNG")
+        thumbnail = _thumbnail()(encoded).numpy()
+    except tf.errors.OpError as error:
+        return BadPicture(path, reason_of(error))
+    digest = blake2b(encoded, digest_size=16).digest()
+    return Fingerprint(path, found, size_of(encoded, found), digest, thumbnail)
+
+
+def format_of(encoded: bytes) -> str | None:
+    """Tells a format by the first bytes of a file."""
+    if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
+        return "WebP"
+    if encoded[4:8] == b"ftyp":
+        return "HEIC"
+    return next((name for magic, name in _MAGIC.items() if encoded.startswith(magic)), None)
+
+
+def size_of(encoded: bytes, picture_format: str | None) -> tuple[int, int] | None:
+    """Reads `(height, width)` from the header of a JPEG, PNG, GIF or BMP; None for others."""
+    if picture_format == "JPEG":
+        height, width = tf.io.extract_jpeg_shape(encoded).numpy()[:2]
+        return int(height), int(width)
+    layout = {"PNG": (">II", 16), "GIF": ("<HH", 6), "BMP": ("<ii", 18)}.get(picture_format or "")
+    if layout is None:
+        return None
+    width, height = struct.unpack_from(layout[0], encoded, layout[1])
+    return abs(height), width
+
+
+def alike(prints: Sequence[Fingerprint], *, max_difference: float = 3.0) -> Iterator[tuple[int, int]]:
+    """Finds pictures that look the same: re-encoded, resized, slightly retouched.
+
+    Two pictures are compared if at least a quarter of their difference hashes agree bit for bit, and look the same if
+    the mean absolute difference of their thumbnails is at most `max_difference`. Among hundreds of pictures with the
+    same part of a hash (blank pages, say), each is compared with twenty of them only.
+
+    Args:
+        prints: the pictures.
+        max_difference: in levels of 255.
+
+    Yields:
+        Pairs of positions, the earlier one first, each later one once.
+    """
+    if not prints:
+        return
+    thumbnails = np.stack([each.thumbnail for each in prints]).astype(np.int16)
+    buckets: dict[tuple[int, int], list[int]] = {}
+    for later, bands in enumerate(_hash_bands(thumbnails)):
+        candidates = sorted({earlier for key in enumerate(bands) for earlier in buckets.get(key, ())})
+        differences = np.abs(thumbnails[candidates] - thumbnails[later]).mean(axis=(1, 2, 3)) if candidates else ()
+        match = next((c for c, d in zip(candidates, differences, strict=True) if d <= max_difference), None)
+        if match is not None:
+            yield match, later
+        for key in enumerate(bands):
+            bucket = buckets.setdefault(key, [])
+            if len(bucket) < _REPRESENTATIVES:
+                bucket.append(later)
+
+
+def _hash_bands(thumbnails: npt.NDArray[np.int16]) -> list[tuple[int, ...]]:
+    """Hashes thumbnails by which of two neighbours is lighter; gives the 64 bits as four numbers."""
+    grey = thumbnails.sum(axis=-1).reshape(-1, 8, 2, 8, 2).sum(axis=(2, 4))
+    bits = grey > np.roll(grey, -1, axis=2)
+    packed = np.packbits(bits.reshape(len(bits), -1), axis=1).view(np.uint16)
+    return [tuple(int(band) for band in row) for row in packed.reshape(len(bits), _BANDS)]
+
+
+@lru_cache(maxsize=1)
+def _thumbnail() -> Any:
+    def decode(encoded: Any) -> Any:
+        return decode_image(encoded, image_size=SIDE, resize="squish")
+
+    return tf.function(decode, input_signature=[tf.TensorSpec([], tf.string)])

@@ -1,0 +1,79 @@
+"""Moves what is wrong with a folder out of it, and back."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from keras_sgdr.data.doctor import FolderReport
+
+MANIFEST = "moved.json"
+
+
+def quarantine(
+    report: FolderReport, directory: str | os.PathLike[str], *, kinds: Sequence[str] = ("unreadable",)
+) -> list[str]:
+    """Moves the files of some findings out of a folder, and writes down where they were.
+
+    The list is written before the first file is moved, so that `restore` can undo an interrupted move too.
+
+    Args:
+        report: from `check_folder`.
+        directory: where the files go, under their paths relative to the report's folder.
+        kinds: which findings; see `keras_sgdr.data.doctor.ERRORS` and `WARNINGS`.
+
+    Returns:
+        The files that were moved, sorted.
+
+    Raises:
+        FileExistsError: if `directory` already holds files that were moved before.
+    """
+    target = Path(directory)
+    manifest = target / MANIFEST
+    if manifest.exists():
+        raise FileExistsError(
+            f"`directory` must not hold moved files already. Received: {manifest} exists. Restore them, or choose "
+            "another folder."
+        )
+    root = Path(report.directory)
+    root = root if root.is_dir() else root.parent
+    paths = sorted(
+        {finding.path for finding in report.findings if finding.kind in kinds and Path(finding.path).is_file()}
+    )
+    moves = {path: str(target / os.path.relpath(path, root).replace("..", "_")) for path in paths}
+    target.mkdir(parents=True, exist_ok=True)
+    aside = manifest.with_suffix(".partial")
+    aside.write_text(json.dumps(moves, indent=1), encoding="utf-8")
+    aside.replace(manifest)
+    for source, destination in moves.items():
+        _move(source, destination)
+    return paths
+
+
+def restore(directory: str | os.PathLike[str]) -> list[str]:
+    """Puts back what `quarantine` moved to `directory`.
+
+    Args:
+        directory: where the files went.
+
+    Returns:
+        The files that are back, sorted.
+
+    Raises:
+        FileNotFoundError: if nothing was moved there.
+    """
+    manifest = Path(directory) / MANIFEST
+    if not manifest.is_file():
+        raise FileNotFoundError(f"`directory` must hold moved files. Received: no file {manifest}. Check the path.")
+    moves = json.loads(manifest.read_text(encoding="utf-8"))
+    back = [source for source, destination in moves.items() if Path(destination).is_file()]
+    for source in back:
+        _move(moves[source], source)
+    manifest.unlink()
+    return sorted(back)
+
+
+def _move(source: str, destination: str) -> None:
+    Path(destination).parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(source, destination)
