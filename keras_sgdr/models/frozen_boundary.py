@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -29,10 +30,14 @@ def split_at_frozen_boundary(model: keras.Model) -> tuple[keras.Model, keras.Mod
     """
     steps = steps_of(model)
     frontier = steps[_boundary(steps)].frontier
-    tensors = [steps[position].operation.output for position in frontier]
-    features = tensors[0] if len(tensors) == 1 else tensors
-    body = keras.Model(model.input, features, name=f"{model.name}_body")
-    return body, keras.Model(features, model.output, name=f"{model.name}_rest")
+    features = _alone([steps[position].operation.output for position in frontier])
+    # Not `model.input`, which a sequential model does not have before it is called.
+    body = keras.Model(_alone(model.inputs), features, name=f"{model.name}_body")
+    return body, keras.Model(features, _alone(model.outputs), name=f"{model.name}_rest")
+
+
+def _alone(tensors: Sequence[Any]) -> Any:
+    return tensors[0] if len(tensors) == 1 else list(tensors)
 
 
 def _boundary(steps: Sequence[Step]) -> int:

@@ -62,6 +62,16 @@ def test_training_on_activations_equals_training_through_the_frozen_body(boundar
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+def test_a_sequential_model_is_cut_too():
+    layers = [keras.layers.Conv2D(4, 3), keras.layers.Flatten(), keras.layers.Dense(3, activation="softmax")]
+    model = keras.Sequential([keras.Input((32, 32, 3)), *layers])
+    freeze_to(model, -1, num_groups=2)
+    before = model.layers[-1].get_weights()
+    features, rest = precompute_features(model, pictures(), verbose=0)
+    compiled(rest).fit(features, verbose=0, shuffle=False)
+    assert not np.array_equal(model.layers[-1].get_weights()[0], before[0])
+
+
 def test_the_cut_is_at_the_smallest_tensor_and_before_the_dropout():
     model = small_model(dropout=0.5)
     freeze_to(model, -1)
