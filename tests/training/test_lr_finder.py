@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_sgdr.training.differential_lr import DifferentialLR
 from keras_sgdr.training.lr_finder import LRFinder, lr_find
 from keras_sgdr.training.training_state import TrainingState, to_numpy, variables_of
 
@@ -211,6 +212,31 @@ def test_gradient_accumulation_makes_a_point_of_each_update():
     )
     # At such rates nothing moves but the batch-norm statistics, which training does not read.
     np.testing.assert_allclose(curve.losses, batches.losses.reshape(6, 2).mean(axis=1), rtol=1e-5)
+
+
+def test_finder_keeps_the_ratios_of_layer_groups():
+    model = make_model()
+    optimizer = DifferentialLR(keras.optimizers.SGD(0.1), [model.layers[:2], model.layers[2:]], [0.01, 0.1])
+    model.compile(optimizer, "sparse_categorical_crossentropy")
+    seen = []
+    watch = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(optimizer.learning_rates))
+    with LRFinder(num_steps=4, start_lr=1e-4, end_lr=1.0) as finder:
+        model.fit(*make_data(), batch_size=16, callbacks=[finder, watch], verbose=0)
+    np.testing.assert_allclose(seen, [[rate / 10, rate] for rate in (1e-4, 1e-3, 1e-2, 1e-1)], rtol=1e-5)
+    assert optimizer.learning_rates == pytest.approx([0.01, 0.1])
+
+
+def test_finder_works_under_mixed_float16_and_puts_the_scale_back():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = make_model()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    curve = lr_find(model, make_dataset(), num_steps=12, verify=True)
+    assert np.isfinite(curve.losses[:10]).all()
+    assert float(model.optimizer.dynamic_scale) == model.optimizer.initial_scale
+    assert int(model.optimizer.step_counter) == 0
 
 
 def test_class_weight_counts():

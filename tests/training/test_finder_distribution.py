@@ -1,0 +1,56 @@
+"""Finder and scheduler under `tf.distribute`. `python -m` this module trains on two logical CPUs, in a new process."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_sgdr.training.lr_finder import lr_find
+from keras_sgdr.training.sgdr import SGDRScheduler
+from tests.training.test_sgdr import RateRecorder
+
+
+def trained(strategy, *, probe):
+    import tensorflow as tf
+
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(32, 4)).astype("float32")
+    # Not shuffled: two plain trainings under a strategy see two orders, whatever the seeds.
+    dataset = tf.data.Dataset.from_tensor_slices((x, x.sum(axis=1, keepdims=True))).batch(8)
+    with strategy.scope():
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.Adam(0.1), "mse", metrics=["mae"])
+        curve = lr_find(model, dataset, num_steps=9) if probe else None
+        recorder = RateRecorder()
+        callbacks = [SGDRScheduler(0.1, cycle_mult=2), recorder]
+        model.fit(dataset, epochs=3, callbacks=callbacks, shuffle=False, verbose=0)
+    return model.get_weights(), recorder.rates, curve
+
+
+def main():
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+    two_cpus = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    plain, rates, _ = trained(two_cpus, probe=False)
+    probed, _, curve = trained(two_cpus, probe=True)
+    assert len(curve.losses) == 9
+    for expected, weights in zip(plain, probed, strict=True):
+        np.testing.assert_array_equal(weights, expected)
+    half = [0.1 / 2 * (1 + np.cos(np.pi * i / n)) for n in (4, 8) for i in range(n)]
+    np.testing.assert_allclose(rates, half, rtol=1e-5)
+
+
+def test_finder_leaves_no_trace_and_rates_are_right_on_two_replicas():
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("tf.distribute is TensorFlow's")
+    done = subprocess.run([sys.executable, "-m", __name__], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+if __name__ == "__main__":
+    main()
