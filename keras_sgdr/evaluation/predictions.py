@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -75,7 +74,7 @@ def predict_files(
 
 def _files(path: str) -> Iterator[str]:
     if is_folder(path):
-        yield from sorted(file for file in files_below(path) if Path(file).suffix.lower() in PICTURE_SUFFIXES)
+        yield from sorted(file for file in files_below(path) if file.rpartition(".")[2].lower() in PICTURE_SUFFIXES)
     elif tf.io.gfile.exists(path):
         yield path
     else:
