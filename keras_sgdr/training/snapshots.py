@@ -58,7 +58,7 @@ class _AtCycleEnd(keras.callbacks.Callback):
         if self.monitor not in logs:
             raise ValueError(
                 f"`monitor` must be one of what `fit` logs, {sorted(logs)}. Received: monitor={self.monitor!r}. Give "
-                "`fit` its `validation_data`, or name another."
+                "`fit` its `validation_data` (and `validation_freq=1`), or name another."
             )
         if self.scheduler.ends_cycle(epoch):
             self.on_cycle_end(epoch, float(logs[self.monitor]))

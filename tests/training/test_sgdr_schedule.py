@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -68,14 +70,17 @@ def test_training_under_steps_per_execution_is_exact():
         np.testing.assert_allclose(one, four, rtol=1e-6)
 
 
-def test_saved_model_keeps_its_schedule(tmp_path):
-    model = make_model(SGDR(0.1, steps_per_epoch=4, cycle_mult=1.5, warmup="start", warmup_steps=2))
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras").optimizer
-    assert (
-        loaded.get_config()["learning_rate"]["config"]
-        == SGDR(0.1, steps_per_epoch=4, cycle_mult=1.5, warmup="start", warmup_steps=2).get_config()
-    )
+def test_saved_model_keeps_its_schedule_in_a_new_process(tmp_path):
+    schedule = SGDR(0.1, steps_per_epoch=4, cycle_mult=1.5, warmup="start", warmup_steps=2)
+    make_model(schedule).save(tmp_path / "model.keras")
+    code = """
+import sys, json, keras, keras_sgdr
+optimizer = keras.models.load_model(sys.argv[1]).optimizer
+print(json.dumps(optimizer.get_config()["learning_rate"]["config"]))
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "model.keras")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == schedule.get_config()
 
 
 @pytest.mark.parametrize(
