@@ -110,14 +110,16 @@ class RandomView(VectorizedBaseImageAugmentationLayer):
         """
         images = tf.convert_to_tensor(images)
         size = (images.shape[1], images.shape[2])
-        return self.augment_canvases(images, tf.tile([size], [tf.shape(images)[0], 1]), seeds, image_size=size)
+        pixels = tf.reshape(images, [-1, size[0] * size[1], 3])
+        return self.augment_pixels(pixels, tf.tile([size], [tf.shape(images)[0], 1]), seeds, image_size=size)
 
-    def augment_canvases(self, images: Any, sizes: Any, seeds: Any, *, image_size: tuple[int, int]) -> Any:
+    def augment_pixels(self, pixels: Any, sizes: Any, seeds: Any, *, image_size: tuple[int, int]) -> Any:
         """Does what `augment` does for pictures that are still to be resized, in the same resampling.
 
         Args:
-            images: uint8 or float tensor of shape `(batch, canvas height, canvas width, 3)`, zero outside the pictures.
-            sizes: int32 of shape `(batch, 2)`: the height and width of each picture, in the upper left of its canvas.
+            pixels: uint8 or float tensor of shape `(batch, room, 3)`: each picture's pixels row by row, and zeros in
+                what room is left.
+            sizes: int32 of shape `(batch, 2)`: the height and width of each picture.
             seeds: int32 tensor of shape `(batch, 2)`.
             image_size: `(height, width)` of the result.
 
@@ -128,7 +130,7 @@ class RandomView(VectorizedBaseImageAugmentationLayer):
         sizes = tf.convert_to_tensor(sizes)
         scales = tf.cast(sizes, tf.float32) / tf.constant(image_size, tf.float32)
         transform = compose(scaling(scales[:, 1], scales[:, 0]), transform)
-        return render(images, transform, brightness, contrast, sizes=sizes, image_size=image_size)
+        return render(pixels, transform, brightness, contrast, sizes=sizes, image_size=image_size)
 
     def draw(self, seeds: Any, image_size: tuple[int, int]) -> tuple[Transform, Any, Any]:
         """Draws what happens to each picture.

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sgdr.data.augmentation import RandomView
-from keras_sgdr.data.decoding import checked_image_size, checked_resize, decode_canvas, decode_image
+from keras_sgdr.data.decoding import checked_image_size, checked_resize, decode_image, decode_pixels
 from keras_sgdr.data.gaps import Place, refuse_gaps
 from keras_sgdr.data.splits import Split
 from keras_sgdr.data.stateless_random import epoch_draws
@@ -121,17 +121,17 @@ class _Pictures:
     augmentation: RandomView | None
 
     def decode(self, path: Any) -> Any:
-        """Reads a file: for augmentation, on a canvas that is still to be resampled."""
+        """Reads a file: for augmentation, as pixels that are still to be resampled."""
         encoded = tf.io.read_file(path)
         if self.augmentation is None:
             return decode_image(encoded, image_size=self.size, resize=self.resize)
-        return decode_canvas(encoded, image_size=self.size, resize=self.resize)
+        return decode_pixels(encoded, image_size=self.size, resize=self.resize)
 
     def finish(self, pictures: Any, labels: Any, seeds: Any) -> Any:
         """Makes a batch of what `decode` gave."""
         if self.augmentation is not None:
-            canvases, sizes = pictures
-            pictures = self.augmentation.augment_canvases(canvases, sizes, seeds, image_size=self.size)
+            pixels, sizes = pictures
+            pictures = self.augmentation.augment_pixels(pixels, sizes, seeds, image_size=self.size)
         return pictures if self.split.labels is None else (pictures, labels)
 
 

@@ -50,7 +50,7 @@ def rendered(pictures, transform, image_size=None, brightness=0.0, contrast=1.0)
     count = len(pictures)
     sizes = np.tile(np.int32([pictures.shape[1:3]]), (count, 1))
     return render(
-        tf.constant(pictures),
+        tf.reshape(tf.constant(pictures), [count, -1, 3]),
         transform,
         tf.fill([count], brightness),
         tf.fill([count], contrast),
@@ -85,25 +85,28 @@ def test_far_outside_the_picture_is_reflected_again_and_again():
     np.testing.assert_allclose(rendered(pictures, transform), expected, atol=0.1)
 
 
-def test_pictures_on_canvases_are_resized_in_the_same_resampling():
+def with_room(pictures, room):
+    """Lays pixels out row by row, one picture after the other, each with zeros behind it."""
+    pixels = np.zeros((len(pictures), room, 3), pictures[0].dtype)
+    for row, picture in zip(pixels, pictures, strict=True):
+        row[: picture.shape[0] * picture.shape[1]] = picture.reshape(-1, 3)
+    return pixels, np.int32([picture.shape[:2] for picture in pictures])
+
+
+def test_pictures_of_several_sizes_are_resized_in_the_same_resampling():
     layer, seeds = side_on(max_zoom=1.3, max_lighting=0.0), seeds_of(3)
-    sizes = np.int32([[40, 30], [17, 48], [48, 48]])
-    canvases = np.zeros((3, 48, 48, 3), np.uint8)
-    for canvas, (height, width), picture in zip(canvases, sizes, smooth_pictures(3, 48, 48), strict=True):
-        canvas[:height, :width] = picture[:height, :width]
-    result = layer.augment_canvases(canvases, sizes, seeds, image_size=(24, 24)).numpy()
+    pictures = [smooth_pictures(1, *size)[0].astype(np.uint8) for size in ((40, 30), (17, 48), (48, 48))]
+    result = layer.augment_pixels(*with_room(pictures, 48 * 48), seeds, image_size=(24, 24)).numpy()
     drawn = matrices_of(layer.draw(seeds, (24, 24))[0], 3)
-    for canvas, (height, width), matrix, view in zip(canvases, sizes, drawn, result, strict=True):
-        whole = np.diag([width / 24, height / 24, 1.0]) @ matrix
-        np.testing.assert_allclose(view, resampled_by_scipy(canvas[:height, :width], whole, (24, 24)), atol=0.05)
+    for picture, matrix, view in zip(pictures, drawn, result, strict=True):
+        whole = np.diag([picture.shape[1] / 24, picture.shape[0] / 24, 1.0]) @ matrix
+        np.testing.assert_allclose(view, resampled_by_scipy(picture, whole, (24, 24)), atol=0.05)
 
 
-def test_unaugmented_canvas_equals_a_plain_resize():
+def test_unaugmented_pixels_equal_a_plain_resize():
     picture = smooth_pictures(1, 40, 30)
-    canvas = np.zeros((1, 48, 48, 3), np.float32)
-    canvas[:, :40, :30] = picture
     still = RandomView(**STILL)
-    result = still.augment_canvases(canvas, np.int32([[40, 30]]), seeds_of(1), image_size=(24, 24))
+    result = still.augment_pixels(*with_room(list(picture), 2000), seeds_of(1), image_size=(24, 24))
     np.testing.assert_allclose(result, tf.image.resize(picture, (24, 24)), atol=1e-3)
 
 

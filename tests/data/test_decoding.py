@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from keras_sgdr.data.bad_pictures import check_pictures, find_bad_pictures
-from keras_sgdr.data.decoding import decode_image
+from keras_sgdr.data.decoding import decode_image, decode_pixels
 
 
 def smooth_picture(height=40, width=60):
@@ -241,6 +241,18 @@ def test_bad_files_are_found_in_order_and_named(tmp_path):
     with pytest.raises(ValueError, match=r"Received: not a picture: .*b\.jpg \(Unknown image file format"):
         check_pictures(paths)
     check_pictures(paths[:1])
+
+
+@pytest.mark.parametrize("resize", ["crop", "squish", "pad"])
+@pytest.mark.parametrize("size", [(40, 60), (41, 47), (300, 290), (9, 200)])
+def test_pixels_to_resample_are_those_of_the_reduced_picture(resize, size):
+    encoded = encode(Image.fromarray(smooth_picture(*size)), "JPEG", quality=95)
+    pixels, (height, width) = decode_pixels(encoded, image_size=(32, 40), resize=resize)
+    assert pixels.shape == (4 * 32 * 40, 3)
+    picture = tf.reshape(pixels[: height * width], [1, height, width, 3])
+    resized = tf.image.resize(picture, (32, 40))[0].numpy()
+    assert_close(np.round(resized), decode_image(encoded, image_size=(32, 40), resize=resize).numpy(), 0.01)
+    assert not pixels[height * width :].numpy().any()
 
 
 def test_many_bad_files_are_counted(tmp_path):
