@@ -66,10 +66,15 @@ class GroupedUpdates(keras.optimizers.Optimizer):
             places.setdefault(self._group_of(variable), []).append(place)
         return places
 
+    def _is_decayed(self, weight: Any, group: int) -> bool:
+        settings = self._differential.settings
+        has_no_decay = settings.weight_decays is not None and not settings.weight_decays[group]
+        if has_no_decay or settings.leaves_undecayed(weight):
+            return False
+        return is_saved(weight) or self._use_weight_decay(weight)
+
     def _decay_of(self, weight: Any, group: int) -> float | None:
-        if self._differential.settings.leaves_undecayed(weight):
-            return None
-        if not is_saved(weight) and not self._use_weight_decay(weight):
+        if not self._is_decayed(weight, group):
             return None
         if self._differential.settings.weight_decays is not None:
             return self._differential.settings.weight_decays[group]
@@ -79,7 +84,7 @@ class GroupedUpdates(keras.optimizers.Optimizer):
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
         # Keras decays at `self.learning_rate`, whatever rate `update_step` is given, and each backend (and Muon) has
         # a loop of its own for it. So the loop runs once for each group.
-        decayed = [variable for variable in variables if self._decay_of(variable, self._group_of(variable))]
+        decayed = [variable for variable in variables if self._is_decayed(variable, self._group_of(variable))]
         for group, places in self._by_group(decayed).items():
             with self._decaying(group):
                 super()._apply_weight_decay([decayed[place] for place in places])

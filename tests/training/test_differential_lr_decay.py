@@ -45,6 +45,17 @@ def test_own_decays_of_muon_are_for_what_it_trains_by_adam_too():
     assert shrunk_by(optimizer, variables) == pytest.approx([0.005, 0.005, 0.02, 0.02, 0.1, 0.1], rel=1e-3)
 
 
+def test_optimizer_with_a_decay_of_its_own_making_is_followed_at_each_groups_rate():
+    class Shrinking(keras.optimizers.SGD):
+        def _apply_weight_decay(self, variables):
+            for variable in variables:
+                variable.assign(variable * (1 - 0.1 * self.learning_rate))
+
+    variables = weights()
+    optimizer = DifferentialLR(Shrinking(), in_groups(variables), RATES)
+    assert shrunk_by(optimizer, variables) == pytest.approx([0.001, 0.001, 0.01, 0.01, 0.1, 0.1], rel=1e-3)
+
+
 def test_biases_and_norms_can_be_left_out():
     model = keras.Sequential(
         [

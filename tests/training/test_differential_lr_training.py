@@ -149,6 +149,13 @@ def test_logged_learning_rate_is_the_last_groups(policy):
     assert seen == [pytest.approx(0.5)]
 
 
+def test_tensorboard_logs_the_last_groups_rate(policy):
+    model = trained(with_adam, epochs=1)
+    callback = keras.callbacks.TensorBoard()
+    callback._model = model  # `set_model` opens log files, for which the package tensorboard is needed
+    assert callback._collect_learning_rate({}) == {"learning_rate": pytest.approx(0.1)}
+
+
 def moving_average(weights_after_each_step, momentum):
     average = weights_after_each_step[0]
     for weights in weights_after_each_step[1:]:
