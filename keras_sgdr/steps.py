@@ -24,6 +24,7 @@ from keras_sgdr.models.layer_groups import freeze_to, layer_groups, unfreeze
 from keras_sgdr.run_directory import RunDirectory
 from keras_sgdr.serving.savedmodel import export_savedmodel
 from keras_sgdr.training.differential_lr import DifferentialLR
+from keras_sgdr.training.feature_cache import FeatureCache, default_cache_directory
 from keras_sgdr.training.features import precompute_features
 from keras_sgdr.training.lr_curve import LRCurve
 from keras_sgdr.training.lr_finder import lr_find
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 PRESETS = {"basic": augmentation.basic, "side_on": augmentation.side_on, "top_down": augmentation.top_down}
 # The rule of `LRCurve.suggest` that the recipe follows
 SUGGESTION = "valley"
+# The least recently used features are removed above this
+FEATURE_CACHE_BYTES = 20 * 2**30
 # The rule for a network whose head has learnt already: its loss is noise until it diverges
 SUGGESTION_LEARNT = "divergence"
 
@@ -68,6 +71,20 @@ def make_dataset(recipe: Recipe, split: Split, *, train: bool = False) -> Any:
         shuffle=train,
         seed=recipe.seed,
     )
+
+
+def make_features(recipe: Recipe, model: keras.Model, split: Split, *, verbose: int = 1) -> tuple[Any, keras.Model]:
+    """Returns the activations of a split at the model's frozen boundary, kept for later runs, and the rest."""
+    source = {
+        "pictures": [Path(path) for path in split.paths],
+        "labels": split.labels,
+        "image_size": recipe.image_size,
+        "resize": recipe.resize,
+        "batch_size": recipe.batch_size,
+    }
+    cache = FeatureCache(default_cache_directory(), max_bytes=FEATURE_CACHE_BYTES)
+    dataset = make_dataset(recipe, split)
+    return precompute_features(model, dataset, directory=cache, source=source, seed=recipe.seed, verbose=verbose)
 
 
 def compile_head(head: keras.Model, rate: float = 1e-3) -> None:
@@ -113,8 +130,8 @@ class Run:
         """Activations of the training and the validation pictures, and the head that reads them."""
         freeze_to(self.model, -1)
         self.say("step 1: precompute the activations of the frozen backbone")
-        train, head = precompute_features(self.model, make_dataset(self.recipe, self.index.train), verbose=self.verbose)
-        valid, _ = precompute_features(self.model, make_dataset(self.recipe, self.index.valid), verbose=self.verbose)
+        train, head = make_features(self.recipe, self.model, self.index.train, verbose=self.verbose)
+        valid, _ = make_features(self.recipe, self.model, self.index.valid, verbose=self.verbose)
         return train, valid, head
 
     def fit(self, model: keras.Model, data: Any, valid: Any, stage: str, epochs: int, *callbacks: Any) -> list[Any]:
