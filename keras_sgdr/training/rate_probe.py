@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Self
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_sgdr.training.learning_rate import accumulation_steps, held_batches, rate_as_variable, sync_variables
+from keras_sgdr.training.learning_rate import (
+    accumulation_steps,
+    has_settable_rate,
+    held_batches,
+    rate_as_variable,
+    sync_variables,
+)
 from keras_sgdr.training.lr_curve import LRCurve
 from keras_sgdr.training.schedules import require, require_count
 from keras_sgdr.training.training_state import TrainingState
@@ -94,6 +101,7 @@ class LRFinder(keras.callbacks.Callback):
         self._state: TrainingState | None = None
         self._schedule: Any = None
         self._accumulates = False
+        self._empty_losses: Callable[[], None]
 
     @property
     def curve(self) -> LRCurve:
@@ -110,6 +118,9 @@ class LRFinder(keras.callbacks.Callback):
             _require_built(model)
             self._state = TrainingState(model)
             self._state.attributes["stop_training"] = False
+            if model.steps_per_execution == 1 and has_settable_rate(model.optimizer):
+                # Then what a probe compiles is what training needs: it need not be compiled again.
+                self._state.attributes = {"stop_training": False}
         return self._state
 
     def restore(self) -> None:
@@ -140,16 +151,19 @@ class LRFinder(keras.callbacks.Callback):
         self._losses, self._validation_losses, self._pending = [], [], []
         self._average, self._best = 0.0, math.inf
         self._accumulates = accumulation_steps(self.model.optimizer) > 1
+        # Only the one: every variable that is written costs a part of a small network's step.
+        means = (metric.reset_state for metric in self.model.metrics if metric.name == "loss")
+        self._empty_losses = next(means, self.model.reset_metrics)
         self.keep(self.model)
         self._schedule = rate_as_variable(self.model.optimizer)
         if self._schedule is not None:
             self.model.make_train_function(force=True)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets the batch's rate, and empties the metrics, so that they show this batch alone."""
+        """Sets the batch's rate, and empties the mean of the losses, so that it shows this batch alone."""
         super().on_train_batch_begin(batch, logs)
         sync_variables(self.model)
-        self.model.reset_metrics()
+        self._empty_losses()
         self.model.optimizer.learning_rate = float(self.rates[len(self._losses)])
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:

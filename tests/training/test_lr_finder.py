@@ -187,10 +187,20 @@ def test_training_after_a_finder_is_bit_identical_with_steps_per_execution():
 
 
 def test_nothing_remains_on_the_model():
+    model = make_model(scheduled_adam(), steps_per_execution=2)
+    names = ("stop_training", "history", "train_function", "test_function", "steps_per_execution")
+    before = {name: getattr(model, name, None) for name in names}
+    lr_find(model, make_dataset(), num_steps=5, validation_batch=make_data(16))
+    assert {name: getattr(model, name, None) for name in names} == before | {"stop_training": False}
+
+
+def test_what_a_finder_compiles_is_used_by_the_training():
     model = make_model()
-    before = {name: getattr(model, name, None) for name in ("stop_training", "history", "train_function")}
     lr_find(model, make_dataset(), num_steps=5)
-    assert {name: getattr(model, name, None) for name in before} == before | {"stop_training": False}
+    compiled = model.train_function
+    model.fit(make_dataset(), shuffle=False, verbose=0)
+    assert compiled is not None
+    assert model.train_function is compiled
 
 
 def test_schedule_is_put_aside_and_back():
