@@ -75,6 +75,26 @@ def plot_pictures(images: Any, titles: Any, *, columns: int = 3) -> Any:
     return figure
 
 
+def show_batch(images: Any, labels: Any = None, class_names: Any = None, *, columns: int = 8) -> Any:
+    """Returns a figure of a batch as the model sees it, or of several views of one picture.
+
+    Args:
+        images: Shape `(batch, height, width, 3)`, values in [0, 255].
+        labels: One class number per picture, shape `(batch,)`; or 0 and 1 for each class, shape
+            `(batch, num_classes)`; or None.
+        class_names: What to write instead of the numbers.
+        columns: Pictures in a row.
+    """
+    import numpy as np
+
+    def title(label: Any) -> str:
+        numbers = np.flatnonzero(label) if np.ndim(label) else [int(label)]
+        return ", ".join(str(number if class_names is None else class_names[number]) for number in numbers)
+
+    titles = [""] * len(images) if labels is None else [title(label) for label in np.asarray(labels)]
+    return plot_pictures(images, titles, columns=min(columns, max(1, len(images))))
+
+
 def plot_history(epochs: Any) -> Any:
     """Returns a figure of a run's losses and accuracy over all of its epochs, stages told apart.
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_sgdr.data.decoding import decode_image
+from keras_sgdr.data.splits import Split
 
 _SHOWN = 10
 
@@ -73,6 +75,24 @@ def check_pictures(
             f"Every file must be a picture that can be decoded. Received: not a picture: {named}{more}. Remove or "
             'replace it, or pass on_bad_image="skip".'
         )
+
+
+def without_bad_pictures(split: Split, *, num_threads: int | None = None) -> Split:
+    """Leaves out the files that are not pictures, with one warning that names each of them.
+
+    Args:
+        split: the pictures; all of them are decoded once, at the smallest scale.
+        num_threads: how many are decoded at once; as many as there are processors if None.
+
+    Returns:
+        The split of the others; `split` itself if there is nothing to leave out.
+    """
+    bad = {picture.path: picture.reason for picture in find_bad_pictures(split.paths, num_threads=num_threads)}
+    if not bad:
+        return split
+    named = "; ".join(f"{path} ({reason})" for path, reason in bad.items())
+    warnings.warn(f"Left out {len(bad)} of {len(split)} files that are not pictures: {named}.", stacklevel=3)
+    return split.take([position for position, path in enumerate(split.paths) if path not in bad])
 
 
 def why_bad(path: str) -> str | None:

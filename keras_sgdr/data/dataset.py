@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sgdr.data.augmentation import RandomView
+from keras_sgdr.data.bad_pictures import without_bad_pictures
 from keras_sgdr.data.decoding import checked_image_size, checked_resize, decode_image, decode_pixels
 from keras_sgdr.data.gaps import Place, refuse_gaps
 from keras_sgdr.data.splits import Split
@@ -27,6 +28,7 @@ def load_dataset(
     seed: int = 0,
     initial_step: int = 0,
     drop_remainder: bool = False,
+    on_bad_image: str = "error",
 ) -> tf.data.Dataset:
     """Gives the batches of a split, ready for `model.fit(dataset, epochs=n)`.
 
@@ -49,6 +51,8 @@ def load_dataset(
         initial_step: the global step (batches since the first epoch began) to begin at; what comes before it is not
             decoded. Within an epoch, the dataset's cardinality is unknown, because the first pass is shorter.
         drop_remainder: whether a last batch of fewer than `batch_size` pictures is left out.
+        on_bad_image: "error" fails when a file that is not a picture is reached, and names it; "skip" decodes all files
+            first and leaves the bad ones out, with one warning that names them.
 
     Returns:
         A dataset of `(images, labels)`, or of `images` where the split has no labels. Images have the shape
@@ -64,6 +68,10 @@ def load_dataset(
     checked_resize(resize)
     _check_integer("batch_size", batch_size, 1)
     _check_integer("initial_step", initial_step, 0)
+    if on_bad_image not in ("error", "skip"):
+        raise ValueError(f'`on_bad_image` must be "error" or "skip". Received: on_bad_image={on_bad_image!r}.')
+    if on_bad_image == "skip":
+        split = without_bad_pictures(split)
     num_steps = len(split) // batch_size if drop_remainder else -(-len(split) // batch_size)
     if not num_steps:
         raise ValueError(

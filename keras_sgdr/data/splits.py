@@ -96,6 +96,27 @@ def split_off(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split
     return split.take(np.flatnonzero(~chosen), name="train"), split.take(np.flatnonzero(chosen), name="valid")
 
 
+def oversample(split: Split) -> Split:
+    """Repeats the pictures of rare classes until every class is as frequent as the most frequent one.
+
+    Each repetition is an index of its own, so that it gets a view of its own when it is augmented.
+
+    Args:
+        split: pictures with one label each.
+
+    Returns:
+        A split whose first `len(split)` pictures are those of `split`.
+
+    Raises:
+        ValueError: if a picture may have several labels, or none.
+    """
+    if split.labels is None or split.labels.ndim != 1:
+        raise ValueError(f"`split` must have one label for each picture. Received: split {split.name!r} without.")
+    most = max(split.counts.values())
+    extra = [np.resize(positions, most - len(positions)) for _, positions in _strata(split) if len(positions)]
+    return split.take(np.concatenate([np.arange(len(split)), *extra]))
+
+
 def k_folds(split: Split, *, num_folds: int, seed: int = 0) -> list[FolderIndex]:
     """Deals a split into folds for cross-validation, stratified by class.
 

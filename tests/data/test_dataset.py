@@ -156,6 +156,16 @@ def test_bad_file_is_named_on_the_way(numbered, tmp_path, content):
         next(batches)
 
 
+def test_bad_files_are_left_out_with_a_warning_and_the_count_is_right(numbered, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"text")
+    paths = [*numbered.paths[:7], str(tmp_path / "bad.jpg"), *numbered.paths[8:]]
+    split = Split("train", paths, numbered.labels, numbered.class_names)
+    with pytest.warns(UserWarning, match=r"Left out 1 of 22 files that are not pictures: .*bad\.jpg \(Unknown image"):
+        dataset = load_dataset(split, image_size=8, batch_size=7, on_bad_image="skip")
+    assert dataset.cardinality() == 3
+    assert epoch_of(dataset)[1].tolist() == [index for index in range(22) if index != 7]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -164,6 +174,7 @@ def test_bad_file_is_named_on_the_way(numbered, tmp_path, content):
         ({"initial_step": -1}, "Received: initial_step=-1"),
         ({"resize": "stretch"}, "Received: resize='stretch'"),
         ({"image_size": 0}, "Received: image_size=0"),
+        ({"on_bad_image": "ignore"}, "Received: on_bad_image='ignore'"),
         ({"batch_size": 23, "drop_remainder": True}, "Received: 22 pictures with batch_size=23"),
     ],
 )
