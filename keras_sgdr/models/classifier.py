@@ -123,6 +123,8 @@ def save_classifier(
 ) -> None:
     """Saves a classifier as `model.keras` and `classifier.json`, each written beside its place and then renamed.
 
+    The optimizer is left out: the file is for predicting and for serving, and any Keras loads it.
+
     Args:
         model: The classifier, with a fixed input size and one output per class.
         directory: Where to; made if it is missing.
@@ -144,7 +146,8 @@ def save_classifier(
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / f".{os.getpid()}.{MODEL_FILE}"
-    model.save(aside)
+    # A model of the same layers that was never compiled: the optimizer's slots would triple the file.
+    keras.Model(model.inputs, model.outputs, name=model.name).save(aside)
     aside.replace(folder / MODEL_FILE)
     described = {"class_names": names, "image_size": [height, width], "resize": resize, "keras": keras.__version__}
     aside = folder / f".{os.getpid()}.{CLASSIFIER_FILE}"

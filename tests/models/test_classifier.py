@@ -250,3 +250,14 @@ def test_a_backbone_of_another_size_is_refused():
     backbone = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match=r"Received: image_size=\(8, 8\), backbone=.* \(None, 16, 16, 3\)"):
         build_classifier(3, backbone=backbone, image_size=8)
+
+
+def test_saved_classifier_leaves_the_optimizer_out(tmp_path):
+    model = build_classifier(3, backbone="MobileNetV3Small", weights=None, image_size=32)
+    save_classifier(model, tmp_path / "plain", class_names=["a", "b", "c"])
+    model.compile(keras.optimizers.Adam(), "sparse_categorical_crossentropy")
+    model.fit(np.zeros((2, 32, 32, 3)), np.zeros(2), verbose=0)
+    save_classifier(model, tmp_path / "trained", class_names=["a", "b", "c"])
+    plain, trained = ((tmp_path / name / "model.keras").stat().st_size for name in ("plain", "trained"))
+    assert trained == pytest.approx(plain, rel=0.02)
+    assert not keras.models.load_model(tmp_path / "trained" / "model.keras").compiled
