@@ -96,6 +96,20 @@ def test_stream_begins_at_any_step(numbered, step):
         np.testing.assert_array_equal(left_images, right_images)
 
 
+def test_any_number_of_threads_gives_the_same_batches(numbered):
+    layer = side_on(max_zoom=1.2)
+
+    def batches(threads):
+        dataset = load_dataset(numbered, image_size=16, batch_size=4, shuffle=True, augmentation=layer)
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = threads
+        return list(dataset.with_options(options).as_numpy_iterator())
+
+    for left, right in zip(batches(1), batches(16), strict=True):
+        np.testing.assert_array_equal(left[0], right[0])
+        np.testing.assert_array_equal(left[1], right[1])
+
+
 def test_skipped_pictures_are_not_opened(numbered):
     missing = Split("train", ["/nowhere.png"] * 10 + list(numbered.paths[10:]), numbered.labels, numbered.class_names)
     assert len(list(load_dataset(missing, image_size=8, batch_size=5, initial_step=2))) == 3

@@ -47,11 +47,12 @@ def decode(encoded, size=(40, 60), resize="squish"):
 RGB = Image.fromarray(smooth_picture())
 
 
-@pytest.mark.parametrize("file_format", ["PNG", "BMP", "GIF", "WEBP"])
-@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1"])
+@pytest.mark.parametrize(
+    ("file_format", "mode"),
+    # No BMP of one bit: TensorFlow does not read it.
+    [(f, m) for f in ("PNG", "BMP", "GIF", "WEBP") for m in ("RGB", "L", "P", "1") if (f, m) != ("BMP", "1")],
+)
 def test_formats_and_modes_decode_as_pillow_reads_them(file_format, mode):
-    if (file_format, mode) == ("BMP", "1"):
-        pytest.skip("TensorFlow reads no BMP of one bit; it is named as one")
     options = {"lossless": True} if file_format == "WEBP" else {}
     encoded = encode(RGB.convert(mode), file_format, **options)
     assert_close(decode(encoded), np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")), 0)
@@ -253,6 +254,12 @@ def test_pixels_to_resample_are_those_of_the_reduced_picture(resize, size):
     resized = tf.image.resize(picture, (32, 40))[0].numpy()
     assert_close(np.round(resized), decode_image(encoded, image_size=(32, 40), resize=resize).numpy(), 0.01)
     assert not pixels[height * width :].numpy().any()
+
+
+def test_bmp_of_one_bit_is_named_as_unreadable(tmp_path):
+    RGB.convert("1").save(tmp_path / "one_bit.bmp")
+    with pytest.raises(ValueError, match=r"Received: not a picture: .*one_bit\.bmp \(Number of channels"):
+        check_pictures([str(tmp_path / "one_bit.bmp")])
 
 
 def test_many_bad_files_are_counted(tmp_path):
