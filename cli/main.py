@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from .demo import demo
+from .look import check, show
 from .machine import backbones, cache
 from .train import lr_find, train
 from .use import evaluate, export, predict
@@ -62,7 +63,7 @@ def cli() -> None:
     """Turns a folder of pictures into a served image classifier, the way the fast.ai course teaches it."""
 
 
-for command in (train, lr_find, evaluate, predict, export, demo, backbones, cache):
+for command in (check, show, train, lr_find, evaluate, predict, export, demo, backbones, cache):
     cli.add_command(command)
 
 

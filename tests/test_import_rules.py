@@ -13,7 +13,7 @@ MODULES = sorted(LIBRARY.rglob("*.py"))
 # A room imports only from rooms that stand before it.
 ROOMS = ["plots", "data", "models", "training", "evaluation", "serving"]
 ROOMS += ["run_directory", "steps", "recipe", "finished_run"]
-PURE = {"data/folder.py", "training/schedules.py", "training/lr_curve.py"}
+PURE = {"data/folder.py", "training/schedules.py", "training/suggestions.py", "training/lr_curve.py"}
 KNOW_TENSORFLOW = {"training/features.py", "training/feature_cache.py", "training/distribution.py"}
 # The one room that may draw on a later one for its annotations alone
 TYPES_ONLY = {("steps", "recipe")}

@@ -1,0 +1,85 @@
+"""The commands that look at a folder before anything is trained on it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .train import FOLDER, make_recipe, recipe_options
+
+
+@click.command()
+@FOLDER
+@click.option("--valid-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2)
+@click.option("--seed", type=int, default=0)
+@click.option("--format", "output_format", type=click.Choice(["table", "json"]), default="table")
+@click.option("--quarantine", type=click.Path(path_type=Path), help="Move the files that cannot be read to this directory.")
+@click.option("--undo", is_flag=True, help="Move what --quarantine moved back, and check nothing.")
+def check(
+    folder: Path, valid_fraction: float, seed: int, output_format: str, quarantine: Path | None, undo: bool
+) -> None:
+    """Check the pictures of FOLDER: unreadable files, leaks between splits, copies, imbalance.
+
+    The exit code is 1 if something is wrong that spoils a training.
+    """
+    if undo:
+        _undo(quarantine)
+        return
+    from keras_sgdr.data import quarantine as moves
+    from keras_sgdr.data.doctor import check_folder
+    from keras_sgdr.recipe import Recipe, index_for
+
+    index = index_for(folder, Recipe(valid_fraction=valid_fraction, seed=seed))
+    report = check_folder(index, on_progress=_show_progress if sys.stderr.isatty() else None)
+    if output_format == "json":
+        click.echo(json.dumps(report.to_dict(), indent=1, ensure_ascii=False))
+    else:
+        click.echo(report.table())
+    if quarantine is not None:
+        moved = moves.quarantine(report, quarantine)
+        click.echo(f"moved {len(moved)} files to {quarantine}; --undo moves them back", err=True)
+    if report.errors:
+        raise SystemExit(1)
+
+
+@click.command()
+@FOLDER
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("grid.png"), help="The picture to write.")
+@click.option("--views", type=click.IntRange(min=1), default=4, help="Augmented views of each picture.")
+@click.option("--pictures", type=click.IntRange(min=1), default=4, help="How many pictures of the training split.")
+@recipe_options
+def show(folder: Path, output: Path, views: int, pictures: int, **options: Any) -> None:
+    """Show pictures of FOLDER as the model will see them: each as it is, and augmented."""
+    import numpy as np
+
+    from keras_sgdr import plots
+    from keras_sgdr.recipe import index_for
+    from keras_sgdr.steps import make_augmentation, make_dataset
+
+    recipe = make_recipe(options)
+    index = index_for(folder, recipe)
+    chosen = np.random.default_rng(recipe.seed).permutation(len(index.train))[:pictures]
+    images, labels = next(iter(make_dataset(recipe, index.train.take(chosen)).unbatch().batch(pictures)))
+    augment = make_augmentation(recipe).augment
+    seeds = [np.stack([np.full(len(chosen), view), np.arange(len(chosen))], 1).astype("int32") for view in range(views)]
+    columns = [np.asarray(images), *(np.asarray(augment(images, seed)) for seed in seeds)]
+    rows = np.stack(columns, axis=1).reshape(-1, *images.shape[1:])
+    figure = plots.show_batch(rows, np.repeat(labels, len(columns)), index.class_names, columns=len(columns))
+    plots.save_figure(figure, output)
+    click.echo(output)
+
+
+def _undo(quarantine: Path | None) -> None:
+    from keras_sgdr.data.quarantine import restore
+
+    if quarantine is None:
+        raise click.UsageError("--undo needs --quarantine, the directory to move the files back from.")
+    click.echo(f"moved {len(restore(quarantine))} files back")
+
+
+def _show_progress(done: int, total: int) -> None:
+    click.echo(f"\r{done}/{total} pictures" + ("\n" if done == total else ""), nl=False, err=True)
