@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -85,9 +86,9 @@ class LRCurve:
                 - `"minimum"`: a tenth of the rate with the lowest loss, the course's own rule.
                 - `"steep"`: where the loss falls fastest over the rate's logarithm.
                 - `"slide"`: where, from the right, the slope first stops changing over 15 points. Cautious.
-                - `"divergence"`: a tenth of the rate from which on the loss stays a quarter over its lowest. For a
-                  network that has learnt already, whose loss is noise around a level until it diverges: the other rules
-                  read the noise.
+                - `"divergence"`: half a decade below the rate from which on the loss stays a quarter over its lowest.
+                  For a network that has learnt already, whose loss is noise around a level until it diverges: the
+                  other rules read the noise.
                 - `"inflection"`: the lowest central difference of the losses, as torch-lr-finder has it.
 
         Returns:
@@ -103,7 +104,7 @@ class LRCurve:
             return self._consensus(method)
         rates, losses = self._looked_at()
         if method == "divergence":
-            return self._tenth_of_divergence(rates, losses)
+            return self._below_divergence(rates, losses)
         self._check_readable(losses, fewest=suggestions.SLIDE_WINDOW + 1 if method == "slide" else FEWEST_POINTS)
         if method == "steep":
             return float(rates[suggestions.steepest_index(rates, losses)])
@@ -192,7 +193,7 @@ class LRCurve:
         finite = np.isfinite(losses)
         return rates[finite], losses[finite]
 
-    def _tenth_of_divergence(self, rates: Floats, losses: Floats) -> float:
+    def _below_divergence(self, rates: Floats, losses: Floats) -> float:
         self._check_length(losses, fewest=FEWEST_POINTS)
         index = suggestions.divergence_index(losses)
         if index == len(losses):
@@ -205,7 +206,7 @@ class LRCurve:
                 f"The loss must be calm before it rises; it diverged at once. Received: {losses[0]:.4g} at "
                 f"{rates[0]:.1e}, {losses[index]:.4g} at {rates[index]:.1e}. Use a lower `start_lr`."
             )
-        return float(rates[index]) / 10
+        return float(rates[index]) / math.sqrt(10)
 
     def _check_length(self, losses: Floats, *, fewest: int) -> None:
         if len(losses) < fewest:

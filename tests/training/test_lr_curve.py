@@ -106,10 +106,10 @@ def test_to_csv_writes_every_point(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["curve.csv"]
 
 
-def test_divergence_is_a_tenth_of_the_rate_where_the_loss_leaves_its_lowest():
+def test_divergence_is_half_a_decade_below_the_rate_where_the_loss_leaves_its_lowest():
     # The golden curve's lowest loss is .5023; a quarter over it is .6279, between its points 80 (.6211) and 81 (.7361).
     curve = LRCurve(GOLDEN["learning_rates"], GOLDEN["losses"], smoothing=0.0)
-    assert curve.suggest("divergence") == pytest.approx(GOLDEN["learning_rates"][81] / 10)
+    assert curve.suggest("divergence") == pytest.approx(GOLDEN["learning_rates"][81] / 10**0.5)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -117,7 +117,7 @@ def test_divergence_does_not_read_the_noise_of_a_network_that_has_learnt(seed):
     rates = np.geomspace(1e-7, 1e-1, 100)
     noise = np.random.default_rng(seed).normal(scale=0.1, size=100)
     curve = LRCurve(rates, 0.3 * np.exp(noise) * (1 + (rates / 3e-3) ** 2))
-    assert 2e-4 < curve.suggest("divergence") < 1e-3
+    assert 5e-4 < curve.suggest("divergence") < 3e-3
 
 
 def test_divergence_of_a_curve_that_does_not_diverge_says_what_to_try():
