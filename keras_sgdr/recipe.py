@@ -15,7 +15,7 @@ from keras_sgdr.data.folder import FolderIndex, index_folder
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret
 from keras_sgdr.models.layer_groups import freeze_to
 from keras_sgdr.run_directory import RunDirectory
-from keras_sgdr.steps import PRESETS, STAGES, Run, compile_all, compile_head, make_dataset, make_features, make_model
+from keras_sgdr.steps import PRESETS, STAGES, Run, compile_all, compile_head, find_rate, make_features, make_model
 from keras_sgdr.training.lr_curve import LRCurve
 from keras_sgdr.training.lr_finder import lr_find
 from keras_sgdr.training.schedules import total_epochs
@@ -180,7 +180,7 @@ def find_learning_rate(
     model = make_model(recipe, len(index.class_names), recipe.weights)
     if whole_network:
         compile_all(model, recipe)
-        return lr_find(model, make_dataset(recipe, index.train, train=True), num_steps=num_steps)
+        return find_rate(model, recipe, index.train, num_steps=num_steps)
     freeze_to(model, -1)
     features, head = make_features(recipe, model, index.train)
     compile_head(head)

@@ -42,6 +42,8 @@ SUGGESTION = "valley"
 FEATURE_CACHE_BYTES = 20 * 2**30
 # The rule for a network whose head has learnt already: its loss is noise until it diverges
 SUGGESTION_LEARNT = "divergence"
+# Training pictures whose loss the finder follows then
+FINDER_PICTURES = 64
 
 
 def make_model(recipe: Recipe, num_classes: int, weights: str | None) -> keras.Model:
@@ -98,6 +100,15 @@ def compile_all(model: keras.Model, recipe: Recipe, rate: float = 1e-3) -> None:
     groups = layer_groups(model, num_groups=recipe.num_groups)
     rates = [rate / recipe.group_factor**depth for depth in reversed(range(len(groups)))]
     _compile(model, DifferentialLR(keras.optimizers.Adam(rate), groups, rates))
+
+
+def find_rate(model: keras.Model, recipe: Recipe, split: Split, *, num_steps: int = 100) -> LRCurve:
+    """Returns the finder's curve of the whole network, with the loss on fixed pictures without augmentation."""
+    chosen = np.random.default_rng(recipe.seed).permutation(len(split))[:FINDER_PICTURES]
+    batches = list(make_dataset(recipe, split.take(np.sort(chosen))).as_numpy_iterator())
+    images, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
+    data = make_dataset(recipe, split, train=True)
+    return lr_find(model, data, num_steps=num_steps, validation_batch=(images, labels))
 
 
 class Run:
@@ -206,7 +217,7 @@ def _find_rate(run: Run) -> dict[str, Any]:
         return {"learning_rate": run.recipe.learning_rate}
     compile_all(run.model, run.recipe)
     run.say("step 7: find the whole network's learning rate")
-    curve = lr_find(run.model, make_dataset(run.recipe, run.index.train, train=True))
+    curve = find_rate(run.model, run.recipe, run.index.train)
     return run.suggested(curve, SUGGESTION_LEARNT, "lr_finder_all.png")
 
 

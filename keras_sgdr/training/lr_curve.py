@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -86,9 +85,9 @@ class LRCurve:
                 - `"minimum"`: a tenth of the rate with the lowest loss, the course's own rule.
                 - `"steep"`: where the loss falls fastest over the rate's logarithm.
                 - `"slide"`: where, from the right, the slope first stops changing over 15 points. Cautious.
-                - `"divergence"`: half a decade below the rate from which on the loss stays a quarter over its lowest.
-                  For a network that has learnt already, whose loss is noise around a level until it diverges: the
-                  other rules read the noise.
+                - `"divergence"`: the last rate before the loss on the validation batch stays a quarter over its lowest.
+                  For a network that has learnt already: its batches' losses are noise around a level until they
+                  diverge, and the other rules read the noise. Needs `validation_losses`.
                 - `"inflection"`: the lowest central difference of the losses, as torch-lr-finder has it.
 
         Returns:
@@ -104,7 +103,7 @@ class LRCurve:
             return self._consensus(method)
         rates, losses = self._looked_at()
         if method == "divergence":
-            return self._below_divergence(rates, losses)
+            return self._before_divergence()
         self._check_readable(losses, fewest=suggestions.SLIDE_WINDOW + 1 if method == "slide" else FEWEST_POINTS)
         if method == "steep":
             return float(rates[suggestions.steepest_index(rates, losses)])
@@ -193,20 +192,28 @@ class LRCurve:
         finite = np.isfinite(losses)
         return rates[finite], losses[finite]
 
-    def _below_divergence(self, rates: Floats, losses: Floats) -> float:
+    def _before_divergence(self) -> float:
+        if self.validation_losses is None:
+            raise ValueError(
+                "`validation_losses` must be there for 'divergence'. Received: a curve of the batches' losses alone. "
+                "Give `lr_find` a `validation_batch`."
+            )
+        losses = self.validation_losses
         self._check_length(losses, fewest=FEWEST_POINTS)
-        index = suggestions.divergence_index(losses)
-        if index == len(losses):
+        last = suggestions.last_calm_index(losses)
+        if last == len(losses) - 1:
             raise ValueError(
                 "The loss must stay a quarter over its lowest at the end; it has not diverged. Received: "
-                f"{losses.min():.4g} at its lowest, {losses[-1]:.4g} at {rates[-1]:.1e}. Use a larger `end_lr`."
+                f"{np.nanmin(losses):.4g} at its lowest, {losses[-1]:.4g} at {self.learning_rates[-1]:.1e}. Use a "
+                "larger `end_lr`."
             )
-        if index < FEWEST_POINTS:
+        if last < FEWEST_POINTS:
             raise ValueError(
                 f"The loss must be calm before it rises; it diverged at once. Received: {losses[0]:.4g} at "
-                f"{rates[0]:.1e}, {losses[index]:.4g} at {rates[index]:.1e}. Use a lower `start_lr`."
+                f"{self.learning_rates[0]:.1e}, {losses[last + 1]:.4g} at {self.learning_rates[last + 1]:.1e}. Use a "
+                "lower `start_lr`."
             )
-        return float(rates[index]) / math.sqrt(10)
+        return float(self.learning_rates[last])
 
     def _check_length(self, losses: Floats, *, fewest: int) -> None:
         if len(losses) < fewest:

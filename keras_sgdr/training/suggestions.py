@@ -59,9 +59,8 @@ def slide_index(losses: ArrayLike) -> int:
     return index
 
 
-def divergence_index(losses: ArrayLike) -> int:
-    """The first point after the lowest loss from which on the losses stay over it by a quarter; the length if none."""
-    losses = np.asarray(losses, dtype=float)
-    lowest = int(np.argmin(losses))
-    calm = losses <= losses[lowest] + 0.25 * abs(losses[lowest])
-    return int(np.flatnonzero(calm)[-1]) + 1
+def last_calm_index(losses: ArrayLike) -> int:
+    """The last point whose loss is at most a quarter over the lowest; a loss that is not finite is over it."""
+    losses = np.where(np.isfinite(losses), losses, np.inf)
+    lowest = float(losses.min())
+    return int(np.flatnonzero(losses <= lowest + 0.25 * abs(lowest))[-1])

@@ -157,5 +157,5 @@ def test_bad_arguments_are_named(model, images, arguments, received):
 
 
 def test_empty_dataset_is_refused(model):
-    with pytest.raises(ValueError, match="at least one batch. Received: dataset="):
+    with pytest.raises(ValueError, match=r"at least one batch. Received: dataset="):
         predict_tta(model, iter([]), verbose=0)

@@ -43,7 +43,7 @@ def test_suggest_passes_over_losses_that_are_not_finite(bad):
 
 def test_suggestions_holds_every_rule():
     curve = LRCurve(GOLDEN["learning_rates"], GOLDEN["losses"])
-    assert curve.suggestions() == {method: curve.suggest(method) for method in METHODS}
+    assert curve.suggestions() == {method: curve.suggest(method) for method in METHODS if method != "divergence"}
 
 
 def test_suggestions_leaves_out_the_rules_that_need_more_points():
@@ -106,30 +106,42 @@ def test_to_csv_writes_every_point(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["curve.csv"]
 
 
-def test_divergence_is_half_a_decade_below_the_rate_where_the_loss_leaves_its_lowest():
+def of_validation(rates, losses):
+    """A curve whose batches' losses tell nothing."""
+    return LRCurve(rates, np.random.default_rng(0).uniform(1, 9, len(losses)), validation_losses=losses)
+
+
+def test_divergence_is_the_last_rate_before_the_loss_stays_high():
     # The golden curve's lowest loss is .5023; a quarter over it is .6279, between its points 80 (.6211) and 81 (.7361).
-    curve = LRCurve(GOLDEN["learning_rates"], GOLDEN["losses"], smoothing=0.0)
-    assert curve.suggest("divergence") == pytest.approx(GOLDEN["learning_rates"][81] / 10**0.5)
+    curve = of_validation(GOLDEN["learning_rates"], GOLDEN["losses"])
+    assert curve.suggest("divergence") == GOLDEN["learning_rates"][80]
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_divergence_does_not_read_the_noise_of_a_network_that_has_learnt(seed):
+@pytest.mark.parametrize("end", [np.nan, np.inf, 9.0])
+def test_divergence_does_not_read_the_noise_of_the_batches_or_of_the_end(end):
     rates = np.geomspace(1e-7, 1e-1, 100)
-    noise = np.random.default_rng(seed).normal(scale=0.1, size=100)
-    curve = LRCurve(rates, 0.3 * np.exp(noise) * (1 + (rates / 3e-3) ** 2))
-    assert 5e-4 < curve.suggest("divergence") < 3e-3
+    losses = 0.3 * (1 + (rates / 3e-3) ** 2)
+    losses[-3:] = end
+    assert of_validation(rates, losses).suggest("divergence") == pytest.approx(1.5e-3, rel=0.15)
 
 
-def test_divergence_of_a_curve_that_does_not_diverge_says_what_to_try():
-    curve = LRCurve(RATES, np.linspace(2, 1, 60), smoothing=0.0)
-    with pytest.raises(ValueError, match=r"has not diverged. Received: 1.0.* Use a larger `end_lr`"):
-        curve.suggest("divergence")
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        (np.linspace(2, 1, 60), r"has not diverged. Received: 1 at its lowest.* Use a larger `end_lr`"),
+        (np.linspace(1, 9, 60), r"diverged at once. Received: 1 at .* Use a lower `start_lr`"),
+        (np.linspace(1, 9, 6), r"too short. Received: 6 points"),
+    ],
+)
+def test_divergence_that_cannot_be_read_says_why(losses, message):
+    with pytest.raises(ValueError, match=message):
+        of_validation(RATES[: len(losses)], losses).suggest("divergence")
 
 
-def test_divergence_at_once_says_what_to_try():
-    curve = LRCurve(RATES, np.linspace(1, 9, 60), smoothing=0.0)
-    with pytest.raises(ValueError, match=r"diverged at once. Received: .* Use a lower `start_lr`"):
-        curve.suggest("divergence")
+def test_divergence_needs_a_validation_batch():
+    with pytest.raises(ValueError, match=r"Received: a curve of the batches' losses alone. Give `lr_find` a"):
+        LRCurve(GOLDEN["learning_rates"], GOLDEN["losses"]).suggest("divergence")
+    assert "divergence" not in LRCurve(GOLDEN["learning_rates"], GOLDEN["losses"]).suggestions()
 
 
 def test_mean_curve_suggests_the_median_of_its_repeats():
