@@ -24,7 +24,7 @@ def demo(output: Path, resume: bool, overwrite: bool) -> None:
     num_pictures = write_digits(folder)
     click.echo(f"wrote {num_pictures} pictures to {folder}")
     # A mirrored digit is another digit or none, hence `basic`.
-    recipe = Recipe(image_size=64, batch_size=16, augmentation="basic", resize="squish", valid_fraction=0.2)
+    recipe = Recipe(image_size=64, batch_size=32, augmentation="basic", resize="squish", valid_fraction=0.2)
     result = train_image_classifier(folder, output=output / "run", recipe=recipe, resume=resume, overwrite=overwrite)
     picture = Path(index_for(folder, recipe).valid.paths[0])
     click.echo(f"the export says {predict_through_export(result.export, picture)!r} to {picture}")

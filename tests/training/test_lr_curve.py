@@ -111,10 +111,10 @@ def of_validation(rates, losses):
     return LRCurve(rates, np.random.default_rng(0).uniform(1, 9, len(losses)), validation_losses=losses)
 
 
-def test_divergence_is_the_last_rate_before_the_loss_stays_high():
-    # The golden curve's lowest loss is .5023; a quarter over it is .6279, between its points 80 (.6211) and 81 (.7361).
+def test_divergence_is_half_the_last_rate_before_the_loss_stays_high():
+    # The golden curve's lowest loss is .5023; twice that is 1.0046, between its points 82 (.8895) and 83 (1.0813).
     curve = of_validation(GOLDEN["learning_rates"], GOLDEN["losses"])
-    assert curve.suggest("divergence") == GOLDEN["learning_rates"][80]
+    assert curve.suggest("divergence") == GOLDEN["learning_rates"][82] / 2
 
 
 @pytest.mark.parametrize("end", [np.nan, np.inf, 9.0])
