@@ -85,8 +85,8 @@ class LRCurve:
                 - `"minimum"`: a tenth of the rate with the lowest loss, the course's own rule.
                 - `"steep"`: where the loss falls fastest over the rate's logarithm.
                 - `"slide"`: where, from the right, the slope first stops changing over 15 points. Cautious.
-                - `"divergence"`: half of the last rate before the loss on the validation batch stays over twice its
-                  lowest. For a network that has learnt already: its batches' losses are noise around a level until
+                - `"divergence"`: half of the last rate before the loss on the validation batch stays over 4 times
+                  its lowest. For a network that has learnt already: its batches' losses are noise around a level until
                   they diverge, and the other rules read the noise. Needs `validation_losses`.
                 - `"inflection"`: the lowest central difference of the losses, as torch-lr-finder has it.
 
@@ -203,7 +203,7 @@ class LRCurve:
         last = suggestions.last_calm_index(losses)
         if last == len(losses) - 1:
             raise ValueError(
-                "The loss must stay over twice its lowest at the end; it has not diverged. Received: "
+                "The loss must stay over 4 times its lowest at the end; it has not diverged. Received: "
                 f"{np.nanmin(losses):.4g} at its lowest, {losses[-1]:.4g} at {self.learning_rates[-1]:.1e}. Use a "
                 "larger `end_lr`."
             )

@@ -60,7 +60,7 @@ def slide_index(losses: ArrayLike) -> int:
 
 
 def last_calm_index(losses: ArrayLike) -> int:
-    """The last point whose loss is at most twice the lowest; a loss that is not finite is over it."""
+    """The last point whose loss is at most 4 times the lowest, where the finder stops by default; NaN is over it."""
     losses = np.where(np.isfinite(losses), losses, np.inf)
     lowest = float(losses.min())
-    return int(np.flatnonzero(losses <= lowest + abs(lowest))[-1])
+    return int(np.flatnonzero(losses <= lowest + 3 * abs(lowest))[-1])
