@@ -15,7 +15,7 @@ from .train import FOLDER, make_recipe, recipe_options
 @click.command()
 @FOLDER
 @click.option("--valid-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2)
-@click.option("--seed", type=int, default=0)
+@click.option("--seed", type=click.IntRange(min=0), default=0)
 @click.option("--format", "output_format", type=click.Choice(["table", "json"]), default="table")
 @click.option("--quarantine", type=click.Path(path_type=Path), help="Move what cannot be read to this directory.")
 @click.option("--undo", is_flag=True, help="Move what --quarantine moved back, and check nothing.")

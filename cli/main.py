@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import types
 from typing import Any
 
 import click
@@ -32,13 +31,30 @@ class _OneLineErrors(click.Group):
             raise click.ClickException(f"interrupted. {_resume_hint(ctx)}".rstrip()) from None
         except OSError as error:
             raise click.ClickException(_os_error_line(error)) from error
-        except (ValueError, TypeError, RuntimeError, ImportError) as error:
-            if not _raised_by_us(error.__traceback__):
+        except Exception as error:
+            if not (_raised_by_us(error) or _is_tensorflows(error)):
                 raise
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(_first_lines(error)) from error
 
 
-def _raised_by_us(traceback: types.TracebackType | None) -> bool:
+def _is_tensorflows(error: Exception) -> bool:
+    """Whether TensorFlow refused an input in the graph: a file that is no picture, a disk that is full."""
+    return type(error).__module__ == "tensorflow.python.framework.errors_impl"
+
+
+def _first_lines(error: Exception) -> str:
+    if not _is_tensorflows(error):
+        return str(error)
+    from keras_sgdr.data.bad_pictures import reason_of
+
+    return f"{reason_of(error)}. `keras-sgdr check` names the files of a folder that cannot be read."
+
+
+def _raised_by_us(error: Exception) -> bool:
+    """Whether this package raised it on purpose; an error of a kind that only bugs raise is none."""
+    if not isinstance(error, (ValueError, TypeError, RuntimeError, ImportError)):
+        return False
+    traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
     module = traceback.tb_frame.f_globals.get("__name__", "") if traceback else ""

@@ -30,7 +30,7 @@ _RECIPE_OPTIONS = (
     ),
     click.option("--max-zoom", type=click.FloatRange(min=1), default=1.1),
     click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.2),
-    click.option("--seed", type=int, default=0),
+    click.option("--seed", type=click.IntRange(min=0), default=0),
 )
 
 
@@ -59,7 +59,7 @@ def make_recipe(options: dict[str, Any]) -> Any:
 @click.option("--n-cycles", type=click.IntRange(min=1), default=3, help="Step 8: cycles of the whole network.")
 @click.option("--cycle-len", type=click.IntRange(min=1), default=1, help="Epochs of the first of them.")
 @click.option("--cycle-mult", type=click.IntRange(min=1), default=2, help="How much longer each further one is.")
-@click.option("--num-groups", type=click.IntRange(min=1), default=3, help="Layer groups with a rate each.")
+@click.option("--num-groups", type=click.IntRange(min=2), default=3, help="Layer groups with a rate each.")
 @click.option("--group-factor", type=click.FloatRange(min=1), default=3.0, help="From one group's rate to the next.")
 @click.option("--head-learning-rate", type=float, help="Instead of the finder's suggestion in step 2.")
 @click.option("--learning-rate", type=float, help="Instead of the finder's suggestion in step 7.")
@@ -88,7 +88,10 @@ def lr_find(folder: Path, output: Path, unfreeze: bool, num_steps: int, **option
     from keras_sgdr.recipe import find_learning_rate
 
     curve = find_learning_rate(folder, recipe=make_recipe(options), whole_network=unfreeze, num_steps=num_steps)
-    for method, rate in curve.suggestions().items():
+    suggestions = curve.suggestions()
+    for method, rate in suggestions.items():
         click.echo(f"{method:>10}  {rate:.2e}")
     plots.save_figure(curve.plot(), output)
     click.echo(f"plot: {output}")
+    if not suggestions:
+        curve.suggest()  # raises, and says what to try

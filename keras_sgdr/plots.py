@@ -14,15 +14,20 @@ def save_figure(figure: Any, path: str | os.PathLike[str]) -> None:
 
     Args:
         figure: A matplotlib `Figure`, as every function of this module returns.
-        path: The file, for instance `"lr_curve.png"`.
+        path: The file, for instance `"lr_curve.png"`; without a suffix it is a PNG.
     """
     import matplotlib.pyplot as plt
 
     path = Path(path)
-    aside = path.with_name(f".{path.stem}.partial{path.suffix}")
-    figure.savefig(aside, dpi=120, bbox_inches="tight")
-    aside.replace(path)
-    plt.close(figure)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"`path` must be in an existing directory. Received: path={path}.")
+    aside = path.with_name(f".partial-{path.stem}{path.suffix or '.png'}")
+    try:
+        figure.savefig(aside, dpi=120, bbox_inches="tight")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+        plt.close(figure)
 
 
 def plot_confusion_matrix(confusion: Any, class_names: Any) -> Any:

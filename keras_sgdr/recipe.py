@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +14,42 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_sgdr.data.decoding import checked_resize
 from keras_sgdr.data.folder import FolderIndex, index_folder
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret
 from keras_sgdr.models.layer_groups import freeze_to
 from keras_sgdr.run_directory import RunDirectory
-from keras_sgdr.steps import PRESETS, STAGES, Run, compile_all, compile_head, find_rate, make_features, make_model
+from keras_sgdr.steps import (
+    PRESETS,
+    STAGES,
+    STAGES_ON_FEATURES,
+    Run,
+    compile_all,
+    compile_head,
+    find_rate,
+    make_features,
+    make_model,
+)
 from keras_sgdr.training.lr_curve import LRCurve
 from keras_sgdr.training.lr_finder import lr_find
 from keras_sgdr.training.schedules import total_epochs
+
+_LEAST_INTEGERS = {
+    **dict.fromkeys(
+        ("image_size", "batch_size", "head_epochs", "head_cycles", "n_cycles", "cycle_len", "cycle_mult"), 1
+    ),
+    "num_groups": 2,  # the head is one
+    "tta_views": 0,
+    "seed": 0,
+}
+_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "valid_fraction": ("in (0, 1)", lambda value: 0 < value < 1),
+    "max_zoom": ("in [1, 10]", lambda value: 1 <= value <= 10),
+    "dropout": ("in [0, 1)", lambda value: 0 <= value < 1),
+    "group_factor": ("a finite number >= 1", lambda value: 1 <= value < math.inf),
+    "head_learning_rate": ("a finite number > 0", lambda value: 0 < value < math.inf),
+    "learning_rate": ("a finite number > 0", lambda value: 0 < value < math.inf),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +106,15 @@ class Recipe:
             raise ValueError(
                 f"`augmentation` must be one of {sorted(PRESETS)}. Received: augmentation={self.augmentation!r}."
             )
-        for name in ("image_size", "batch_size", "head_epochs", "head_cycles", "n_cycles", "cycle_len", "num_groups"):
+        checked_resize(self.resize)
+        for name, least in _LEAST_INTEGERS.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"`{name}` must be an integer >= 1. Received: {name}={value!r}.")
-        if not self.group_factor >= 1:
-            raise ValueError(f"`group_factor` must be >= 1. Received: group_factor={self.group_factor}.")
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"`{name}` must be an integer >= {least}. Received: {name}={value!r}.")
+        for name, (allowed, holds) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not holds(value):
+                raise ValueError(f"`{name}` must be {allowed}. Received: {name}={value!r}.")
 
     @property
     def epochs(self) -> int:
@@ -97,7 +131,8 @@ class TrainingResult:
         class_names: One name per output.
         output: The run directory.
         export: The SavedModel's folder.
-        history: One dictionary per epoch: `stage`, `epoch`, `loss`, `val_loss`, `val_accuracy`, `rate`.
+        history: One dictionary per epoch: `stage`, `epoch`, `loss`, `accuracy`, `val_loss`, `val_accuracy`
+            and, where a schedule sets it, `learning_rate`, that of the epoch's last batch.
         plain: Accuracy and mistakes on the validation pictures, each seen once.
         tta: The same with test-time augmentation.
     """
@@ -124,9 +159,10 @@ def train_image_classifier(
 
     Sets the global random seeds of Python, NumPy and the backend from `recipe.seed`.
 
-    The run directory receives `model.keras` and `classifier.json`, `run.json` (settings and each stage's
-    results), `history.csv`, the plots `lr_finder_head.png`, `lr_finder_all.png`, `schedule.png`,
-    `history.png`, `confusion_matrix.png` and `top_losses.png`, and `export/`, for TensorFlow Serving.
+    The run directory receives `model.keras` and `classifier.json`, `run.json` (settings and each stage's results),
+    `history.csv`, `predictions.npz` (of the validation pictures, plain and with test-time augmentation), the plots
+    `lr_finder_head.png`, `lr_finder_all.png`, `schedule.png`, `history.png`, `confusion_matrix.png` and
+    `top_losses.png`, and `export/`, for TensorFlow Serving.
 
     Args:
         folder: Has `train/` and `valid/`, each with a folder per class; or just a folder per class, of which
@@ -149,7 +185,12 @@ def train_image_classifier(
     """
     recipe = recipe or Recipe()
     index = index_for(folder, recipe)
-    settings = {**dataclasses.asdict(recipe), "folder": str(Path(folder).resolve()), "classes": list(index.class_names)}
+    settings = {
+        **dataclasses.asdict(recipe),
+        "folder": str(Path(folder).resolve()),
+        "classes": list(index.class_names),
+        "pictures": _digest(index),
+    }
     directory = RunDirectory(output, settings=settings, resume=resume, overwrite=overwrite)
     keras.utils.set_random_seed(recipe.seed)
     run = Run(recipe, index, directory, verbose)
@@ -157,6 +198,9 @@ def train_image_classifier(
         if directory.finished(name) is not None:
             run.say(f"{name}: done before")
             continue
+        if name in STAGES_ON_FEATURES:
+            # before the seed, which must find the same state whether an earlier stage has made them or none has
+            _ = run.features
         keras.utils.set_random_seed(recipe.seed + number)  # so that a resumed run draws what an unbroken one draws
         values = stage(run)
         directory.record(name, values, run.model if trains else None)
@@ -187,13 +231,28 @@ def find_learning_rate(
     return lr_find(head, features, num_steps=num_steps)
 
 
+def _digest(index: FolderIndex) -> str:
+    """Tells splits apart: a resumed run must not validate on pictures that it was trained on."""
+    digest = hashlib.sha256()
+    for split in (index.train, index.valid):
+        for path in split.paths:
+            digest.update(os.path.relpath(path, index.directory).encode(errors="surrogateescape") + b"\0")
+        digest.update(b"\1")
+    return digest.hexdigest()[:16]
+
+
 def index_for(folder: str | os.PathLike[str], recipe: Recipe) -> FolderIndex:
     """Returns the pictures of a folder that is split already, or is split here by the recipe's fraction and seed."""
     train = Path(folder) / "train"
     # A class may well be called "train": it is a split only if it holds the classes.
     holds_classes = train.is_dir() and any(path.is_dir() for path in train.iterdir())
     is_split = holds_classes or (Path(folder) / "valid").is_dir()
-    return index_folder(folder, valid_fraction=None if is_split else recipe.valid_fraction, seed=recipe.seed)
+    index = index_folder(folder, valid_fraction=None if is_split else recipe.valid_fraction, seed=recipe.seed)
+    if len(index.class_names) < 2:
+        raise ValueError(
+            f"`folder` must hold at least two classes. Received: folder={folder} with {', '.join(index.class_names)}."
+        )
+    return index
 
 
 def _result(run: Run) -> TrainingResult:

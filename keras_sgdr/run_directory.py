@@ -11,6 +11,19 @@ from typing import Any
 import keras
 
 _JOURNAL = "run.json"
+# What a run leaves beside its journal, its checkpoint and its export
+ARTEFACTS = (
+    "model.keras",
+    "classifier.json",
+    "history.csv",
+    "predictions.npz",
+    "lr_finder_head.png",
+    "lr_finder_all.png",
+    "schedule.png",
+    "history.png",
+    "confusion_matrix.png",
+    "top_losses.png",
+)
 
 
 class RunDirectory:
@@ -23,7 +36,7 @@ class RunDirectory:
         path: The directory; made if it does not exist.
         settings: What the run was asked for, as JSON values. A resumed run must have the same.
         resume: Go on with the unfinished run that is there.
-        overwrite: Begin again where a run is there already. Files that are no run's stay.
+        overwrite: Begin again where a run is there already; its files are removed, others stay.
 
     Raises:
         ValueError: If a run is there and neither `resume` nor `overwrite` is given, or if the settings of
@@ -35,13 +48,12 @@ class RunDirectory:
     ) -> None:
         self.path = Path(path)
         previous = None if overwrite else _read_journal(self.path / _JOURNAL)
-        if previous is None:
-            self._stages: dict[str, dict[str, Any]] = {}
-        else:
+        self._stages: dict[str, dict[str, Any]] = {}
+        if previous is not None and previous["stages"]:  # a run of which no stage has finished is none
             self._check_resumable(previous, settings, resume)
             self._stages = previous["stages"]
         self._settings = settings
-        self._make()
+        self._make(overwrite)
 
     def finished(self, stage: str) -> dict[str, Any] | None:
         """Returns what `record` was given for `stage`, or `None` if the stage has not finished."""
@@ -65,8 +77,11 @@ class RunDirectory:
         if model is not None:
             name = f"{stage}.weights.h5"
             aside = self.path / f".partial-{name}"
-            model.save_weights(aside)
-            aside.replace(self.path / name)
+            try:
+                model.save_weights(aside)
+                aside.replace(self.path / name)
+            finally:
+                aside.unlink(missing_ok=True)
             values = {**values, "checkpoint": name}
         self._stages[stage] = values
         self._write_journal()
@@ -94,12 +109,17 @@ class RunDirectory:
         names = [values["checkpoint"] for values in self._stages.values() if "checkpoint" in values]
         return self.path / names[-1] if names else None
 
-    def _make(self) -> None:
+    def _make(self, overwrite: bool) -> None:
         if self.path.is_file():
             raise ValueError(f"`output` must be a directory. Received: output={self.path}, a file.")
         self.path.mkdir(parents=True, exist_ok=True)
         for partial in self.path.glob(".partial-*"):
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+        if overwrite and (self.path / _JOURNAL).is_file():
+            # An old model beside a new journal would be taken for the new run's.
+            for name in (*ARTEFACTS, *(path.name for path in self.path.glob("*.weights.h5"))):
+                (self.path / name).unlink(missing_ok=True)
+            shutil.rmtree(self.path / "export", ignore_errors=True)
         self._write_journal()
 
     def _check_resumable(self, previous: dict[str, Any], settings: dict[str, Any], resume: bool) -> None:

@@ -42,6 +42,8 @@ SUGGESTION = "valley"
 FEATURE_CACHE_BYTES = 20 * 2**30
 # The rule for a network whose head has learnt already: its loss is noise until it diverges
 SUGGESTION_LEARNT = "divergence"
+# Adam's own rate, where the finder has no answer
+HEAD_RATE = 1e-3
 # Training pictures whose loss the finder follows then
 FINDER_PICTURES = 64
 
@@ -167,11 +169,18 @@ class Run:
         """Returns the learning rate that a stage settled on."""
         return float(self.directory.stages[stage]["learning_rate"])
 
-    def suggested(self, curve: LRCurve, method: str, plot: str) -> dict[str, Any]:
-        """Plots the finder's curve and returns its suggestion."""
+    def suggested(self, curve: LRCurve, method: str, plot: str, *, otherwise: float) -> dict[str, Any]:
+        """Plots the finder's curve and returns its suggestion, or a usual rate if it has none."""
         plots.save_figure(curve.plot(), self.directory.path / plot)
-        rate = float(curve.suggest(method))
-        self.say(f"suggested rate {rate:.2e} ({method}), see {self.directory.path / plot}")
+        try:
+            rate = float(curve.suggest(method))
+            self.say(f"suggested rate {rate:.2e} ({method}), see {self.directory.path / plot}")
+        except ValueError as error:
+            # A small folder or random weights can give a curve without an answer; that is no reason to lose the run.
+            rate = otherwise
+            self.say(
+                f"the finder suggests no rate ({error}) Going on with {rate:.0e}; see {self.directory.path / plot}"
+            )
         return {"learning_rate": rate}
 
     @property
@@ -194,7 +203,7 @@ def _find_head_rate(run: Run) -> dict[str, Any]:
     train, _, head = run.features
     compile_head(head)
     run.say("step 2: find the head's learning rate")
-    return run.suggested(lr_find(head, train), SUGGESTION, "lr_finder_head.png")
+    return run.suggested(lr_find(head, train), SUGGESTION, "lr_finder_head.png", otherwise=HEAD_RATE)
 
 
 def _train_head(run: Run) -> dict[str, Any]:
@@ -218,7 +227,7 @@ def _find_rate(run: Run) -> dict[str, Any]:
     compile_all(run.model, run.recipe)
     run.say("step 7: find the whole network's learning rate")
     curve = find_rate(run.model, run.recipe, run.index.train)
-    return run.suggested(curve, SUGGESTION_LEARNT, "lr_finder_all.png")
+    return run.suggested(curve, SUGGESTION_LEARNT, "lr_finder_all.png", otherwise=run.rate("find_head_rate") / 10)
 
 
 def _train_all(run: Run) -> dict[str, Any]:
@@ -287,6 +296,7 @@ def _save_npz(directory: Path, **arrays: Any) -> None:
     aside.replace(directory / "predictions.npz")
 
 
+STAGES_ON_FEATURES = ("find_head_rate", "train_head")
 # name, what it does, whether its weights are still to be written
 STAGES: tuple[tuple[str, Callable[[Run], dict[str, Any]], bool], ...] = (
     ("check", _check, False),

@@ -105,7 +105,8 @@ def test_predict_names_what_is_no_picture_and_keeps_the_rest(result, folder, tmp
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code == 1
     assert [row["path"] for row in json.loads(done.stdout)] == [str(good)]
-    assert str(tmp_path / "notes.jpg") in done.stderr
+    assert f"{tmp_path / 'notes.jpg'}: not a picture: " in done.stderr
+    assert "Graph execution" not in done.stderr
 
 
 def test_evaluate_command_sees_the_held_out_pictures(result, folder, tmp_path):
@@ -176,6 +177,12 @@ def test_find_learning_rate_leaves_no_file(folder, quick, tmp_path, monkeypatch)
         ({"image_size": 0}, "image_size=0"),
         ({"n_cycles": 1.5}, "n_cycles=1.5"),
         ({"group_factor": 0.5}, "group_factor=0.5"),
+        ({"num_groups": 1}, "num_groups=1"),
+        ({"cycle_mult": 0}, "cycle_mult=0"),
+        ({"tta_views": -1}, "tta_views=-1"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan"),
+        ({"resize": "stretch"}, "resize='stretch'"),
+        ({"dropout": 1.0}, "dropout=1.0"),
     ],
 )
 def test_bad_settings_are_named(arguments, received):

@@ -42,9 +42,14 @@ def test_only_the_last_checkpoint_is_kept(tmp_path):
 
 
 def test_second_run_in_the_same_directory_is_refused(tmp_path):
-    RunDirectory(tmp_path, settings=SETTINGS)
+    RunDirectory(tmp_path, settings=SETTINGS).record("find", {})
     with pytest.raises(ValueError, match=r"Received: output=.*an unfinished run"):
         RunDirectory(tmp_path, settings=SETTINGS)
+
+
+def test_run_of_which_no_stage_finished_is_none(tmp_path):
+    RunDirectory(tmp_path, settings=SETTINGS)
+    assert RunDirectory(tmp_path, settings={"seed": 9}).stages == {}
 
 
 def test_finished_run_is_called_so(tmp_path):
@@ -54,15 +59,17 @@ def test_finished_run_is_called_so(tmp_path):
 
 
 def test_overwrite_begins_again_and_spares_other_files(tmp_path):
-    RunDirectory(tmp_path, settings=SETTINGS).record("find", {})
+    RunDirectory(tmp_path, settings=SETTINGS).record("find", {}, tiny_model(1.0))
     (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "model.keras").write_text("the old run's")
+    (tmp_path / "export" / "1").mkdir(parents=True)
     again = RunDirectory(tmp_path, settings={"seed": 1}, overwrite=True)
     assert again.finished("find") is None
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "run.json"]
 
 
 def test_other_settings_cannot_be_resumed(tmp_path):
-    RunDirectory(tmp_path, settings=SETTINGS)
+    RunDirectory(tmp_path, settings=SETTINGS).record("find", {})
     with pytest.raises(ValueError, match=r"Received: \{'seed': 7\}; it began with \{'seed': 0\}"):
         RunDirectory(tmp_path, settings={**SETTINGS, "seed": 7}, resume=True)
 

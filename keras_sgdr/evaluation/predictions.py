@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from keras_sgdr.data.bad_pictures import reason_of
 from keras_sgdr.data.decoding import decode_image
 from keras_sgdr.data.folder import PICTURE_SUFFIXES
 from keras_sgdr.data.listing import files_below, is_folder
@@ -87,7 +88,7 @@ def _decoder(classifier: Classifier) -> Any:
         try:
             return _decode(tf.io.read_file(path), tuple(classifier.image_size), classifier.resize).numpy()
         except tf.errors.OpError as error:
-            return f"not a picture that can be decoded ({error.message.splitlines()[0]})"
+            return f"not a picture: {reason_of(error)}"
 
     return decode
 

@@ -96,7 +96,7 @@ def test_text_called_jpg_is_named_before_training(folder, tmp_path):
 
 def test_second_run_in_the_same_directory_is_refused(folder, tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "run.json").write_text('{"settings": {}, "stages": {}}')
+    (tmp_path / "run" / "run.json").write_text('{"settings": {}, "stages": {"check": {}}}')
     assert_one_line(run("train", folder, "-o", tmp_path / "run"), tmp_path / "run", "resume", "overwrite")
 
 
@@ -142,3 +142,23 @@ def with_failures():
 def test_bug_keeps_its_traceback_and_a_full_disk_does_not():
     assert isinstance(run("fails", "bug").exception, IndexError)
     assert_one_line(run("fails", "disk"), "No space left on device: model.keras")
+
+
+def test_one_class_is_refused_with_its_folder(folder, tmp_path):
+    for split in ("train", "valid"):
+        for picture in (folder / split / "dog").iterdir():
+            picture.unlink()
+        (folder / split / "dog").rmdir()
+    assert_one_line(run("train", folder, "-o", tmp_path / "run"), folder, "cat")
+
+
+def test_text_among_the_pictures_to_show_is_one_line(folder, tmp_path):
+    for picture in (folder / "train" / "cat").iterdir():
+        picture.write_text("not a picture")
+    result = run("show", folder, "-o", tmp_path / "grid.png", "--image-size", 32, "--pictures", 6)
+    assert_one_line(result, "keras-sgdr check")
+
+
+def test_plot_into_a_missing_directory_is_named(folder, tmp_path):
+    result = run("show", folder, "-o", tmp_path / "missing" / "grid.png", "--image-size", 32)
+    assert_one_line(result, tmp_path / "missing" / "grid.png")
