@@ -104,13 +104,13 @@ def compile_all(model: keras.Model, recipe: Recipe, rate: float = 1e-3) -> None:
     _compile(model, DifferentialLR(keras.optimizers.Adam(rate), groups, rates))
 
 
-def find_rate(model: keras.Model, recipe: Recipe, split: Split, *, num_steps: int = 100) -> LRCurve:
+def find_rate(model: keras.Model, recipe: Recipe, split: Split, *, num_steps: int = 100, verbose: int = 1) -> LRCurve:
     """Returns the finder's curve of the whole network, with the loss on fixed pictures without augmentation."""
     chosen = np.random.default_rng(recipe.seed).permutation(len(split))[:FINDER_PICTURES]
     batches = list(make_dataset(recipe, split.take(np.sort(chosen))).as_numpy_iterator())
     images, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
     data = make_dataset(recipe, split, train=True)
-    return lr_find(model, data, num_steps=num_steps, validation_batch=(images, labels))
+    return lr_find(model, data, num_steps=num_steps, validation_batch=(images, labels), verbose=verbose)
 
 
 class Run:
@@ -203,7 +203,9 @@ def _find_head_rate(run: Run) -> dict[str, Any]:
     train, _, head = run.features
     compile_head(head)
     run.say("step 2: find the head's learning rate")
-    return run.suggested(lr_find(head, train), SUGGESTION, "lr_finder_head.png", otherwise=HEAD_RATE)
+    return run.suggested(
+        lr_find(head, train, verbose=run.verbose), SUGGESTION, "lr_finder_head.png", otherwise=HEAD_RATE
+    )
 
 
 def _train_head(run: Run) -> dict[str, Any]:
@@ -226,7 +228,7 @@ def _find_rate(run: Run) -> dict[str, Any]:
         return {"learning_rate": run.recipe.learning_rate}
     compile_all(run.model, run.recipe)
     run.say("step 7: find the whole network's learning rate")
-    curve = find_rate(run.model, run.recipe, run.index.train)
+    curve = find_rate(run.model, run.recipe, run.index.train, verbose=run.verbose)
     return run.suggested(curve, SUGGESTION_LEARNT, "lr_finder_all.png", otherwise=run.rate("find_head_rate") / 10)
 
 

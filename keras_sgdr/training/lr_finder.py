@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import keras
+
 from keras_sgdr.training.learning_rate import accumulation_steps
 from keras_sgdr.training.lr_curve import LRCurve, mean_curve
 from keras_sgdr.training.probe_data import check_data, peek_as_keras_does, probe_arguments, reordered
@@ -31,6 +33,7 @@ def lr_find(
     validation_batch: tuple[Any, Any] | None = None,
     repeats: int = 1,
     verify: bool = False,
+    verbose: int = 1,
 ) -> LRCurve:
     """Runs the learning-rate finder and leaves no trace of it.
 
@@ -59,6 +62,7 @@ def lr_find(
             curve is their mean, over the rates that all reached; `curve.suggest` gives the median of theirs.
         verify: Whether to compare every variable with its copy afterwards, bit by bit; `curve.state_digest` is then the
             SHA-256 of all of them, before and after.
+        verbose: 1 shows a progress bar, 0 nothing.
 
     Returns:
         The `LRCurve`, of at most `num_steps` points.
@@ -89,7 +93,7 @@ def lr_find(
         try:
             with probe_arguments(dataset) as arguments:
                 curves = [
-                    _probe(model, finder, reordered(arguments, order), class_weight=class_weight)
+                    _probe(model, finder, reordered(arguments, order), class_weight=class_weight, verbose=verbose)
                     for order in range(repeats)
                 ]
         finally:
@@ -98,15 +102,34 @@ def lr_find(
     return dataclasses.replace(curve, state_digest=_verified(state)) if verify else curve
 
 
-def _probe(model: Any, finder: LRFinder, arguments: dict[str, Any], *, class_weight: Any) -> LRCurve:
+def _probe(model: Any, finder: LRFinder, arguments: dict[str, Any], *, class_weight: Any, verbose: int) -> LRCurve:
     """One pass over the range."""
     with finder:
         finder.keep(model)
         if model.steps_per_execution != 1:
             model.steps_per_execution, model.train_function = 1, None
         epochs = len(finder.rates) * accumulation_steps(model.optimizer)
-        model.fit(**arguments, epochs=epochs, class_weight=class_weight, callbacks=[finder], verbose=0)
+        callbacks = [finder, *([_ProgressBar(epochs)] if verbose else [])]
+        model.fit(**arguments, epochs=epochs, class_weight=class_weight, callbacks=callbacks, verbose=0)
     return finder.curve
+
+
+class _ProgressBar(keras.callbacks.Callback):
+    """A bar over the batches of a probe, which may end before the bar is full."""
+
+    def __init__(self, num_batches: int) -> None:
+        super().__init__()
+        self._bar = keras.utils.Progbar(num_batches, unit_name="batch")
+        self._done = 0
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        super().on_train_batch_end(batch, logs)
+        self._done += 1
+        self._bar.update(self._done, finalize=False)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        super().on_train_end(logs)
+        self._bar.update(self._done, finalize=True)
 
 
 def _verified(state: TrainingState) -> str:

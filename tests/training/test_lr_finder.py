@@ -344,3 +344,12 @@ def test_lr_finder_refuses_what_is_out_of_range(arguments):
     ((name, value),) = arguments.items()
     with pytest.raises(ValueError, match=f"Received: .*{name}={value!r}"):
         LRFinder(**arguments)
+
+
+@pytest.mark.parametrize(("verbose", "shown"), [(1, True), (0, False)])
+def test_lr_find_shows_its_progress(capsys, verbose, shown):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(), "mse")
+    x = np.ones((8, 2), "float32")
+    lr_find(model, (x, x[:, :1]), num_steps=12, end_lr=1e-3, verbose=verbose)
+    assert ("12/12" in capsys.readouterr().out) == shown
