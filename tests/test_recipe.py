@@ -1,8 +1,10 @@
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ import tensorflow as tf
 from click.testing import CliRunner
 
 from keras_sgdr import steps
-from keras_sgdr.recipe import Recipe, find_learning_rate, train_image_classifier
+from keras_sgdr.recipe import Recipe, _digest, find_learning_rate, index_for, train_image_classifier
+from keras_sgdr.training.lr_curve import LRCurve
 from keras_sgdr_cli.demo import write_digits
 from keras_sgdr_cli.main import cli
 
@@ -188,3 +191,21 @@ def test_find_learning_rate_leaves_no_file(folder, quick, tmp_path, monkeypatch)
 def test_bad_settings_are_named(arguments, received):
     with pytest.raises(ValueError, match=f"Received: {received}"):
         Recipe(**arguments)
+
+
+def test_curve_without_an_answer_costs_no_run(tmp_path):
+    said = []
+    run = SimpleNamespace(directory=SimpleNamespace(path=tmp_path), say=said.append)
+    flat = LRCurve(np.geomspace(1e-6, 1, 60), np.full(60, 2.0))
+    values = steps.Run.suggested(run, flat, "valley", "curve.png", otherwise=1e-3)
+    assert values == {"learning_rate": 1e-3}
+    assert "it is flat" in said[0]
+    assert (tmp_path / "curve.png").is_file()
+
+
+def test_changed_pictures_are_not_resumed_with(folder, quick, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "pictures")
+    before = _digest(index_for(copy, quick))
+    assert _digest(index_for(copy, quick)) == before
+    sorted((copy / "one").iterdir())[0].rename(copy / "one" / "another.png")
+    assert _digest(index_for(copy, quick)) != before
