@@ -162,8 +162,10 @@ def test_interrupted_run_ends_as_an_unbroken_one(folder, quick, tmp_path, monkey
         with pytest.raises(KeyboardInterrupt):
             train_image_classifier(folder, output=tmp_path / "broken", recipe=quick, verbose=0)
     resumed = train_image_classifier(folder, output=tmp_path / "broken", recipe=quick, resume=True, verbose=0)
-    for mine, theirs in zip(resumed.model.weights, unbroken.model.weights, strict=True):
-        assert np.array_equal(mine.numpy(), theirs.numpy()), mine.path
+    # To the last bits, in which threads add up differently; another order or dropout differs by hundredths.
+    for mine, theirs in zip(resumed.history, unbroken.history, strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=5e-3)
+    assert np.allclose(resumed.plain.probabilities, unbroken.plain.probabilities, atol=5e-3)
 
 
 def test_find_learning_rate_leaves_no_file(folder, quick, tmp_path, monkeypatch):
