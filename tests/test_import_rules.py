@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "keras_sgdr"
 MODULES = sorted(LIBRARY.rglob("*.py"))
 # A room imports only from rooms that stand before it.
-ROOMS = ["plots", "data", "models", "training", "evaluation", "serving"]
+ROOMS = ["plots", "whole_files", "data", "models", "training", "evaluation", "serving"]
 ROOMS += ["run_directory", "steps", "recipe", "finished_run"]
 PURE = {"data/folder.py", "training/schedules.py", "training/suggestions.py", "training/lr_curve.py"}
 KNOW_TENSORFLOW = {"training/features.py", "training/feature_cache.py", "training/distribution.py"}

@@ -1,0 +1,33 @@
+import pytest
+
+from keras_sgdr.whole_files import written_whole
+
+
+def test_file_appears_when_it_is_whole(tmp_path):
+    path = tmp_path / "model.weights.h5"
+    path.write_text("old")
+    with written_whole(path) as aside:
+        aside.write_text("new")
+        assert path.read_text() == "old"
+        assert aside.name.endswith(".weights.h5")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=["error", "ctrl-c"])
+def test_error_leaves_what_was_there(tmp_path, error):
+    path = tmp_path / "run.json"
+    path.write_text("old")
+    with pytest.raises(type(error)), written_whole(path) as aside:
+        aside.write_text("half")
+        raise error
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_missing_directory_is_named(tmp_path):
+    with (
+        pytest.raises(FileNotFoundError, match=r"missing/\.partial-\d+-a\.txt"),
+        written_whole(tmp_path / "missing" / "a.txt") as aside,
+    ):
+        aside.write_text("new")
