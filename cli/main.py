@@ -34,7 +34,7 @@ class _OneLineErrors(click.Group):
         except Exception as error:
             if not (_raised_by_us(error) or _is_tensorflows(error)):
                 raise
-            raise click.ClickException(_first_lines(error)) from error
+            raise click.ClickException(_line_of(error)) from error
 
 
 def _is_tensorflows(error: Exception) -> bool:
@@ -42,12 +42,13 @@ def _is_tensorflows(error: Exception) -> bool:
     return type(error).__module__ == "tensorflow.python.framework.errors_impl"
 
 
-def _first_lines(error: Exception) -> str:
+def _line_of(error: Exception) -> str:
     if not _is_tensorflows(error):
         return str(error)
     from keras_sgdr.data.bad_pictures import reason_of
 
-    return f"{reason_of(error)}. `keras-sgdr check` names the files of a folder that cannot be read."
+    hint = "`keras-sgdr check` names the files of a folder that cannot be read."
+    return f"{reason_of(error)}. {hint}" if type(error).__name__ == "InvalidArgumentError" else reason_of(error)
 
 
 def _raised_by_us(error: Exception) -> bool:

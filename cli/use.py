@@ -51,6 +51,7 @@ def predict(run: Path, paths: tuple[Path, ...], output_format: str, output: Path
     """
     from keras_sgdr.evaluation.predictions import predict_files
     from keras_sgdr.models.classifier import load_classifier
+    from keras_sgdr.whole_files import written_whole
 
     verbose = int(output is not None)  # a bar on standard output would stand between the rows
     predictions = predict_files(load_classifier(run), paths, batch_size=batch_size, verbose=verbose)
@@ -58,7 +59,8 @@ def predict(run: Path, paths: tuple[Path, ...], output_format: str, output: Path
     if output is None:
         click.echo(text, nl=False)
     else:
-        _write_whole(output, text)
+        with written_whole(output) as aside:
+            aside.write_text(text, encoding="utf-8")
     for path, reason in predictions.rejected:
         click.echo(f"Error: {path}: {reason}", err=True)
     if predictions.rejected:
@@ -110,9 +112,3 @@ def _json(predictions: Any) -> str:
             }
         )
     return json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
-
-
-def _write_whole(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)

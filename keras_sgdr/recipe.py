@@ -21,6 +21,7 @@ from keras_sgdr.models.layer_groups import freeze_to
 from keras_sgdr.run_directory import RunDirectory
 from keras_sgdr.steps import (
     PRESETS,
+    READ_BY,
     STAGES,
     STAGES_ON_FEATURES,
     Run,
@@ -169,7 +170,8 @@ def train_image_classifier(
             `recipe.valid_fraction` is held out.
         output: The run directory.
         recipe: The settings.
-        resume: Go on with an unfinished run in `output`, after the last stage that it finished.
+        resume: Go on with an unfinished run in `output`, after the last stage that it finished. Settings that only
+            later stages read may be others than before.
         overwrite: Begin again in an `output` that holds a run already.
         verbose: 1 prints a line per stage, a table of epochs and progress bars; 0 nothing.
 
@@ -191,20 +193,20 @@ def train_image_classifier(
         "classes": list(index.class_names),
         "pictures": _digest(index),
     }
-    directory = RunDirectory(output, settings=settings, resume=resume, overwrite=overwrite)
     keras.utils.set_random_seed(recipe.seed)
-    run = Run(recipe, index, directory, verbose)
-    for number, (name, stage, trains) in enumerate(STAGES):
-        if directory.finished(name) is not None:
-            run.say(f"{name}: done before")
-            continue
-        if name in STAGES_ON_FEATURES:
-            # before the seed, which must find the same state whether an earlier stage has made them or none has
-            _ = run.features
-        keras.utils.set_random_seed(recipe.seed + number)  # so that a resumed run draws what an unbroken one draws
-        values = stage(run)
-        directory.record(name, values, run.model if trains else None)
-    return _result(run)
+    with RunDirectory(output, settings=settings, resume=resume, overwrite=overwrite, read_by=READ_BY) as directory:
+        run = Run(recipe, index, directory, verbose)
+        for number, (name, stage, trains) in enumerate(STAGES):
+            if directory.finished(name) is not None:
+                run.say(f"{name}: done before")
+                continue
+            if name in STAGES_ON_FEATURES:
+                # before the seed, which must find the same state whether an earlier stage has made them or none has
+                _ = run.features
+            keras.utils.set_random_seed(recipe.seed + number)  # so that a resumed run draws what an unbroken one draws
+            values = stage(run)
+            directory.record(name, values, run.model if trains else None)
+        return _result(run)
 
 
 def find_learning_rate(
@@ -243,10 +245,8 @@ def _digest(index: FolderIndex) -> str:
 
 def index_for(folder: str | os.PathLike[str], recipe: Recipe) -> FolderIndex:
     """Returns the pictures of a folder that is split already, or is split here by the recipe's fraction and seed."""
-    train = Path(folder) / "train"
-    # A class may well be called "train": it is a split only if it holds the classes.
-    holds_classes = train.is_dir() and any(path.is_dir() for path in train.iterdir())
-    is_split = holds_classes or (Path(folder) / "valid").is_dir()
+    # A class may well be called "train" or "valid": it is a split only if it holds the classes.
+    is_split = any(path.is_dir() for name in ("train", "valid") for path in Path(folder).glob(f"{name}/*"))
     index = index_folder(folder, valid_fraction=None if is_split else recipe.valid_fraction, seed=recipe.seed)
     if len(index.class_names) < 2:
         raise ValueError(

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
+
+from keras_sgdr.whole_files import written_whole
 
 _JOURNAL = "run.json"
 # What a run leaves beside its journal, its checkpoint and its export
@@ -30,30 +33,59 @@ class RunDirectory:
     """The directory of one run: its settings, its finished stages, and the weights after the last of them.
 
     Everything is written beside its place and renamed, the journal last, so that a run killed at any moment
-    goes on from the last stage that finished.
+    goes on from the last stage that finished. As a context manager it is this process's alone until it is left.
 
     Args:
         path: The directory; made if it does not exist.
-        settings: What the run was asked for, as JSON values. A resumed run must have the same.
+        settings: What the run was asked for, as JSON values.
         resume: Go on with the unfinished run that is there.
         overwrite: Begin again where a run is there already; its files are removed, others stay.
+        read_by: For a setting, the first stage that reads it. A resumed run may have another value as long as
+            that stage has not finished; settings without a stage must be the same.
 
     Raises:
-        ValueError: If a run is there and neither `resume` nor `overwrite` is given, or if the settings of
-            the run to resume are others.
+        ValueError: If a run is there and neither `resume` nor `overwrite` is given, if the settings of the run
+            to resume are others, or if another process is at work in the directory.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, settings: dict[str, Any], resume: bool = False, overwrite: bool = False
+        self,
+        path: str | os.PathLike[str],
+        *,
+        settings: dict[str, Any],
+        resume: bool = False,
+        overwrite: bool = False,
+        read_by: Mapping[str, str] | None = None,
     ) -> None:
         self.path = Path(path)
-        previous = None if overwrite else _read_journal(self.path / _JOURNAL)
-        self._stages: dict[str, dict[str, Any]] = {}
-        if previous is not None and previous["stages"]:  # a run of which no stage has finished is none
-            self._check_resumable(previous, settings, resume)
-            self._stages = previous["stages"]
         self._settings = settings
-        self._make(overwrite)
+        self._stages: dict[str, dict[str, Any]] = {}
+        if self.path.is_file():
+            raise ValueError(f"`output` must be a directory. Received: output={self.path}, a file.")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self.path)
+        try:
+            previous = None if overwrite else _read_journal(self.path / _JOURNAL)
+            if previous is not None and previous["stages"]:  # a run of which no stage has finished is none
+                self._check_resumable(previous, settings, resume, read_by or {})
+                self._stages = previous["stages"]
+            self._clear(overwrite)
+            self._write_journal()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets another process have the directory; without it, the end of this one does."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def finished(self, stage: str) -> dict[str, Any] | None:
         """Returns what `record` was given for `stage`, or `None` if the stage has not finished."""
@@ -76,12 +108,8 @@ class RunDirectory:
         stale = self._checkpoint()
         if model is not None:
             name = f"{stage}.weights.h5"
-            aside = self.path / f".partial-{name}"
-            try:
+            with written_whole(self.path / name) as aside:
                 model.save_weights(aside)
-                aside.replace(self.path / name)
-            finally:
-                aside.unlink(missing_ok=True)
             values = {**values, "checkpoint": name}
         self._stages[stage] = values
         self._write_journal()
@@ -101,18 +129,14 @@ class RunDirectory:
 
     def write_json(self, name: str, values: Any) -> None:
         """Writes `values` as the file `name`, whole or not at all."""
-        aside = self.path / f".partial-{name}"
-        aside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-        aside.replace(self.path / name)
+        with written_whole(self.path / name) as aside:
+            aside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
     def _checkpoint(self) -> Path | None:
         names = [values["checkpoint"] for values in self._stages.values() if "checkpoint" in values]
         return self.path / names[-1] if names else None
 
-    def _make(self, overwrite: bool) -> None:
-        if self.path.is_file():
-            raise ValueError(f"`output` must be a directory. Received: output={self.path}, a file.")
-        self.path.mkdir(parents=True, exist_ok=True)
+    def _clear(self, overwrite: bool) -> None:
         for partial in self.path.glob(".partial-*"):
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
         if overwrite and (self.path / _JOURNAL).is_file():
@@ -120,16 +144,18 @@ class RunDirectory:
             for name in (*ARTEFACTS, *(path.name for path in self.path.glob("*.weights.h5"))):
                 (self.path / name).unlink(missing_ok=True)
             shutil.rmtree(self.path / "export", ignore_errors=True)
-        self._write_journal()
 
-    def _check_resumable(self, previous: dict[str, Any], settings: dict[str, Any], resume: bool) -> None:
+    def _check_resumable(
+        self, previous: dict[str, Any], settings: dict[str, Any], resume: bool, read_by: Mapping[str, str]
+    ) -> None:
         state = "a finished run" if "export" in previous["stages"] else "an unfinished run"
         if not resume:
             raise ValueError(
                 f"`output` must not hold a run already. Received: output={self.path}, which holds {state}. "
                 "Choose another directory, go on with it (`resume`), or begin again (`overwrite`)."
             )
-        changed = sorted(k for k in settings | previous["settings"] if settings.get(k) != previous["settings"].get(k))
+        settled = [k for k in settings | previous["settings"] if read_by.get(k, "") in ("", *previous["stages"])]
+        changed = sorted(k for k in settled if settings.get(k) != previous["settings"].get(k))
         if changed:
             before = {k: previous["settings"].get(k) for k in changed}
             now = {k: settings.get(k) for k in changed}
@@ -146,6 +172,27 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns the settings of the run in `path`, empty if no run is there."""
     journal = _read_journal(Path(path) / _JOURNAL)
     return {} if journal is None else dict(journal["settings"])
+
+
+def _lock(directory: Path) -> int | None:
+    """Takes a directory for this process; the system gives it back even if the process is killed."""
+    try:
+        import fcntl
+    except ImportError:
+        return None  # Windows has no such locks: there, two runs at once must not share a directory.
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise ValueError(
+            f"`output` must not be in use by another run. Received: output={directory}. Wait for that run to end, "
+            "or choose another directory."
+        ) from error
+    except OSError:  # a network drive without locks
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _read_journal(path: Path) -> dict[str, Any] | None:

@@ -31,6 +31,7 @@ from keras_sgdr.training.lr_finder import lr_find
 from keras_sgdr.training.progress import ProgressTable
 from keras_sgdr.training.sgdr import SGDRScheduler
 from keras_sgdr.training.snapshots import CycleSnapshots, StopWhenOverfitting
+from keras_sgdr.whole_files import written_whole
 
 if TYPE_CHECKING:
     from keras_sgdr.recipe import Recipe
@@ -149,12 +150,9 @@ class Run:
 
     def fit(self, model: keras.Model, data: Any, valid: Any, stage: str, epochs: int, *callbacks: Any) -> list[Any]:
         """Trains and returns one dictionary per epoch."""
-        table = [ProgressTable()] if self.verbose else []
-        callbacks = (*callbacks, *table)
+        shown = [*callbacks, ProgressTable()] if self.verbose else list(callbacks)
         # `shuffle` is for arrays; left at its default, Keras warns that it has no effect on a dataset
-        log = model.fit(
-            data, validation_data=valid, epochs=epochs, shuffle=False, verbose=0, callbacks=list(callbacks)
-        ).history
+        log = model.fit(data, validation_data=valid, epochs=epochs, shuffle=False, verbose=0, callbacks=shown).history
         return [
             {"stage": stage, "epoch": epoch + 1, **{name: float(values[epoch]) for name, values in log.items()}}
             for epoch in range(len(log["loss"]))
@@ -260,7 +258,8 @@ def _evaluate(run: Run) -> dict[str, Any]:
         seed=recipe.seed,
         verbose=run.verbose,
     )
-    _save_npz(run.directory.path, plain=plain, tta=tta)
+    with written_whole(run.directory.path / "predictions.npz") as aside:
+        np.savez_compressed(aside, plain=plain, tta=tta)
     _write_history(run)
     results = [interpret(probabilities, labels, names) for probabilities in (plain, tta)]
     plots.save_figure(plots.plot_history(run.history), run.directory.path / "history.png")
@@ -283,19 +282,12 @@ def _compile(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
 
 
 def _write_history(run: Run) -> None:
-    aside = run.directory.path / ".partial-history.csv"
-    with aside.open("w", newline="", encoding="utf-8") as file:
+    path = run.directory.path / "history.csv"
+    with written_whole(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
         # The head's epochs have a constant rate, the others one per batch: not every row has every column.
         writer = csv.DictWriter(file, list({name: None for row in run.history for name in row}), lineterminator="\n")
         writer.writeheader()
         writer.writerows(run.history)
-    aside.replace(run.directory.path / "history.csv")
-
-
-def _save_npz(directory: Path, **arrays: Any) -> None:
-    aside = directory / ".partial-predictions.npz"
-    np.savez_compressed(aside, **arrays)
-    aside.replace(directory / "predictions.npz")
 
 
 STAGES_ON_FEATURES = ("find_head_rate", "train_head")
@@ -310,3 +302,18 @@ STAGES: tuple[tuple[str, Callable[[Run], dict[str, Any]], bool], ...] = (
     ("evaluate", _evaluate, False),
     ("export", _export, False),
 )
+# The first stage that reads a setting; the others shape the pictures and the model from the start.
+READ_BY = {
+    "head_learning_rate": "find_head_rate",
+    "head_epochs": "train_head",
+    "head_cycles": "train_head_augmented",
+    "augmentation": "train_head_augmented",
+    "max_zoom": "train_head_augmented",
+    "learning_rate": "find_rate",
+    "num_groups": "find_rate",
+    "group_factor": "find_rate",
+    "n_cycles": "train_all",
+    "cycle_len": "train_all",
+    "cycle_mult": "train_all",
+    "tta_views": "evaluate",
+}

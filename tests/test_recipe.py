@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -211,3 +212,20 @@ def test_changed_pictures_are_not_resumed_with(folder, quick, tmp_path):
     assert _digest(index_for(copy, quick)) == before
     sorted((copy / "one").iterdir())[0].rename(copy / "one" / "another.png")
     assert _digest(index_for(copy, quick)) != before
+
+
+@pytest.mark.parametrize("name", ["train", "valid"])
+def test_class_may_be_called_as_a_split_is(quick, tmp_path, name):
+    for label in (name, "truck"):
+        (tmp_path / label).mkdir()
+        for i in range(5):
+            (tmp_path / label / f"{i}.png").write_bytes(b"")
+    index = index_for(tmp_path, quick)
+    assert index.class_names == tuple(sorted((name, "truck")))
+    assert len(index.train) == 8
+    assert len(index.valid) == 2
+
+
+def test_every_setting_that_may_change_is_one_and_is_read_by_a_stage():
+    assert set(steps.READ_BY) <= {field.name for field in dataclasses.fields(Recipe)}
+    assert set(steps.READ_BY.values()) <= {name for name, _, _ in steps.STAGES}
