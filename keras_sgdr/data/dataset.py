@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_sgdr.data.augmentation import RandomView
 from keras_sgdr.data.bad_pictures import without_bad_pictures
+from keras_sgdr.data.batch_augmentation import BatchAugmentation, make_batch_augmentation
 from keras_sgdr.data.decoding import checked_image_size, checked_resize, decode_image, decode_pixels
 from keras_sgdr.data.gaps import Place, refuse_gaps
 from keras_sgdr.data.splits import Split
-from keras_sgdr.data.stateless_random import epoch_draws
+from keras_sgdr.data.stateless_random import crop_position, epoch_draws
 
 # The functions below say what they mean in graph operations; to convert them would double the time it takes to begin.
 graph_code = tf.autograph.experimental.do_not_convert
@@ -23,7 +23,7 @@ def load_dataset(
     image_size: int | tuple[int, int] = 224,
     batch_size: int = 32,
     resize: str = "crop",
-    augmentation: RandomView | None = None,
+    augmentation: Any = None,
     shuffle: bool = False,
     seed: int = 0,
     initial_step: int = 0,
@@ -45,7 +45,14 @@ def load_dataset(
         image_size: `(height, width)` of the batches in pixels, or one number for both.
         batch_size: pictures in a batch; the last one of an epoch may be smaller.
         resize: "crop", "squish" or "pad", see `keras_sgdr.data.decoding.decode_image`.
-        augmentation: a layer from `basic`, `side_on` or `top_down`; None for the pictures as they are.
+        augmentation: a layer from `basic`, `side_on` or `top_down`; any other layer of Keras or KerasCV for pictures
+            (`RandAugment`, `AugMix`, `RandomErasing`, …), or a list of layers, of which a preset is fastest as the
+            first one, in the same resampling as the resize. `MixUp` and `CutMix` mix pictures of a batch and make the
+            labels float32 of shape `(batch, num_classes)`: train on `CategoricalCrossentropy`. A picture's view is a
+            function of (seed, epoch, index) for all of them, see `keras_sgdr.data.repeatable_draws.draws_from`; but a
+            mixed picture's also of its neighbours in the batch, and what a layer draws by other means than Keras's and
+            TensorFlow's random functions (`keras.layers.AugMix` picks its operations with Python's) it draws once.
+            With "crop", it is a random part of the picture along its long side. None for the pictures as they are.
         shuffle: whether each epoch has an order of its own; otherwise that of the split.
         seed: chooses orders and views.
         initial_step: the global step (batches since the first epoch began) to begin at; what comes before it is not
@@ -60,7 +67,8 @@ def load_dataset(
         int32 of shape `(batch,)`, or float32 of shape `(batch, num_classes)` where there are several for a picture.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: if an argument is out of its range, or a layer mixes labels that the split has not.
+        TypeError: if `augmentation` is something else than layers.
         tf.errors.InvalidArgumentError: on the way, if a file is not a picture, naming it. See
             `keras_sgdr.data.bad_pictures.check_pictures` for finding out before.
     """
@@ -82,7 +90,8 @@ def load_dataset(
     first_epoch, first_step = divmod(initial_step, num_steps)
     plan = _Plan(len(split), num_pictures, batch_size, shuffle, seed, first_epoch, first_step * batch_size)
     epoch_counter = tf.Variable(first_epoch, dtype=tf.int64, trainable=False, name="epoch")
-    dataset = _stream(plan, _Pictures(split, size, resize, augmentation), epoch_counter)
+    layers = make_batch_augmentation(augmentation, split=split, image_size=size)
+    dataset = _stream(plan, _Pictures(split, size, resize, layers), epoch_counter)
     if not first_step:
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_steps))
     dataset.epoch_counter = epoch_counter
@@ -126,20 +135,19 @@ class _Pictures:
     split: Split
     size: tuple[int, int]
     resize: str
-    augmentation: RandomView | None
+    augmentation: BatchAugmentation | None
 
-    def decode(self, path: Any) -> Any:
+    def decode(self, path: Any, seed: Any) -> Any:
         """Reads a file: for augmentation, as pixels that are still to be resampled."""
         encoded = tf.io.read_file(path)
-        if self.augmentation is None:
-            return decode_image(encoded, image_size=self.size, resize=self.resize)
-        return decode_pixels(encoded, image_size=self.size, resize=self.resize)
+        position = None if self.augmentation is None else crop_position(seed)
+        decoder = decode_pixels if self.augmentation is not None and self.augmentation.resizes else decode_image
+        return decoder(encoded, image_size=self.size, resize=self.resize, crop_position=position)
 
     def finish(self, pictures: Any, labels: Any, seeds: Any) -> Any:
         """Makes a batch of what `decode` gave."""
         if self.augmentation is not None:
-            pixels, sizes = pictures
-            pictures = self.augmentation.augment_pixels(pixels, sizes, seeds, image_size=self.size)
+            pictures, labels = self.augmentation.augment(pictures, labels, seeds)
         return pictures if self.split.labels is None else (pictures, labels)
 
 
@@ -153,7 +161,7 @@ def _stream(plan: _Plan, pictures: _Pictures, epoch_counter: Any) -> tf.data.Dat
 
     @graph_code
     def decode(epoch: Any, place: Place, index: Any, seed: Any) -> Any:
-        return epoch, place, pictures.decode(paths[index]), labels[index], seed
+        return epoch, place, pictures.decode(paths[index], seed), labels[index], seed
 
     @graph_code
     def finish(epochs: Any, places: Place, *batch: Any) -> Any:

@@ -4,11 +4,11 @@ Training, prediction and the exported model call the same function, so that they
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_sgdr.data.exif import exif_orientation, upright
+from keras_sgdr.data.exif import exif_orientation, is_reversed, upright
 from keras_sgdr.data.webp import decode_webp
 
 RESIZE_MODES = ("crop", "squish", "pad")
@@ -17,7 +17,9 @@ _MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "BMP": b"BM", "W
 
 
 @tf.autograph.experimental.do_not_convert
-def decode_image(encoded: Any, *, image_size: int | tuple[int, int], resize: str = "crop") -> Any:
+def decode_image(
+    encoded: Any, *, image_size: int | tuple[int, int], resize: str = "crop", crop_position: Any = None
+) -> Any:
     """Decodes a picture and brings it to one size.
 
     JPEG, PNG, BMP, GIF (the first frame) and WebP are told apart by content. Grey, palette, 16-bit and CMYK pictures
@@ -28,9 +30,11 @@ def decode_image(encoded: Any, *, image_size: int | tuple[int, int], resize: str
     Args:
         encoded: the file's bytes, a scalar string tensor (or bytes).
         image_size: `(height, width)` of the result, or one number for both, in pixels.
-        resize: "crop" takes the largest centred part of the target's shape, which can cut the dog's head off; "squish"
-            keeps the whole picture and changes its proportions; "pad" keeps the whole picture and its proportions and
-            fills the rest with black.
+        resize: "crop" takes the largest part of the target's shape, which can cut the dog's head off; "squish" keeps
+            the whole picture and changes its proportions; "pad" keeps the whole picture and its proportions and fills
+            the rest with black.
+        crop_position: which part "crop" takes along the long side, a scalar float32 tensor from 0 (left or top) to 1;
+            None for the centre.
 
     Returns:
         uint8 tensor of shape `(height, width, 3)`, RGB.
@@ -40,12 +44,14 @@ def decode_image(encoded: Any, *, image_size: int | tuple[int, int], resize: str
         tf.errors.InvalidArgumentError: if the bytes are not a picture (when the graph runs).
     """
     size = checked_image_size(image_size)
-    picture = decode_reduced(encoded, image_size=size, resize=resize)
+    picture = decode_reduced(encoded, image_size=size, resize=resize, crop_position=crop_position)
     return fit(picture, image_size=size, resize=resize)
 
 
 @tf.autograph.experimental.do_not_convert
-def decode_reduced(encoded: Any, *, image_size: tuple[int, int], resize: str = "crop") -> Any:
+def decode_reduced(
+    encoded: Any, *, image_size: tuple[int, int], resize: str = "crop", crop_position: Any = None
+) -> Any:
     """Decodes a picture, upright, no larger than needed to cover `image_size`, cropped to its shape for "crop".
 
     Returns:
@@ -58,15 +64,16 @@ def decode_reduced(encoded: Any, *, image_size: tuple[int, int], resize: str = "
     kind = tf.argmax(tf.stack([*starts, True]), output_type=tf.int32)
     orientation = tf.cond(starts[0], lambda: exif_orientation(encoded), lambda: tf.constant(1))
     target = _lying(image_size, orientation)
+    crop = _Crop(target, resize, crop_position, is_reversed(orientation))
 
     def decode_other() -> Any:
         decoders = [lambda: _decode_png(encoded), lambda: _decode_bmp(encoded), lambda: _decode_webp(encoded)]
         picture = tf.switch_case(kind - 1, [*decoders, lambda: _decode_other(encoded)])
         shape = tf.shape(picture)
-        top, left, height, width = _crop_window(shape[0], shape[1], target, resize)
+        top, left, height, width = crop.window(shape[0], shape[1])
         return picture[top : top + height, left : left + width]
 
-    return upright(tf.cond(starts[0], lambda: _decode_jpeg(encoded, target, resize), decode_other), orientation)
+    return upright(tf.cond(starts[0], lambda: _decode_jpeg(encoded, crop), decode_other), orientation)
 
 
 @tf.autograph.experimental.do_not_convert
@@ -82,14 +89,16 @@ def fit(picture: Any, *, image_size: tuple[int, int], resize: str) -> Any:
 
 
 @tf.autograph.experimental.do_not_convert
-def decode_pixels(encoded: Any, *, image_size: tuple[int, int], resize: str) -> tuple[Any, Any]:
+def decode_pixels(
+    encoded: Any, *, image_size: tuple[int, int], resize: str, crop_position: Any = None
+) -> tuple[Any, Any]:
     """Decodes a picture for one that resamples it: as `decode_image` does, but for the last resize.
 
     Returns:
         The picture's pixels, row by row, then zeros: uint8 of shape `(4 * height * width, 3)`; and the picture's own
         height and width, int32 of shape `(2,)`.
     """
-    picture = decode_reduced(encoded, image_size=image_size, resize=resize)
+    picture = decode_reduced(encoded, image_size=image_size, resize=resize, crop_position=crop_position)
     room = 4 * image_size[0] * image_size[1]
 
     def fitted() -> Any:
@@ -142,14 +151,52 @@ def _lying(image_size: tuple[int, int], orientation: Any) -> tuple[Any, Any]:
     return tf.where(is_lying, width, height), tf.where(is_lying, height, width)
 
 
-def _decode_jpeg(encoded: Any, target: tuple[Any, Any], resize: str) -> Any:
+class _Crop(NamedTuple):
+    """Which part of a picture is wanted, as the file stores it.
+
+    Attributes:
+        target: the height and width that it will be resized to.
+        resize: "crop" for a part of the target's shape; all of the picture otherwise.
+        position: where along the long side, upright, from 0 to 1; None for the centre.
+        is_reversed: whether the rows, and the columns, end upright where they begin in the file: bool of shape `(2,)`.
+    """
+
+    target: tuple[Any, Any]
+    resize: str
+    position: Any
+    is_reversed: Any
+
+    def size(self, height: Any, width: Any) -> tuple[Any, Any]:
+        """Gives the height and width of the part."""
+        if self.resize != "crop":
+            return height, width
+        tall, wide = self.target
+        cropped_height = tf.clip_by_value((width * tall + wide // 2) // wide, 1, height)
+        return cropped_height, tf.clip_by_value((height * wide + tall // 2) // tall, 1, width)
+
+    def window(self, height: Any, width: Any) -> tuple[Any, Any, Any, Any]:
+        """Gives the top, left, height and width of the part."""
+        if self.resize != "crop":
+            return 0, 0, height, width
+        part_height, part_width = self.size(height, width)
+        top, left = self._start(height - part_height, 0), self._start(width - part_width, 1)
+        return top, left, part_height, part_width
+
+    def _start(self, room: Any, axis: int) -> Any:
+        # As many places as there are pixels of room, and one, each as likely.
+        places = tf.cast(room + 1, tf.float32)
+        start = room // 2 if self.position is None else tf.minimum(tf.cast(self.position * places, tf.int32), room)
+        return tf.where(self.is_reversed[axis], room - start, start)
+
+
+def _decode_jpeg(encoded: Any, crop: _Crop) -> Any:
     shape = tf.io.extract_jpeg_shape(encoded)
-    _, _, height, width = _crop_window(shape[0], shape[1], target, resize)
-    either = tf.maximum if resize == "pad" else tf.minimum
-    factor = either(height // target[0], width // target[1])
+    height, width = crop.size(shape[0], shape[1])
+    either = tf.maximum if crop.resize == "pad" else tf.minimum
+    factor = either(height // crop.target[0], width // crop.target[1])
     scale = tf.reduce_sum(tf.cast(factor >= tf.constant([2, 4, 8]), tf.int32))
     ratio = tf.bitwise.left_shift(1, scale)
-    window = tf.stack(_crop_window((shape[0] + ratio - 1) // ratio, (shape[1] + ratio - 1) // ratio, target, resize))
+    window = tf.stack(crop.window((shape[0] + ratio - 1) // ratio, (shape[1] + ratio - 1) // ratio))
 
     def at(ratio: int) -> Callable[[], Any]:
         # The accurate transform costs nothing measurable, and gives what every other libjpeg gives.
@@ -198,16 +245,6 @@ def _over_white(colours: Any, alpha: Any) -> Any:
     """Lays a transparent picture over white, as a browser shows it on a page."""
     opacity = tf.cast(alpha, tf.float32) / 255.0
     return tf.cast(tf.round(tf.cast(colours, tf.float32) * opacity + 255.0 * (1.0 - opacity)), tf.uint8)
-
-
-def _crop_window(height: Any, width: Any, target: tuple[Any, Any], resize: str) -> tuple[Any, Any, Any, Any]:
-    """Gives (top, left, height, width) of the largest centred part of the target's shape, or of all of the picture."""
-    if resize != "crop":
-        return 0, 0, height, width
-    tall, wide = target
-    cropped_height = tf.clip_by_value((width * tall + wide // 2) // wide, 1, height)
-    cropped_width = tf.clip_by_value((height * wide + tall // 2) // tall, 1, width)
-    return (height - cropped_height) // 2, (width - cropped_width) // 2, cropped_height, cropped_width
 
 
 def _inner_size(shape: Any, target: tuple[int, int]) -> tuple[Any, Any]:

@@ -44,6 +44,15 @@ def upright(picture: Any, orientation: Any) -> Any:
     return tf.cond(orientation == 1, lambda: picture, lambda: _turned(picture, orientation))
 
 
+def is_reversed(orientation: Any) -> Any:
+    """Tells whether a stored picture's rows, and its columns, come upright in the opposite order.
+
+    Returns:
+        bool tensor of shape `(2,)`.
+    """
+    return tf.gather([[code in (3, 4, 6, 7), code in (2, 3, 7, 8)] for code in range(9)], orientation)
+
+
 def _turned(picture: Any, orientation: Any) -> Any:
     picture = tf.transpose(picture, tf.where(orientation >= 5, [1, 0, 2], [0, 1, 2]))
     is_upside_down = tf.reduce_any(orientation == [3, 4, 7, 8])

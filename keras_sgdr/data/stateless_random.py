@@ -52,6 +52,22 @@ def epoch_draws(size: int, *, seed: Any, epoch: Any) -> tuple[Any, Any]:
     return tf.cast(order, tf.int64), tf.bitcast(bits[1], tf.int32)
 
 
+def crop_position(seed: Any) -> Any:
+    """Draws where along a picture's long side it is cropped.
+
+    A number of its own from the cipher would take as long as a tenth of the decoding: this is the upper half of the
+    key with which the others are drawn, and tells nothing about them.
+
+    Args:
+        seed: int32 tensor of shape `(2,)`.
+
+    Returns:
+        A scalar float32 tensor in [0, 1), a multiple of 2**-24.
+    """
+    bits = tf.bitwise.right_shift(tf.bitcast(seed[0], tf.uint32), tf.constant(8, tf.uint32))
+    return tf.cast(bits, tf.float32) * 2.0**-24
+
+
 def uniforms(seeds: Any, count: int) -> Any:
     """Draws `count` numbers in [0, 1) for each seed.
 
