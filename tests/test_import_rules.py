@@ -14,7 +14,7 @@ MODULES = sorted(LIBRARY.rglob("*.py"))
 ROOMS = ["plots", "whole_files", "data", "models", "training", "evaluation", "serving"]
 ROOMS += ["run_directory", "steps", "recipe", "finished_run"]
 PURE = {"data/folder.py", "training/schedules.py", "training/suggestions.py", "training/lr_curve.py"}
-KNOW_TENSORFLOW = {"training/features.py", "training/feature_cache.py", "training/distribution.py"}
+KNOW_TENSORFLOW = {"training/features.py", "training/distribution.py"}
 # The one room that may draw on a later one for its annotations alone
 TYPES_ONLY = {("steps", "recipe")}
 

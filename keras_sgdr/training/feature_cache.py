@@ -1,21 +1,35 @@
-"""Arrays of rows kept on disk under a key: written batch by batch, resumed after a kill, read at random."""
+"""A directory of arrays under keys: found again, resumed after a kill, limited in size."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
-import json
+import functools
 import os
 import shutil
-import time
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from keras_sgdr.training.cache_entry import (
+    ENTRY_FILE,
+    EntryWriter,
+    StoredArray,
+    describe_entry,
+    finish_entry,
+    open_entry,
+)
 
-_ENTRY_FILE, _JOURNAL_FILE, _LOCK_FILE, _PARTIAL = "entry.json", "journal.jsonl", "lock", ".partial"
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks: there, two runs at once must not share a directory.
+    fcntl = None  # type: ignore[assignment]
+
+CACHE_VARIABLE = "KERAS_SGDR_CACHE"
+_LOCK_FILE, _PARTIAL = "lock", ".partial"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,32 +75,32 @@ class FeatureCache:
         return sorted((_describe(folder) for folder in folders), key=lambda entry: -entry.last_used)
 
     def clear(self) -> int:
-        """Removes all entries, the incomplete ones too.
+        """Removes all entries but those that another process is writing.
 
         Returns:
             The number of bytes that were freed.
         """
         return sum(self._remove(entry) for entry in self.entries())
 
-    def read(self, key: str) -> list[np.ndarray] | None:
+    def read(self, key: str) -> list[StoredArray] | None:
         """Opens a complete entry and notes that it was used.
 
         Args:
             key: The key.
 
         Returns:
-            The arrays, mapped from disk and read only; `None` if there is no such entry. A damaged one is removed.
+            The arrays, which stay on disk; `None` if there is no such entry. A damaged one is removed.
         """
         folder = self.directory / key
         try:
-            entry = json.loads((folder / _ENTRY_FILE).read_text(encoding="utf-8"))
-            arrays = [_map_column(folder, number, column) for number, column in enumerate(entry["columns"])]
+            arrays = open_entry(folder)
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, OSError):
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove_folder(folder)
             return None
-        os.utime(folder / _ENTRY_FILE)
+        with contextlib.suppress(OSError):  # a cache may be shared that this user cannot write to
+            os.utime(folder / ENTRY_FILE)
         return arrays
 
     @contextlib.contextmanager
@@ -106,7 +120,7 @@ class FeatureCache:
                 yield writer
             finally:
                 if not writer.num_batches:
-                    shutil.rmtree(folder, ignore_errors=True)
+                    _remove_folder(folder)
 
     def complete(self, key: str, description: Mapping[str, Any]) -> None:
         """Makes what a writer wrote readable under its key, and removes what exceeds the limit.
@@ -116,12 +130,7 @@ class FeatureCache:
             description: Anything that JSON holds.
         """
         partial = self.directory / (key + _PARTIAL)
-        columns, batches = _read_journal(partial)
-        entry = {"columns": _with_rows(columns, batches), "description": dict(description), "created": time.time()}
-        (partial / _ENTRY_FILE).write_text(json.dumps(entry), encoding="utf-8")
-        for path in partial.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+        finish_entry(partial, description)
         shutil.rmtree(self.directory / key, ignore_errors=True)
         partial.rename(self.directory / key)
         self._evict(keep=key)
@@ -134,55 +143,61 @@ class FeatureCache:
                 excess -= self._remove(entry)
 
     def _remove(self, entry: CacheEntry) -> int:
-        shutil.rmtree(self.directory / (entry.key + ("" if entry.complete else _PARTIAL)), ignore_errors=True)
+        folder = self.directory / (entry.key + ("" if entry.complete else _PARTIAL))
+        if not entry.complete and _is_locked(folder):
+            return 0
+        _remove_folder(folder)
         return entry.num_bytes
 
 
+def user_cache(*, max_bytes: int | None = None) -> FeatureCache | None:
+    """Opens the cache that runs of this user share.
+
+    Args:
+        max_bytes: As in `FeatureCache`.
+
+    Returns:
+        The cache in `default_cache_directory()`; `None`, which means memory, if `KERAS_SGDR_CACHE` is `"off"`. If
+        nothing can be written there, it is a temporary one for this process, and a warning says so.
+    """
+    if os.environ.get(CACHE_VARIABLE) == "off":
+        return None
+    try:
+        directory = default_cache_directory()
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except (OSError, RuntimeError) as error:
+        directory = _temporary_directory()
+        warnings.warn(
+            f"Activations are kept in {directory} until this process ends, for the user's cache cannot be written "
+            f"({error}). Set {CACHE_VARIABLE} to a directory, or to 'off' to keep them in memory.",
+            stacklevel=2,
+        )
+    return FeatureCache(directory, max_bytes=max_bytes)
+
+
 def default_cache_directory() -> Path:
-    """Returns where the command line keeps features: `$XDG_CACHE_HOME/keras_sgdr`, or `~/.cache/keras_sgdr`."""
+    """Says where runs and the command line keep features.
+
+    Returns:
+        `$KERAS_SGDR_CACHE`, unless it is not set or `"off"`; then `$XDG_CACHE_HOME/keras_sgdr` or
+        `~/.cache/keras_sgdr`.
+
+    Raises:
+        RuntimeError: If the user has no home directory.
+    """
+    chosen = os.environ.get(CACHE_VARIABLE)
+    if chosen and chosen != "off":
+        return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "keras_sgdr"
 
 
-class EntryWriter:
-    """Appends batches to an incomplete entry.
-
-    Attributes:
-        num_batches: How many batches are in it; those of an interrupted run count if they are whole.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        columns, batches = _read_journal(folder)
-        whole = _whole_batches(folder, columns, batches)
-        self.num_batches = whole
-        _truncate(folder, columns, batches[:whole])
-
-    def append(self, columns: Sequence[np.ndarray]) -> None:
-        """Writes the next batch.
-
-        Args:
-            columns: Arrays of numbers with the same number of rows; of the same types and row shapes in every batch.
-
-        Raises:
-            TypeError: If an array holds strings or other objects.
-        """
-        for column in columns:
-            if column.dtype.kind not in "biufc":
-                raise TypeError(
-                    f"`columns` must be arrays of numbers. Received: columns of {column.dtype}. "
-                    "Let the dataset give classes as integers."
-                )
-        if self.num_batches == 0:
-            described = [{"dtype": column.dtype.str, "shape": column.shape[1:]} for column in columns]
-            _append(self._folder / _JOURNAL_FILE, _line(described))
-        checksum = 0
-        for number, column in enumerate(columns):
-            content = np.ascontiguousarray(column).tobytes()
-            checksum = zlib.crc32(content, checksum)
-            _append(self._folder / f"column_{number}.bin", content)
-        # Only now does the batch count: whoever is killed above has written bytes that no line vouches for.
-        _append(self._folder / _JOURNAL_FILE, _line({"rows": len(columns[0]), "crc32": checksum}))
-        self.num_batches += 1
+@functools.cache
+def _temporary_directory() -> Path:
+    directory = tempfile.mkdtemp(prefix="keras_sgdr-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return Path(directory)
 
 
 @contextlib.contextmanager
@@ -191,92 +206,47 @@ def _locked(folder: Path) -> Iterator[None]:
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / _LOCK_FILE).open("w") as lock:
-            _wait_for(lock)
-            # Whoever held it before may have completed the entry, and so moved the folder with the lock away.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(lock.fileno()), (folder / _LOCK_FILE).stat()):
-                    yield
-                    return
+            if fcntl:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if _is_still(lock, folder / _LOCK_FILE):
+                yield
+                return
 
 
-def _wait_for(lock: Any) -> None:
+def _is_still(lock: Any, path: Path) -> bool:
+    """Whether nobody has completed the entry meanwhile, and so moved the folder with the lock away."""
     try:
-        import fcntl
-    except ImportError:
-        return  # Windows has no such locks: there, two runs at once must not share a directory.
-    fcntl.flock(lock, fcntl.LOCK_EX)
+        return os.path.samestat(os.fstat(lock.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
-def _line(value: Any) -> bytes:
-    return json.dumps(value).encode() + b"\n"
-
-
-def _append(path: Path, content: bytes) -> None:
-    with path.open("ab") as file:
-        file.write(content)
-
-
-def _read_journal(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The columns, and rows and checksum of each batch, up to the last line that is whole."""
-    path = folder / _JOURNAL_FILE
-    content = path.read_bytes() if path.is_file() else b""
-    lines = content.split(b"\n")[:-1]
+def _is_locked(folder: Path) -> bool:
+    if not fcntl:
+        return False
     try:
-        columns, *batches = map(json.loads, lines)
-    except ValueError:
-        return [], []
-    return columns, batches
+        with (folder / _LOCK_FILE).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
 
 
-def _row_bytes(column: Mapping[str, Any]) -> int:
-    return int(np.dtype(column["dtype"]).itemsize * np.prod(column["shape"], dtype=int))
-
-
-def _whole_batches(folder: Path, columns: Sequence[dict[str, Any]], batches: Sequence[dict[str, Any]]) -> int:
-    """How many batches are as their checksums say."""
-    with contextlib.ExitStack() as stack:
-        paths = [folder / f"column_{number}.bin" for number in range(len(columns))]
-        if not all(path.is_file() for path in paths):
-            return 0
-        files = [stack.enter_context(path.open("rb")) for path in paths]
-        for number, batch in enumerate(batches):
-            checksum = 0
-            for file, column in zip(files, columns, strict=True):
-                checksum = zlib.crc32(file.read(batch["rows"] * _row_bytes(column)), checksum)
-            if checksum != batch["crc32"]:
-                return number
-    return len(batches)
-
-
-def _truncate(folder: Path, columns: Sequence[dict[str, Any]], batches: Sequence[dict[str, Any]]) -> None:
-    rows = sum(batch["rows"] for batch in batches)
-    for path in folder.glob("column_*.bin"):
-        number = int(path.stem.removeprefix("column_"))
-        os.truncate(path, rows * _row_bytes(columns[number]) if rows else 0)
-    aside = folder / (_JOURNAL_FILE + ".new")
-    aside.write_bytes(b"".join(map(_line, [columns, *batches] if batches else [])))
-    aside.replace(folder / _JOURNAL_FILE)
-
-
-def _with_rows(columns: Sequence[dict[str, Any]], batches: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    rows = sum(batch["rows"] for batch in batches)
-    return [{**column, "rows": rows} for column in columns]
-
-
-def _map_column(folder: Path, number: int, column: Mapping[str, Any]) -> np.ndarray:
-    path, shape = folder / f"column_{number}.bin", (column["rows"], *column["shape"])
-    if path.stat().st_size != column["rows"] * _row_bytes(column):
-        raise ValueError(f"{path} has another size than its entry says")
-    return np.memmap(path, np.dtype(column["dtype"]), "r", shape=shape)
+def _remove_folder(folder: Path) -> None:
+    """Removes an entry; one that is killed at it leaves what cannot be read, but is still listed and so removed."""
+    with contextlib.suppress(OSError):
+        files = sorted(folder.iterdir(), key=lambda path: (path.name == _LOCK_FILE, path.name != ENTRY_FILE))
+        for path in files:
+            path.unlink()
+        folder.rmdir()
 
 
 def _describe(folder: Path) -> CacheEntry:
-    files = [path for path in folder.iterdir() if path.is_file()]
-    entry_file = folder / _ENTRY_FILE
     complete = not folder.name.endswith(_PARTIAL)
-    description: Mapping[str, Any] = {}
-    with contextlib.suppress(ValueError, KeyError, OSError):
-        description = json.loads(entry_file.read_text(encoding="utf-8"))["description"]
+    entry_file = folder / ENTRY_FILE
     used = entry_file if complete and entry_file.is_file() else folder
-    num_bytes = sum(path.stat().st_size for path in files)
-    return CacheEntry(folder.name.removesuffix(_PARTIAL), complete, num_bytes, used.stat().st_mtime, description)
+    num_bytes = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    key = folder.name.removesuffix(_PARTIAL)
+    return CacheEntry(key, complete, num_bytes, used.stat().st_mtime, describe_entry(folder))

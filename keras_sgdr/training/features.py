@@ -11,20 +11,25 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_sgdr import __version__
 from keras_sgdr.models.frozen_boundary import split_at_frozen_boundary
+from keras_sgdr.training.cache_entry import EntryWriter, StoredArray
 from keras_sgdr.training.content_key import content_key, model_source
-from keras_sgdr.training.feature_cache import EntryWriter, FeatureCache
+from keras_sgdr.training.feature_cache import FeatureCache
+from keras_sgdr.training.live_check import check_against_live
 
-# How far outputs from the cached activations may be from the whole model's, by the type of the activations.
+# How far outputs and loss from the kept activations may be from the whole model's, by the type of the activations.
 _TOLERANCES = {"float32": 1e-4, "float16": 2e-2}
 _NUM_COMPARED = 8
+
+_Column = np.ndarray | StoredArray
 
 
 class _Features(NamedTuple):
     """Rows of activations and targets; those of the first view of every picture, then those of the second."""
 
-    activations: list[np.ndarray]
-    targets: list[np.ndarray]
+    activations: Sequence[_Column]
+    targets: Sequence[_Column]
     views: int
 
 
@@ -48,8 +53,8 @@ def precompute_features(
     body.
 
     In a directory, the activations are kept for later runs under a key made from everything that they depend on: what
-    the dataset is made from, the body's architecture and weights, `views`, `dtype`, and the versions of Keras and
-    TensorFlow. If anything changes, they are computed anew. An interrupted run is resumed by the next.
+    the dataset is made from, the body's architecture and weights, `views`, `dtype`, and the versions of this
+    package, Keras and TensorFlow. If anything changes, they are computed anew. An interrupted run is resumed by the next.
 
     Args:
         model: A functional or sequential model with frozen layers. What is trainable must not change until the rest has
@@ -74,7 +79,8 @@ def precompute_features(
     Raises:
         ValueError: If nothing is frozen or nothing is trainable, the dataset is empty or infinite, an argument is out
             of its range, or an activation is too large for float16.
-        RuntimeError: If the rest does not give for the first batch what the model gives.
+        RuntimeError: If targets, outputs or, where the model is compiled, the loss of the rest on the first batch
+            differ from the whole model's by more than 1e-4 (float16: 2e-2).
 
     Example:
         >>> freeze_to(model, -1)
@@ -85,19 +91,20 @@ def precompute_features(
     _check_arguments(dataset, views, dtype)
     body, rest = split_at_frozen_boundary(model)
     stream = _Stream(dataset, views, verbose)
+    columns: Sequence[_Column]
     if directory is None:
-        columns, images = _in_memory(body, stream, dtype)
+        columns, first = _in_memory(body, stream, dtype)
     else:
         cache = directory if isinstance(directory, FeatureCache) else FeatureCache(directory)
-        columns, images = _on_disk(cache, body, stream, dtype, source)
+        columns, first = _on_disk(cache, body, stream, dtype, source)
     if len(columns[0]) % views:
         raise ValueError(
             f"`dataset` must have as many pictures in every pass. Received: {len(columns[0])} in {views} passes."
         )
     num_outputs = len(body.outputs)
     features = _Features(columns[:num_outputs], columns[num_outputs:], views)
-    _check_against(model, rest, images, features)
-    return _as_dataset(features, rest, batch_size=len(images), shuffle=shuffle, seed=seed), rest
+    _check(model, rest, first, features)
+    return _as_dataset(features, rest, batch_size=len(first[0]), shuffle=shuffle, seed=seed), rest
 
 
 def _check_arguments(dataset: tf.data.Dataset, views: int, dtype: str | None) -> None:
@@ -130,10 +137,10 @@ class _Stream:
             if counter is not None:
                 counter.assign(before)
 
-    def first_images(self) -> Any:
-        """Returns the images of the first batch."""
+    def first_batch(self) -> tuple[Any, ...]:
+        """Returns the first batch."""
         with contextlib.closing(self.batches()) as batches:
-            return next(batches)[0]
+            return next(batches)
 
     def progress(self) -> keras.utils.Progbar:
         """Returns a bar for as many batches as there are, if that is known."""
@@ -156,30 +163,30 @@ class _MemoryWriter:
         self.batches.append(columns)
 
 
-def _in_memory(body: keras.Model, stream: _Stream, dtype: str | None) -> tuple[list[np.ndarray], Any]:
+def _in_memory(body: keras.Model, stream: _Stream, dtype: str | None) -> tuple[Sequence[np.ndarray], tuple[Any, ...]]:
     writer = _MemoryWriter()
-    images = _compute(body, stream, writer, dtype)
-    return [np.concatenate(column) for column in zip(*writer.batches, strict=True)], images
+    first = _compute(body, stream, writer, dtype)
+    return [np.concatenate(column) for column in zip(*writer.batches, strict=True)], first
 
 
 def _on_disk(
     cache: FeatureCache, body: keras.Model, stream: _Stream, dtype: str | None, source: Any
-) -> tuple[list[np.ndarray], Any]:
+) -> tuple[Sequence[StoredArray], tuple[Any, ...]]:
     key = _key(body, stream, dtype, source)
-    columns, images = cache.read(key), None
+    columns, first = cache.read(key), None
     if columns is None:
         with cache.writing(key) as writer:
             # Another process may have completed the entry while this one waited for its turn.
             columns = cache.read(key)
             if columns is None:
-                images = _compute(body, stream, writer, dtype)
+                first = _compute(body, stream, writer, dtype)
                 cache.complete(key, {"model": body.name.removesuffix("_body"), "views": stream.views})
                 columns = cache.read(key)
     if columns is None:
         raise RuntimeError(
             f"An entry must be there when it has been written. Received: {key} missing in {cache.directory}."
         )
-    return columns, stream.first_images() if images is None else images
+    return columns, first or stream.first_batch()
 
 
 def _key(body: keras.Model, stream: _Stream, dtype: str | None, source: Any) -> str:
@@ -187,23 +194,25 @@ def _key(body: keras.Model, stream: _Stream, dtype: str | None, source: Any) -> 
         source = getattr(stream.dataset, "source", None)
     if source is None:
         source = [content_key([np.asarray(part) for part in batch]) for batch in stream.batches()]
-    versions = (keras.__version__, keras.backend.backend(), tf.__version__)
+    versions = (__version__, keras.__version__, keras.backend.backend(), tf.__version__)
     return content_key([source, model_source(body), stream.views, dtype, versions])
 
 
-def _compute(body: keras.Model, stream: _Stream, writer: EntryWriter | _MemoryWriter, dtype: str | None) -> Any:
-    """Writes what the writer does not have yet; returns the images of the first batch."""
-    progress, first_images = stream.progress(), None
+def _compute(
+    body: keras.Model, stream: _Stream, writer: EntryWriter | _MemoryWriter, dtype: str | None
+) -> tuple[Any, ...]:
+    """Writes what the writer does not have yet; returns the first batch."""
+    progress, first = stream.progress(), None
     with contextlib.closing(stream.batches()) as batches:
-        for number, (images, *targets) in enumerate(batches):
-            first_images = images if number == 0 else first_images
+        for number, batch in enumerate(batches):
+            first = first or batch
             if number >= writer.num_batches:
-                outputs = [_cast(output, dtype) for output in _as_list(body.predict_on_batch(images))]
-                writer.append([*outputs, *map(np.asarray, targets)])
+                outputs = [_cast(output, dtype) for output in _as_list(body.predict_on_batch(batch[0]))]
+                writer.append([*outputs, *map(np.asarray, batch[1:])])
             progress.add(1)
-    if first_images is None:
+    if first is None:
         raise ValueError("`dataset` must have at least one batch. Received: an empty dataset.")
-    return first_images
+    return first
 
 
 def _cast(output: Any, dtype: str | None) -> np.ndarray:
@@ -227,20 +236,13 @@ def _as_list(outputs: Any) -> list[Any]:
     return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
 
 
-def _check_against(model: keras.Model, rest: keras.Model, images: Any, features: _Features) -> None:
-    # A few pictures tell, and calling is quicker than `predict`, which would trace two graphs.
-    images = images[:_NUM_COMPARED]
-    first = [np.asarray(column[: len(images)]) for column in features.activations]
-    live = keras.ops.cast(model(images, training=False), "float32")
-    cached = keras.ops.cast(rest(first[0] if len(first) == 1 else first, training=False), "float32")
-    difference = float(keras.ops.max(keras.ops.absolute(live - cached)))
-    tolerance = _TOLERANCES[first[0].dtype.name] if model.compute_dtype == "float32" else 1e-1
-    if not difference <= tolerance:
-        raise RuntimeError(
-            f"The rest of the model must give on the kept activations what the whole model gives, to {tolerance}. "
-            f"Received: a difference of {difference:.3g} on the first batch. Either a frozen layer does not always do "
-            "the same, or `source` does not say all that the dataset depends on; train without precomputing."
-        )
+def _check(model: keras.Model, rest: keras.Model, batch: tuple[Any, ...], features: _Features) -> None:
+    live = tuple(part[:_NUM_COMPARED] for part in batch)  # a few pictures tell
+    activations = [np.asarray(column[: len(live[0])]) for column in features.activations]
+    targets = [np.asarray(column[: len(live[0])]) for column in features.targets]
+    kept = (activations[0] if len(activations) == 1 else activations, *targets)
+    tolerance = _TOLERANCES[activations[0].dtype.name] if model.compute_dtype == "float32" else 1e-1
+    check_against_live(model, rest, live=live, kept=kept, tolerance=tolerance)
 
 
 def _as_dataset(
