@@ -4,12 +4,13 @@ Training, prediction and the exported model call the same function, so that they
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_sgdr.data.exif import exif_orientation, is_reversed, upright
-from keras_sgdr.data.webp import decode_webp
+from keras_sgdr.data.exif import is_reversed, jpeg_orientation, png_orientation, upright
+from keras_sgdr.data.webp import decode_webp, webp_orientation
 
 RESIZE_MODES = ("crop", "squish", "pad")
 
@@ -23,9 +24,10 @@ def decode_image(
     """Decodes a picture and brings it to one size.
 
     JPEG, PNG, BMP, GIF (the first frame) and WebP are told apart by content. Grey, palette, 16-bit and CMYK pictures
-    become RGB; transparent PNG and WebP are laid over white; EXIF orientation is honoured in JPEG. Large JPEGs are
-    decoded at the smallest of 1/8, 1/4 and 1/2 scale that still covers the target, and only where the crop is. What is
-    left is bilinear (antialiased where it shrinks by 2 or more, which only other formats can need).
+    become RGB; transparent PNG and WebP are laid over white; EXIF orientation is honoured in JPEG, PNG
+    and WebP. Large JPEGs are decoded at the smallest of 1/8, 1/4 and 1/2 scale that still covers the target, and only
+    where the crop is. What is left is bilinear (antialiased where it shrinks by 2 or more, which only other formats can
+    need).
 
     Args:
         encoded: the file's bytes, a scalar string tensor (or bytes).
@@ -62,7 +64,8 @@ def decode_reduced(
     encoded = tf.convert_to_tensor(encoded)
     starts = [_starts_with(encoded, magic) for magic in _MAGIC.values()]
     kind = tf.argmax(tf.stack([*starts, True]), output_type=tf.int32)
-    orientation = tf.cond(starts[0], lambda: exif_orientation(encoded), lambda: tf.constant(1))
+    readers = (jpeg_orientation, png_orientation, lambda _: tf.constant(1), webp_orientation, lambda _: tf.constant(1))
+    orientation = tf.switch_case(kind, [partial(reader, encoded) for reader in readers])
     target = _lying(image_size, orientation)
     crop = _Crop(target, resize, crop_position, is_reversed(orientation))
 

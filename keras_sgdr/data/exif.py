@@ -9,7 +9,7 @@ _JFIF = 0xE0
 _SEGMENT_HEADER = 10  # marker (2), length (2), "Exif\0\0" (6)
 
 
-def exif_orientation(encoded: Any) -> Any:
+def jpeg_orientation(encoded: Any) -> Any:
     """Reads the EXIF orientation of a JPEG.
 
     The segments before the picture are walked; at most a handful precede EXIF's.
@@ -28,7 +28,42 @@ def exif_orientation(encoded: Any) -> Any:
     # Most files go on with the picture's tables here. A loop costs as much as a tenth of the decoding.
     has_more = _is_application(_segment(encoded, offset))
     start = tf.cond(has_more, lambda: _exif_start(encoded, offset), lambda: tf.constant(0))
-    return tf.cond(start > 0, lambda: _orientation_at(encoded, start), lambda: tf.constant(1))
+    return tf.cond(start > 0, lambda: tiff_orientation(encoded, start), lambda: tf.constant(1))
+
+
+def png_orientation(encoded: Any) -> Any:
+    """Reads the EXIF orientation of a PNG, as `jpeg_orientation` does.
+
+    Reference:
+        PNG (Third Edition), section 11.3.4.5, the chunk eXIf.
+    """
+    # The chunk may stand behind thousands of others, which a loop in a graph would take long to walk. That a picture's
+    # compressed bytes spell its name is as likely as four bytes are.
+    parts = tf.strings.split(encoded, "eXIf", maxsplit=1)
+    return tf.cond(tf.size(parts) > 1, lambda: tiff_orientation(parts[1], 0), lambda: tf.constant(1))
+
+
+def tiff_orientation(encoded: Any, start: Any) -> Any:
+    """Reads the tag from the first directory of the TIFF header at `start`; all its entries are compared at once.
+
+    Returns:
+        A scalar int32 tensor from 1 to 8, as `jpeg_orientation` gives it.
+    """
+    # Two bytes to a number, as far as the directory of any sane file reaches.
+    tiff = tf.io.decode_raw(tf.strings.substr(encoded, start, 4096), tf.uint8)
+    tiff = tf.pad(tf.cast(tiff, tf.int32), [[0, 4096 - tf.size(tiff)]])
+    is_little = tiff[0] == ord("I")
+    low, high = tf.where(is_little, tiff[0::2], tiff[1::2]), tf.where(is_little, tiff[1::2], tiff[0::2])
+    numbers = low + 256 * high
+    # Directories begin at an even offset; its upper half is zero unless the directory is out of reach.
+    directory = tf.where(is_little, numbers[2], numbers[3]) // 2
+    is_sane = (directory >= 4) & (directory < 1024) & (tf.where(is_little, numbers[3], numbers[2]) == 0)
+    directory = tf.where(is_sane, directory, 4)
+    count = tf.minimum(numbers[directory], (2048 - directory - 1) // 6)
+    entries = tf.reshape(numbers[directory + 1 : directory + 1 + 6 * count], [-1, 6])
+    values = tf.boolean_mask(entries[:, 4], entries[:, 0] == _ORIENTATION_TAG)
+    value = tf.concat([values, [1]], axis=0)[0]
+    return tf.where(is_sane & (value >= 1) & (value <= 8), value, 1)
 
 
 def upright(picture: Any, orientation: Any) -> Any:
@@ -85,22 +120,3 @@ def _exif_start(encoded: Any, offset: Any) -> Any:
         return [tf.where(_is_application(header), offset + 2 + 256 * header[2] + header[3], 0), found]
 
     return tf.while_loop(is_among_them, step, [offset, tf.constant(0)], maximum_iterations=100)[1]
-
-
-def _orientation_at(encoded: Any, start: Any) -> Any:
-    """Reads the tag from the first directory of a TIFF header; all its entries are compared at once."""
-    # Two bytes to a number, as far as the directory of any sane file reaches.
-    tiff = tf.io.decode_raw(tf.strings.substr(encoded, start, 4096), tf.uint8)
-    tiff = tf.pad(tf.cast(tiff, tf.int32), [[0, 4096 - tf.size(tiff)]])
-    is_little = tiff[0] == ord("I")
-    low, high = tf.where(is_little, tiff[0::2], tiff[1::2]), tf.where(is_little, tiff[1::2], tiff[0::2])
-    numbers = low + 256 * high
-    # Directories begin at an even offset; its upper half is zero unless the directory is out of reach.
-    directory = tf.where(is_little, numbers[2], numbers[3]) // 2
-    is_sane = (directory >= 4) & (directory < 1024) & (tf.where(is_little, numbers[3], numbers[2]) == 0)
-    directory = tf.where(is_sane, directory, 4)
-    count = tf.minimum(numbers[directory], (2048 - directory - 1) // 6)
-    entries = tf.reshape(numbers[directory + 1 : directory + 1 + 6 * count], [-1, 6])
-    values = tf.boolean_mask(entries[:, 4], entries[:, 0] == _ORIENTATION_TAG)
-    value = tf.concat([values, [1]], axis=0)[0]
-    return tf.where(is_sane & (value >= 1) & (value <= 8), value, 1)

@@ -4,10 +4,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_sgdr.data.exif import tiff_orientation
+
 _FIRST_CHUNK = 12  # after "RIFF", a size and "WEBP"
 _CHUNK_HEADER = 8
 _FRAME_HEADER = 16  # x, y, width - 1, height - 1, duration (3 bytes each), flags
-_IS_ANIMATED, _HAS_ALPHA = 0x02, b"\x10\0\0\0"
+_IS_ANIMATED, _HAS_EXIF, _HAS_ALPHA = 0x02, 0x08, b"\x10\0\0\0"
 
 
 def decode_webp(encoded: Any) -> Any:
@@ -19,20 +21,32 @@ def decode_webp(encoded: Any) -> Any:
     Returns:
         uint8 tensor of shape `(height, width, 3 or 4)`.
     """
-    encoded = tf.cond(_is_animated(encoded), lambda: _first_frame(encoded), lambda: encoded)
+    encoded = tf.cond(_has(encoded, _IS_ANIMATED), lambda: _first_frame(encoded), lambda: encoded)
     # Not `tf.io.decode_webp`, whose graph says that every picture has four dimensions.
     return tf.ensure_shape(tf.io.decode_image(encoded, expand_animations=False), (None, None, None))
 
 
-def _is_animated(encoded: Any) -> Any:
+def webp_orientation(encoded: Any) -> Any:
+    """Reads the EXIF orientation of a WebP, as `keras_sgdr.data.exif.jpeg_orientation` does."""
+    return tf.cond(_has(encoded, _HAS_EXIF), lambda: _noted_orientation(encoded), lambda: tf.constant(1))
+
+
+def _noted_orientation(encoded: Any) -> Any:
+    data = _slice(encoded, _chunk_offset(encoded, b"EXIF") + _CHUNK_HEADER, 4096)
+    # What JPEG demands before the TIFF header, some put here too.
+    is_prefixed = _slice(data, 0, 6) == b"Exif\0\0"
+    return tiff_orientation(data, tf.where(is_prefixed, 6, 0))
+
+
+def _has(encoded: Any, feature: int) -> Any:
     header = _bytes(encoded, _FIRST_CHUNK, 9)
     is_extended = tf.reduce_all(header[:4] == tf.constant([*b"VP8X"]))
-    return is_extended & (tf.bitwise.bitwise_and(header[8], _IS_ANIMATED) > 0)
+    return is_extended & (tf.bitwise.bitwise_and(header[8], feature) > 0)
 
 
 def _first_frame(encoded: Any) -> Any:
     """Puts an animation's first frame into a file of its own."""
-    offset = _frame_offset(encoded)
+    offset = _chunk_offset(encoded, b"ANMF")
     payload = _little_endian(_bytes(encoded, offset + 4, 4)) - _FRAME_HEADER
     size = _slice(encoded, offset + _CHUNK_HEADER + 6, 6)
     data = _slice(encoded, offset + _CHUNK_HEADER + _FRAME_HEADER, tf.maximum(payload, 0))
@@ -40,19 +54,19 @@ def _first_frame(encoded: Any) -> Any:
     return tf.strings.join([b"RIFF", _four_bytes(tf.strings.length(chunks)), chunks])
 
 
-def _frame_offset(encoded: Any) -> Any:
-    """Walks the chunks up to the first frame; gives the file's length if there is none."""
+def _chunk_offset(encoded: Any, name: bytes) -> Any:
+    """Walks the chunks up to the first one of a name; gives the file's length if there is none."""
     length = tf.strings.length(encoded)
 
-    def is_before_frame(offset: Any) -> Any:
-        is_frame = tf.reduce_all(_bytes(encoded, offset, 4) == tf.constant([*b"ANMF"]))
-        return (offset < length) & ~is_frame
+    def is_before(offset: Any) -> Any:
+        is_found = tf.reduce_all(_bytes(encoded, offset, 4) == tf.constant([*name]))
+        return (offset < length) & ~is_found
 
     def next_chunk(offset: Any) -> list[Any]:
         size = _little_endian(_bytes(encoded, offset + 4, 4))
         return [tf.where((size >= 0) & (size < length), offset + _CHUNK_HEADER + size + size % 2, length)]
 
-    return tf.while_loop(is_before_frame, next_chunk, [tf.constant(_FIRST_CHUNK)], maximum_iterations=100)[0]
+    return tf.while_loop(is_before, next_chunk, [tf.constant(_FIRST_CHUNK)], maximum_iterations=1000)[0]
 
 
 def _slice(encoded: Any, start: Any, size: Any) -> Any:

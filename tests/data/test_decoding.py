@@ -122,6 +122,25 @@ def test_exif_orientation_is_undone_as_pillow_does(orientation, byte_order):
     assert_close(decode(encoded, size=expected.shape[:2]), expected, 1.0)
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP"])
+@pytest.mark.parametrize("prefix", [b"", b"Exif\0\0"])
+def test_exif_orientation_of_other_formats_is_undone_as_pillow_does(file_format, orientation, prefix):
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112], exif[0x0131] = "camera", orientation, "software"
+    note = prefix + exif.tobytes().removeprefix(b"Exif\0\0")
+    encoded = encode(RGB, file_format, exif=note, **({"lossless": True} if file_format == "WEBP" else {}))
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))))
+    assert_close(decode(encoded, size=expected.shape[:2]), expected, 0)
+    assert (expected.shape == (60, 40, 3)) == (orientation == 6)
+
+
+@pytest.mark.parametrize("start", [b"eXIf", b"eXIfII*\0", b"eXIfMM\0*\0\0\0\x08"])
+def test_exif_that_is_cut_off_counts_as_upright(start):
+    encoded = encode(RGB, "PNG")
+    assert_close(decode(encoded + start), smooth_picture(), 0)
+
+
 def test_orientation_is_read_behind_other_segments():
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -266,3 +285,28 @@ def test_many_bad_files_are_counted(tmp_path):
     paths = [str(tmp_path / f"{number}.jpg") for number in range(12)]
     with pytest.raises(ValueError, match=r"Received: .*9\.jpg .*, and 2 more\. "):
         check_pictures(paths)
+
+
+def striped(axis, length=90, width=30):
+    """A picture whose value tells how far along its long side a pixel is."""
+    values = np.broadcast_to(np.arange(length, dtype=np.uint8) * 2, (width, length))
+    return Image.fromarray(np.repeat((values if axis == 1 else values.T)[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_crop_takes_the_part_that_is_asked_for(file_format, axis):
+    encoded = encode(striped(axis), file_format, **({"quality": 100} if file_format == "JPEG" else {}))
+    for position, first in ((0.0, 0), (0.25, 15), (0.5, 30), (0.9999999, 60), (1.0, 60), (None, 30)):
+        part = decode_image(encoded, image_size=30, crop_position=position).numpy()
+        assert_close(part, np.asarray(striped(axis)).take(range(first, first + 30), axis=axis), 1.0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_crop_counts_along_the_upright_picture(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    encoded = encode(striped(1), "JPEG", quality=100, exif=exif.tobytes())
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))))
+    part = decode_image(encoded, image_size=30, crop_position=0.25).numpy()
+    assert_close(part, upright.take(range(15, 45), axis=int(upright.shape[1] > upright.shape[0])), 1.0)
