@@ -85,16 +85,20 @@ def show_batch(images: Any, labels: Any = None, class_names: Any = None, *, colu
 
     Args:
         images: Shape `(batch, height, width, 3)`, values in [0, 255].
-        labels: One class number per picture, shape `(batch,)`; or 0 and 1 for each class, shape
-            `(batch, num_classes)`; or None.
+        labels: One class number per picture, shape `(batch,)`; or for each class 0, 1 or how much of a mixed picture
+            shows it, shape `(batch, num_classes)`; or None.
         class_names: What to write instead of the numbers.
         columns: Pictures in a row.
     """
     import numpy as np
 
+    def part(number: int, share: float) -> str:
+        name = str(number if class_names is None else class_names[number])
+        return name if share == 1 else f"{name} {share:.2f}"
+
     def title(label: Any) -> str:
-        numbers = np.flatnonzero(label) if np.ndim(label) else [int(label)]
-        return ", ".join(str(number if class_names is None else class_names[number]) for number in numbers)
+        shares = {n: float(label[n]) for n in np.flatnonzero(label)} if np.ndim(label) else {int(label): 1.0}
+        return ", ".join(part(number, share) for number, share in shares.items())
 
     titles = [""] * len(images) if labels is None else [title(label) for label in np.asarray(labels)]
     return plot_pictures(images, titles, columns=min(columns, max(1, len(images))))

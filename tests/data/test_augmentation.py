@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from keras_sgdr.data.augmentation import RandomView, basic, side_on, top_down
 from keras_sgdr.data.resampling import render
-from keras_sgdr.data.stateless_random import epoch_draws, threefry, uniforms
+from keras_sgdr.data.stateless_random import epoch_draws
 from keras_sgdr.data.transforms import compose, rotation, scaling, symmetry, tilting, zooming
 
 STILL = {"max_rotate_degrees": 0.0, "max_lighting": 0.0}
@@ -290,32 +290,3 @@ def test_layer_survives_saving_in_a_new_process(tmp_path):
 def test_wrong_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         RandomView(**options)
-
-
-@pytest.mark.parametrize(
-    ("key", "counter", "expected"),
-    [
-        ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
-        ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
-        ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
-    ],
-)
-def test_threefry_gives_the_published_vectors(key, counter, expected):
-    # kat_vectors of Random123 1.14, threefry2x32 with 20 rounds.
-    words = [tuple(tf.constant(word, tf.uint32) for word in pair) for pair in (key, counter)]
-    assert tuple(int(word) for word in threefry(*words)) == expected
-
-
-def test_uniform_numbers_are_uniform_and_unrelated():
-    draws = uniforms(seeds_of(20_000), 4).numpy()
-    assert draws.min() >= 0
-    assert draws.max() < 1
-    np.testing.assert_allclose(np.quantile(draws, [0.1, 0.5, 0.9], axis=1).T, [[0.1, 0.5, 0.9]] * 4, atol=0.02)
-    np.testing.assert_allclose(np.corrcoef(draws), np.eye(4), atol=0.03)
-
-
-def test_each_place_in_the_order_is_as_likely_for_every_picture():
-    draw = tf.function(lambda epoch: epoch_draws(5, seed=1, epoch=epoch)[0])
-    orders = np.array([draw(tf.constant(epoch)) for epoch in range(1000)])
-    counts = np.array([np.bincount(places, minlength=5) for places in orders.T])
-    np.testing.assert_allclose(counts, np.full((5, 5), 200), atol=60)

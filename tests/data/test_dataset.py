@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_sgdr.data.augmentation import side_on
+from keras_sgdr.data.augmentation import RandomView, side_on
 from keras_sgdr.data.dataset import load_dataset
 from keras_sgdr.data.folder import Split, index_folder
 
@@ -195,3 +195,18 @@ def test_bad_files_are_left_out_with_a_warning_and_the_count_is_right(numbered, 
 def test_wrong_arguments_are_refused(split, options, message):
     with pytest.raises(ValueError, match=message):
         load_dataset(split, **options)
+
+
+def test_training_pictures_are_cropped_anywhere_along_the_long_side(tmp_path):
+    values = np.arange(0, 240, 2, dtype=np.uint8)
+    Image.fromarray(np.broadcast_to(values[None, :, None], (20, 120, 3)).copy()).save(tmp_path / "wide.png")
+    split = Split("train", [str(tmp_path / "wide.png")] * 800, None, ())
+    still = RandomView(max_rotate_degrees=0.0, max_lighting=0.0)
+    (views,) = load_dataset(split, image_size=20, batch_size=800, augmentation=still).as_numpy_iterator()
+    starts = np.rint(views[:, 0, 0, 0] / 2).astype(int)
+    # 101 places, of which each is as likely
+    assert starts.min() == 0
+    assert starts.max() == 100
+    np.testing.assert_allclose(np.quantile(starts, [0.25, 0.5, 0.75]), [25, 50, 75], atol=6)
+    (centred,) = load_dataset(split.take([0]), image_size=20).as_numpy_iterator()
+    assert centred[0, 0, 0, 0] == 100

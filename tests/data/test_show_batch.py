@@ -10,6 +10,7 @@ from keras_sgdr.plots import save_figure, show_batch
         (None, None, ["", "", ""]),
         ([0, 1, 1], None, ["0", "1", "1"]),
         ([0, 1, 1], ["cat", "dog"], ["cat", "dog", "dog"]),
+        ([[0.3, 0.7], [1.0, 0.0], [0.5, 0.5]], ["cat", "dog"], ["cat 0.30, dog 0.70", "cat", "cat 0.50, dog 0.50"]),
         ([[1, 1], [0, 1], [0, 0]], ["beach", "night"], ["beach, night", "night", ""]),
     ],
 )
