@@ -92,7 +92,7 @@ class BatchRates(keras.callbacks.Callback):
             raise ValueError(f"`steps_per_epoch` must be an integer >= 1. Received: steps_per_epoch={steps_per_epoch}.")
         self.given_steps_per_epoch = steps_per_epoch
         self.steps_per_epoch: int | None = None
-        self._epoch = self._batches = 0
+        self._epoch = self._first_batch = self._batches = 0
         self._warned = False
 
     def rate_at(self, epoch: int, batch: int, *, held: int) -> float:
@@ -127,21 +127,23 @@ class BatchRates(keras.callbacks.Callback):
         return found or given
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Notes the epoch."""
+        """Notes the epoch, and with which of its batches it begins."""
         super().on_epoch_begin(epoch, logs)
-        self._epoch, self._batches = epoch, 0
+        start = self.params.get("resumed_at")  # of a TrainingCheckpoint
+        self._first_batch = start.batch if start is not None and start.epoch == epoch else 0
+        self._epoch, self._batches = epoch, self._first_batch
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the batch's rate."""
         super().on_train_batch_begin(batch, logs)
         sync_variables(self.model)
         held = held_batches(self.model.optimizer)
-        self.model.optimizer.learning_rate = self.rate_at(self._epoch, batch, held=held)
+        self.model.optimizer.learning_rate = self.rate_at(self._epoch, self._first_batch + batch, held=held)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Counts; here, for data of unknown length have one `on_train_batch_begin` more than batches."""
         super().on_train_batch_end(batch, logs)
-        self._batches = batch + 1
+        self._batches = self._first_batch + batch + 1
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Records the rate of the last batch, and learns the number of batches where it was not known."""

@@ -19,7 +19,7 @@ from keras_sgdr.training.learning_rate import (
 )
 from keras_sgdr.training.lr_curve import LRCurve
 from keras_sgdr.training.schedules import require, require_count
-from keras_sgdr.training.training_state import TrainingState
+from keras_sgdr.training.training_state import TrainingState, require_built
 
 MODES = ("exponential", "linear")
 
@@ -115,7 +115,7 @@ class LRFinder(keras.callbacks.Callback):
     def keep(self, model: Any) -> TrainingState:
         """Copies what `restore` puts back, unless it has been; `fit` does so before its first batch."""
         if self._state is None:
-            _require_built(model)
+            require_built(model)
             self._state = TrainingState(model)
             self._state.attributes["stop_training"] = False
             if model.steps_per_execution == 1 and has_settable_rate(model.optimizer):
@@ -219,13 +219,3 @@ def _loss_in(logs: dict[str, Any]) -> float:
             f"The model's `train_step` must report its `loss`. Received: {sorted(logs)}. Return it under that name."
         )
     return float(logs["loss"])
-
-
-def _require_built(model: Any) -> None:
-    if not model.built:
-        raise ValueError(
-            "`model` must be built before a finder: what its first batch creates cannot be restored. Received: a model "
-            "without weights. Call it on a batch, or give it an `Input`."
-        )
-    if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)

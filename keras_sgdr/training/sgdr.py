@@ -125,6 +125,16 @@ class SGDRScheduler(BatchRates):
         multipliers = getattr(optimizer, "multipliers", (1.0,))
         return SchedulePreview(cycles, epochs=min(ends), steps_per_epoch=steps_per_epoch, multipliers=multipliers)
 
+    def get_state(self) -> dict[str, Any]:
+        """Returns the peak, for a `TrainingCheckpoint`: needed where it was taken from the optimizer."""
+        return {"max_lr": self.cycles.max_lr}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes the peak back, where none is given."""
+        if self.max_lr is None:
+            self.cycles = dataclasses.replace(self.cycles, max_lr=state["max_lr"])
+            self._begun = True
+
     def rate_at(self, epoch: int, batch: int, *, held: int) -> float:
         """The rate of one batch, `held` batches into an update."""
         if self.steps_per_epoch is None:

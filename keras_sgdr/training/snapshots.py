@@ -119,6 +119,21 @@ class CycleSnapshots(_AtCycleEnd):
         super().on_train_begin(logs)
         self.snapshots = []
 
+    def get_state(self) -> dict[str, Any]:
+        """Returns the snapshots, for a `TrainingCheckpoint`; of those on disk, where they are."""
+        kept = [
+            {**vars(s), "weights": s.weights if isinstance(s.weights, list) else str(s.weights)} for s in self.snapshots
+        ]
+        return {"snapshots": kept}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes the snapshots back."""
+        for kept in state["snapshots"]:
+            weights = kept["weights"]
+            self.snapshots.append(
+                Snapshot(**{**kept, "weights": Path(weights) if isinstance(weights, str) else weights})
+            )
+
     def on_cycle_end(self, epoch: int, value: float) -> None:
         """Takes the snapshot."""
         cycle = self.scheduler.cycles.cycle(epoch).index
@@ -166,6 +181,14 @@ class StopWhenOverfitting(_AtCycleEnd):
         """Forgets the cycles of a training before."""
         super().on_train_begin(logs)
         self._values = []
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns how the cycles ended, for a `TrainingCheckpoint`."""
+        return {"values": self._values}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes that back."""
+        self._values = list(state["values"])
 
     def on_cycle_end(self, epoch: int, value: float) -> None:  # noqa: ARG002
         """Compares."""

@@ -80,6 +80,17 @@ def variables_of(model: Any) -> list[Any]:
     return list({id(variable): variable for variable in every}.values())
 
 
+def require_built(model: Any) -> None:
+    """Builds the optimizer if that has not been done, and refuses a model that has no variables yet."""
+    if not model.built:
+        raise ValueError(
+            "`model` must be built: what its first batch creates can be neither kept nor restored. Received: a model "
+            "without weights. Call it on a batch, or give it an `Input`."
+        )
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+
+
 def to_numpy(variable: Any) -> NDArray[Any]:
     """A copy of a variable's value; Keras's own conversion may share its memory."""
     return np.array(keras.ops.convert_to_numpy(variable), copy=True)
