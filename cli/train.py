@@ -56,6 +56,7 @@ def make_recipe(options: dict[str, Any]) -> Any:
 @recipe_options
 @click.option("--head-epochs", type=click.IntRange(min=1), default=2, help="Step 3: on precomputed activations.")
 @click.option("--head-cycles", type=click.IntRange(min=1), default=3, help="Step 4: with augmentation.")
+@click.option("--head-views", type=click.IntRange(min=0), default=0, help="Step 4: precomputed views; 0: fresh ones.")
 @click.option("--n-cycles", type=click.IntRange(min=1), default=3, help="Step 8: cycles of the whole network.")
 @click.option("--cycle-len", type=click.IntRange(min=1), default=1, help="Epochs of the first of them.")
 @click.option("--cycle-mult", type=click.IntRange(min=1), default=2, help="How much longer each further one is.")

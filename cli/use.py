@@ -16,14 +16,14 @@ RUN = click.argument("run", type=click.Path(path_type=Path))
 @click.command()
 @RUN
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--split", type=click.Choice(["train", "valid"]), default="valid", help="Which pictures of FOLDER.")
+@click.option("--split", type=click.Choice(["train", "valid", "all"]), help="Which pictures of FOLDER.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32)
 @click.option("--tta-views", type=click.IntRange(min=0), default=4, help="Augmented views per picture; 0 for none.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A directory for the plots of the mistakes.")
-def evaluate(run: Path, folder: Path, split: str, batch_size: int, tta_views: int, output: Path | None) -> None:
+def evaluate(run: Path, folder: Path, split: str | None, batch_size: int, tta_views: int, output: Path | None) -> None:
     """Evaluate the classifier in RUN on FOLDER: accuracy, loss, and what was taken for what.
 
-    A FOLDER without train/ and valid/ is split as it was for training.
+    Of the FOLDER that RUN was trained on, and of one with train/ and valid/, the held-out pictures; of any other, all.
     """
     from keras_sgdr.finished_run import evaluate_run
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from keras_sgdr.data.dataset import load_dataset
+from keras_sgdr.data.folder import FolderIndex, Split
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret, plot_mistakes
 from keras_sgdr.evaluation.tta import predict_tta
 from keras_sgdr.models.classifier import Classifier, load_classifier
-from keras_sgdr.recipe import Recipe, index_for
+from keras_sgdr.recipe import Recipe, digest_of, index_for, is_split
 from keras_sgdr.run_directory import read_settings
 from keras_sgdr.steps import make_augmentation
 
@@ -30,7 +31,7 @@ def evaluate_run(
     run: str | os.PathLike[str],
     folder: str | os.PathLike[str],
     *,
-    split: str = "valid",
+    split: str | None = None,
     batch_size: int = 32,
     tta_views: int = 4,
     plots: str | os.PathLike[str] | None = None,
@@ -40,8 +41,10 @@ def evaluate_run(
 
     Args:
         run: The run directory.
-        folder: As in `train_image_classifier`; if it is not split yet, it is split as it was for training.
-        split: `"train"` or `"valid"`.
+        folder: As in `train_image_classifier`. One without `train/` and `valid/` that the run was trained on is split
+            as it was then.
+        split: `"train"`, `"valid"` or `"all"`. Defaults to the held-out pictures of the folder that the run was
+            trained on and of one with `train/` and `valid/`, and to all pictures of any other.
         batch_size: Pictures per step.
         tta_views: Augmented views per picture, as in `predict_tta`.
         plots: A directory for `confusion_matrix.png` and `top_losses.png`; made if it is missing.
@@ -52,10 +55,14 @@ def evaluate_run(
 
     Raises:
         FileNotFoundError: If the run or the folder is missing.
-        ValueError: If the folder has other classes than the classifier.
+        ValueError: If the folder has other classes than the classifier, or there is no such split.
     """
+    if split not in (None, "train", "valid", "all"):
+        raise ValueError(f'`split` must be "train", "valid", "all" or None. Received: split={split!r}.')
     classifier, recipe = load_classifier(run), recipe_of(run)
-    pictures = getattr(index_for(folder, recipe), split)
+    index = index_for(folder, recipe)
+    held_out = is_split(folder) or digest_of(index) == read_settings(run).get("pictures")
+    pictures = _pictures(index, split or ("valid" if held_out else "all"))
     if pictures.class_names != classifier.class_names:
         raise ValueError(
             f"`folder` must have the classes that the classifier knows, {', '.join(classifier.class_names)}. "
@@ -79,6 +86,14 @@ def evaluate_run(
         Path(plots).mkdir(parents=True, exist_ok=True)
         plot_mistakes(result, np.concatenate([images for images, _ in worst.as_numpy_iterator()]), Path(plots))
     return results
+
+
+def _pictures(index: FolderIndex, split: str) -> Split:
+    if split != "all":
+        return getattr(index, split)  # type: ignore[no-any-return]
+    train, valid = index.train, index.valid
+    labels = np.concatenate([train.labels, valid.labels])  # type: ignore[arg-type,list-item]
+    return Split("all", (*train.paths, *valid.paths), labels, index.class_names)
 
 
 def _dataset(classifier: Classifier, pictures: Any, batch_size: int) -> Any:

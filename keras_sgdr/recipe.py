@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_sgdr.data.decoding import checked_resize
 from keras_sgdr.data.folder import FolderIndex, index_folder
+from keras_sgdr.data.listing import is_folder, subfolders
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret
 from keras_sgdr.models.layer_groups import freeze_to
 from keras_sgdr.run_directory import RunDirectory
@@ -23,13 +24,13 @@ from keras_sgdr.steps import (
     PRESETS,
     READ_BY,
     STAGES,
-    STAGES_ON_FEATURES,
     Run,
     compile_all,
     compile_head,
     find_rate,
     make_features,
     make_model,
+    set_stage_seed,
 )
 from keras_sgdr.training.lr_curve import LRCurve
 from keras_sgdr.training.lr_finder import lr_find
@@ -40,6 +41,7 @@ _LEAST_INTEGERS = {
         ("image_size", "batch_size", "head_epochs", "head_cycles", "n_cycles", "cycle_len", "cycle_mult"), 1
     ),
     "num_groups": 2,  # the head is one
+    "head_views": 0,
     "tta_views": 0,
     "seed": 0,
 }
@@ -70,6 +72,9 @@ class Recipe:
         dropout: The share of features dropped before the head, in [0, 1).
         head_epochs: Epochs of the head on precomputed activations (step 3).
         head_cycles: Cycles of one epoch of the head with augmentation (step 4).
+        head_views: Augmented views of each picture whose activations step 4 trains on, one of them in each epoch;
+            0 puts new views through the frozen backbone in every epoch. Worth it where the views are fewer than the
+            cycles, or the run is not the first on these pictures.
         n_cycles: Cycles of the whole network (step 8).
         cycle_len: Epochs of the first of them.
         cycle_mult: Each further cycle is this many times as long.
@@ -92,6 +97,7 @@ class Recipe:
     dropout: float = 0.2
     head_epochs: int = 2
     head_cycles: int = 3
+    head_views: int = 0
     n_cycles: int = 3
     cycle_len: int = 1
     cycle_mult: int = 2
@@ -191,7 +197,7 @@ def train_image_classifier(
         **dataclasses.asdict(recipe),
         "folder": str(Path(folder).resolve()),
         "classes": list(index.class_names),
-        "pictures": _digest(index),
+        "pictures": digest_of(index),
     }
     keras.utils.set_random_seed(recipe.seed)
     with RunDirectory(output, settings=settings, resume=resume, overwrite=overwrite, read_by=READ_BY) as directory:
@@ -200,10 +206,9 @@ def train_image_classifier(
             if directory.finished(name) is not None:
                 run.say(f"{name}: done before")
                 continue
-            if name in STAGES_ON_FEATURES:
-                # before the seed, which must find the same state whether an earlier stage has made them or none has
-                _ = run.features
-            keras.utils.set_random_seed(recipe.seed + number)  # so that a resumed run draws what an unbroken one draws
+            run.prepare(name)
+            # last, so that a resumed run draws what an unbroken one draws
+            set_stage_seed(run.model, recipe.seed, number)
             values = stage(run)
             directory.record(name, values, run.model if trains else None)
         return _result(run)
@@ -233,8 +238,8 @@ def find_learning_rate(
     return lr_find(head, features, num_steps=num_steps)
 
 
-def _digest(index: FolderIndex) -> str:
-    """Tells splits apart: a resumed run must not validate on pictures that it was trained on."""
+def digest_of(index: FolderIndex) -> str:
+    """Returns what tells splits apart: a resumed run must not validate on pictures that it was trained on."""
     digest = hashlib.sha256()
     for split in (index.train, index.valid):
         for path in split.paths:
@@ -243,11 +248,15 @@ def _digest(index: FolderIndex) -> str:
     return digest.hexdigest()[:16]
 
 
+def is_split(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder is split already: a class may well be called "train", a split holds the classes."""
+    splits = [f"{os.fspath(folder)}/{name}" for name in ("train", "valid")]
+    return any(is_folder(split) and subfolders(split) for split in splits)
+
+
 def index_for(folder: str | os.PathLike[str], recipe: Recipe) -> FolderIndex:
     """Returns the pictures of a folder that is split already, or is split here by the recipe's fraction and seed."""
-    # A class may well be called "train" or "valid": it is a split only if it holds the classes.
-    is_split = any(path.is_dir() for name in ("train", "valid") for path in Path(folder).glob(f"{name}/*"))
-    index = index_folder(folder, valid_fraction=None if is_split else recipe.valid_fraction, seed=recipe.seed)
+    index = index_folder(folder, valid_fraction=None if is_split(folder) else recipe.valid_fraction, seed=recipe.seed)
     if len(index.class_names) < 2:
         raise ValueError(
             f"`folder` must hold at least two classes. Received: folder={folder} with {', '.join(index.class_names)}."

@@ -65,21 +65,31 @@ def make_augmentation(recipe: Recipe) -> keras.layers.Layer:
     return PRESETS[recipe.augmentation](max_zoom=recipe.max_zoom)
 
 
-def make_dataset(recipe: Recipe, split: Split, *, train: bool = False) -> Any:
-    """Returns the pictures of a split: shuffled and augmented to train on, as they are otherwise."""
+def make_dataset(recipe: Recipe, split: Split, *, augmented: bool = False, shuffle: bool = False) -> Any:
+    """Returns the pictures of a split, batch by batch."""
     return load_dataset(
         split,
         image_size=recipe.image_size,
         batch_size=recipe.batch_size,
         resize=recipe.resize,
-        augmentation=make_augmentation(recipe) if train else None,
-        shuffle=train,
+        augmentation=make_augmentation(recipe) if augmented else None,
+        shuffle=shuffle,
         seed=recipe.seed,
     )
 
 
-def make_features(recipe: Recipe, model: keras.Model, split: Split, *, verbose: int = 1) -> tuple[Any, keras.Model]:
-    """Returns the activations of a split at the model's frozen boundary, kept for later runs, and the rest."""
+def make_features(
+    recipe: Recipe, model: keras.Model, split: Split, *, views: int = 0, verbose: int = 1
+) -> tuple[Any, keras.Model]:
+    """Returns activations at the model's frozen boundary, kept for later runs, and the rest of the model.
+
+    Args:
+        recipe: The settings.
+        model: The classifier, frozen up to where the activations are wanted.
+        split: The pictures.
+        views: How many augmented views of each, of which every epoch has one; with 0 the pictures as they are.
+        verbose: 1 shows the progress.
+    """
     source = {
         "pictures": [Path(path) for path in split.paths],
         "labels": split.labels,
@@ -87,9 +97,18 @@ def make_features(recipe: Recipe, model: keras.Model, split: Split, *, verbose: 
         "resize": recipe.resize,
         "batch_size": recipe.batch_size,
     }
+    if views:
+        source |= {"augmentation": make_augmentation(recipe), "seed": recipe.seed}
     cache = FeatureCache(default_cache_directory(), max_bytes=FEATURE_CACHE_BYTES)
-    dataset = make_dataset(recipe, split)
-    return precompute_features(model, dataset, directory=cache, source=source, seed=recipe.seed, verbose=verbose)
+    return precompute_features(
+        model,
+        make_dataset(recipe, split, augmented=views > 0),
+        directory=cache,
+        source=source,
+        views=max(views, 1),
+        seed=recipe.seed,
+        verbose=verbose,
+    )
 
 
 def compile_head(head: keras.Model, rate: float = 1e-3) -> None:
@@ -110,8 +129,21 @@ def find_rate(model: keras.Model, recipe: Recipe, split: Split, *, num_steps: in
     chosen = np.random.default_rng(recipe.seed).permutation(len(split))[:FINDER_PICTURES]
     batches = list(make_dataset(recipe, split.take(np.sort(chosen))).as_numpy_iterator())
     images, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
-    data = make_dataset(recipe, split, train=True)
+    data = make_dataset(recipe, split, augmented=True, shuffle=True)
     return lr_find(model, data, num_steps=num_steps, validation_batch=(images, labels), verbose=verbose)
+
+
+def set_stage_seed(model: keras.Model, seed: int, stage: int) -> None:
+    """Begins the random numbers of a stage: the global ones, and those of the model's dropout.
+
+    Each dropout layer draws from a seed of its own, which its making chose, and counts; `save_weights` leaves both out,
+    and so a resumed run would draw others.
+    """
+    keras.utils.set_random_seed(seed + stage)
+    saved = {id(variable) for variable in model.weights}
+    generators = [variable for variable in model.variables if id(variable) not in saved]
+    for i, state in enumerate(generators):
+        state.assign([np.random.SeedSequence([seed, stage, i]).generate_state(1)[0] >> 1, 0])
 
 
 class Run:
@@ -148,6 +180,22 @@ class Run:
         valid, _ = make_features(self.recipe, self.model, self.index.valid, verbose=self.verbose)
         return train, valid, head
 
+    @cached_property
+    def features_of_views(self) -> tuple[Any, Any, keras.Model]:
+        """The same of augmented views of the training pictures."""
+        _, valid, _ = self.features
+        views = self.recipe.head_views
+        self.say(f"precompute the activations of {views} augmented views")
+        train, head = make_features(self.recipe, self.model, self.index.train, views=views, verbose=self.verbose)
+        return train, valid, head
+
+    def prepare(self, stage: str) -> None:
+        """Makes what a stage trains on, where an earlier one may have made it."""
+        if stage in ("find_head_rate", "train_head"):
+            _ = self.features
+        if stage == "train_head_augmented" and self.recipe.head_views:
+            _ = self.features_of_views
+
     def fit(self, model: keras.Model, data: Any, valid: Any, stage: str, epochs: int, *callbacks: Any) -> list[Any]:
         """Trains and returns one dictionary per epoch."""
         shown = [*callbacks, ProgressTable()] if self.verbose else list(callbacks)
@@ -160,7 +208,7 @@ class Run:
 
     def fit_pictures(self, stage: str, epochs: int, *callbacks: Any) -> list[Any]:
         """Trains the whole model on augmented pictures."""
-        train = make_dataset(self.recipe, self.index.train, train=True)
+        train = make_dataset(self.recipe, self.index.train, augmented=True, shuffle=True)
         return self.fit(self.model, train, make_dataset(self.recipe, self.index.valid), stage, epochs, *callbacks)
 
     def rate(self, stage: str) -> float:
@@ -214,11 +262,17 @@ def _train_head(run: Run) -> dict[str, Any]:
 
 
 def _train_head_augmented(run: Run) -> dict[str, Any]:
+    stage, epochs = "head, augmented", run.recipe.head_cycles
+    schedule = SGDRScheduler(run.rate("find_head_rate"), cycle_len=1, n_cycles=epochs)
+    if run.recipe.head_views:
+        train, valid, head = run.features_of_views
+        compile_head(head)
+        run.say("step 4: train the head on the activations of augmented views")
+        return {"history": run.fit(head, train, valid, stage, epochs, schedule)}
     freeze_to(run.model, -1)
     compile_head(run.model)
     run.say("step 4: train the head with augmentation")
-    schedule = SGDRScheduler(run.rate("find_head_rate"), cycle_len=1, n_cycles=run.recipe.head_cycles)
-    return {"history": run.fit_pictures("head, augmented", run.recipe.head_cycles, schedule)}
+    return {"history": run.fit_pictures(stage, epochs, schedule)}
 
 
 def _find_rate(run: Run) -> dict[str, Any]:
@@ -235,7 +289,7 @@ def _train_all(run: Run) -> dict[str, Any]:
     compile_all(run.model, recipe, rate)
     run.say("step 8: train the whole network until it overfits")
     schedule = SGDRScheduler(rate, cycle_len=recipe.cycle_len, cycle_mult=recipe.cycle_mult, n_cycles=recipe.n_cycles)
-    steps_per_epoch = len(make_dataset(recipe, run.index.train, train=True))
+    steps_per_epoch = len(make_dataset(recipe, run.index.train))
     preview = schedule.preview(steps_per_epoch=steps_per_epoch, optimizer=run.model.optimizer)
     run.say(str(preview))
     plots.save_figure(preview.plot(), run.directory.path / "schedule.png")
@@ -290,7 +344,6 @@ def _write_history(run: Run) -> None:
         writer.writerows(run.history)
 
 
-STAGES_ON_FEATURES = ("find_head_rate", "train_head")
 # name, what it does, whether its weights are still to be written
 STAGES: tuple[tuple[str, Callable[[Run], dict[str, Any]], bool], ...] = (
     ("check", _check, False),
@@ -307,6 +360,7 @@ READ_BY = {
     "head_learning_rate": "find_head_rate",
     "head_epochs": "train_head",
     "head_cycles": "train_head_augmented",
+    "head_views": "train_head_augmented",
     "augmentation": "train_head_augmented",
     "max_zoom": "train_head_augmented",
     "learning_rate": "find_rate",

@@ -123,6 +123,13 @@ def merge_views(probabilities: Array, weights: Array, merge: str = "mean") -> Ar
 
 def _probabilities(model: keras.Model, images: Any, from_logits: bool) -> Array:
     outputs = np.asarray(model.predict_on_batch(images), "float64")
+    broken = outputs[~np.isfinite(outputs).all(axis=-1)]
+    if len(broken):
+        raise ValueError(
+            "`model` must return finite values. Received: a row "
+            f"{np.array2string(broken[0], precision=3, threshold=8)}. Its training has diverged: train again at a "
+            "lower learning rate."
+        )
     if from_logits:
         exponentials = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
         return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))

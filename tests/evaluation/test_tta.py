@@ -122,6 +122,14 @@ def test_logits_without_a_word_are_refused(images):
         predict_tta(logits, images, verbose=0)
 
 
+def test_diverged_model_is_not_taken_for_logits(images):
+    layers = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3, activation="softmax")]
+    diverged = keras.Sequential([keras.Input((8, 8, 3)), *layers])
+    diverged.set_weights([np.full_like(weights, np.nan) for weights in diverged.get_weights()])
+    with pytest.raises(ValueError, match=r"Received: a row \[nan.*diverged"):
+        predict_tta(diverged, images, verbose=0)
+
+
 def test_every_kind_of_dataset_gives_the_same(model, images):
     class Batches(keras.utils.PyDataset):
         def __len__(self):
