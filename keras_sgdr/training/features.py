@@ -54,7 +54,7 @@ def precompute_features(
 
     In a directory, the activations are kept for later runs under a key made from everything that they depend on: what
     the dataset is made from, the body's architecture and weights, `views`, `dtype`, and the versions of this
-    package, Keras and TensorFlow. If anything changes, they are computed anew. An interrupted run is resumed by the next.
+    package, Keras and TensorFlow. If anything changes, they are computed anew. The next run resumes an interrupted one.
 
     Args:
         model: A functional or sequential model with frozen layers. What is trainable must not change until the rest has
