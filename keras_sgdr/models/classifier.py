@@ -13,6 +13,7 @@ import keras
 
 from keras_sgdr.models.backbones import find_backbone, preprocess
 from keras_sgdr.models.pretrained import build_backbone, check_weights, copy_backbone
+from keras_sgdr.whole_files import written_whole
 
 MODEL_FILE = "model.keras"
 CLASSIFIER_FILE = "classifier.json"
@@ -145,14 +146,12 @@ def save_classifier(
         raise ValueError(f"`model` must have a fixed input size. Received: a model of input shape {model.input_shape}.")
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".{os.getpid()}.{MODEL_FILE}"
     # A model of the same layers that was never compiled: the optimizer's slots would triple the file.
-    keras.Model(model.inputs, model.outputs, name=model.name).save(aside)
-    aside.replace(folder / MODEL_FILE)
+    with written_whole(folder / MODEL_FILE) as aside:
+        keras.Model(model.inputs, model.outputs, name=model.name).save(aside)
     described = {"class_names": names, "image_size": [height, width], "resize": resize, "keras": keras.__version__}
-    aside = folder / f".{os.getpid()}.{CLASSIFIER_FILE}"
-    aside.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    aside.replace(folder / CLASSIFIER_FILE)
+    with written_whole(folder / CLASSIFIER_FILE) as aside:
+        aside.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def load_classifier(path: str | os.PathLike[str]) -> Classifier:
@@ -166,7 +165,7 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
 
     Raises:
         FileNotFoundError: If the directory or one of the two files is missing.
-        ValueError: If `classifier.json` is damaged or does not belong to the model.
+        ValueError: If one of the files is damaged, or they do not belong together.
     """
     folder = Path(path)
     for file in (folder / MODEL_FILE, folder / CLASSIFIER_FILE):
@@ -183,7 +182,7 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
             f"`path` must hold a {CLASSIFIER_FILE} with class_names, image_size and resize ({error!r}). "
             f"Received: path={str(path)!r}. Save the classifier again."
         ) from error
-    model = keras.models.load_model(folder / MODEL_FILE, compile=False)
+    model = _load_model(folder / MODEL_FILE)
     if (height, width) != model.input_shape[1:3] or len(names) != model.output_shape[-1]:
         raise ValueError(
             f"`path` must hold two files of one classifier, but the model takes {model.input_shape} and gives "
@@ -191,3 +190,13 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
             "Save the classifier again."
         )
     return Classifier(model, tuple(names), (height, width), resize)
+
+
+def _load_model(path: Path) -> keras.Model:
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:  # a damaged archive can raise anything at all
+        raise ValueError(
+            f"`path` must hold a {MODEL_FILE} that this Keras can load ({type(error).__name__}: {error}). "
+            f"Received: {path}. Save the classifier again, or bring the whole file."
+        ) from error

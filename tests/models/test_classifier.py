@@ -196,6 +196,27 @@ def test_a_damaged_description_is_refused(tmp_path, text):
         load_classifier(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[: len(content) // 2],
+        lambda content: b"<html>not found</html>",
+        lambda content: content[:400] + bytes(byte ^ 255 for byte in content[400:500]) + content[500:],
+    ],
+    ids=["empty", "half", "other", "changed"],
+)
+def test_a_damaged_model_is_named(tmp_path, damage):
+    layers = [keras.Input((8, 8, 3)), keras.layers.GlobalAveragePooling2D()]
+    model = build_classifier(3, backbone=keras.Sequential(layers), image_size=8)
+    save_classifier(model, tmp_path, class_names="abc")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["classifier.json", "model.keras"]
+    file = tmp_path / "model.keras"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=r"`path` must hold a model\.keras .*Received: .*model\.keras"):
+        load_classifier(tmp_path)
+
+
 def test_files_of_two_classifiers_are_refused(classifier, tmp_path):
     save_classifier(classifier, tmp_path, class_names="abcd")
     described = json.loads((tmp_path / "classifier.json").read_text())
