@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -15,7 +15,8 @@ def recalibrate_batch_norm(model: keras.Model, dataset: Iterable[Any], *, num_ba
 
     It is the middle way between keeping the statistics of ImageNet, which may not fit pictures of another kind, and
     letting them move while the weights are trained. Each statistic becomes the mean over the batches of the batch's own
-    mean or variance, so batches should be shuffled and not small. Dropout is inactive.
+    mean or variance, so batches should be shuffled and not small. Dropout is inactive. `freeze_to` and `unfreeze` do it
+    for the groups that they make trainable, with `batch_norm="recalibrate"`.
 
     Args:
         model: A built model.
@@ -27,11 +28,32 @@ def recalibrate_batch_norm(model: keras.Model, dataset: Iterable[Any], *, num_ba
 
     Reference: "precise BN" of Wu & Johnson, https://arxiv.org/abs/2105.07576, section 3.
     """
-    norms = [layer for layer in _leaves(model) if isinstance(layer, keras.layers.BatchNormalization)]
+    norms = batch_norms(model)
     if not norms:
         raise ValueError(f"`model` must have batch norms. Received: model={model.name!r}, which has none.")
+    check_num_batches(num_batches)
+    recalibrate(model, norms, dataset, num_batches)
+
+
+def batch_norms(layer: keras.layers.Layer) -> list[keras.layers.BatchNormalization]:
+    """Returns a layer, or those in it if it is a model, as far as they are batch norms."""
+    return [leaf for leaf in _leaves(layer) if isinstance(leaf, keras.layers.BatchNormalization)]
+
+
+def check_num_batches(num_batches: int) -> None:
+    """Refuses a number of batches with a ValueError unless it is a positive integer."""
     if not isinstance(num_batches, int) or num_batches < 1:
         raise ValueError(f"`num_batches` must be an integer >= 1. Received: num_batches={num_batches!r}.")
+
+
+def recalibrate(
+    model: keras.Model, norms: Sequence[keras.layers.BatchNormalization], dataset: Iterable[Any], num_batches: int
+) -> None:
+    """Does what `recalibrate_batch_norm` does, for some of a model's batch norms; the others keep their statistics.
+
+    Raises:
+        ValueError: If the dataset has no batches.
+    """
     number = 0
     with _only_norms_in_training_mode(model, norms):
         for number, batch in enumerate(islice(dataset, num_batches), start=1):
@@ -52,13 +74,14 @@ def _leaves(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
 
 
 @contextlib.contextmanager
-def _only_norms_in_training_mode(model: keras.Model, norms: list[Any]) -> Iterator[None]:
-    rates = {layer: layer.rate for layer in _leaves(model) if hasattr(layer, "rate") and layer not in norms}
-    before = [(norm, norm.trainable, norm.momentum) for norm in norms]
+def _only_norms_in_training_mode(model: keras.Model, norms: Sequence[Any]) -> Iterator[None]:
+    every_norm: list[Any] = batch_norms(model)
+    rates = {layer: layer.rate for layer in _leaves(model) if hasattr(layer, "rate") and layer not in every_norm}
+    before = [(norm, norm.trainable, norm.momentum) for norm in every_norm]
     for layer in rates:
         layer.rate = 0.0
-    for norm in norms:
-        norm.trainable = True
+    for norm in every_norm:
+        norm.trainable = norm in norms
     try:
         yield
     finally:

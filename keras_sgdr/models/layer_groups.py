@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
 import keras
 
+from keras_sgdr.models.batch_norm import batch_norms, check_num_batches, recalibrate
 from keras_sgdr.models.graph import Step, steps_of
 
 # A split is even enough if no group is deeper than this many times the mean.
 _TOLERANCE = 1.6
-_POLICIES = ("frozen", "train")
+_POLICIES = ("frozen", "train", "recalibrate")
 
 
 def layer_groups(model: keras.Model, *, num_groups: int = 3) -> list[list[keras.layers.Layer]]:
@@ -46,11 +47,18 @@ def layer_groups(model: keras.Model, *, num_groups: int = 3) -> list[list[keras.
 
 
 def freeze_to(
-    model: keras.Model, group_or_layer: int | str, *, num_groups: int = 3, batch_norm: str = "frozen"
+    model: keras.Model,
+    group_or_layer: int | str,
+    *,
+    num_groups: int = 3,
+    batch_norm: str = "frozen",
+    dataset: Iterable[Any] | None = None,
+    num_batches: int = 50,
 ) -> None:
     """Makes a model trainable from a group or layer onward, and freezes what comes before.
 
-    Compile the model afterwards: Keras keeps training what was trainable when it was compiled.
+    Compile the model afterwards: Keras keeps training what was trainable when it was compiled. To unfreeze gradually,
+    a group per cycle c = 1, 2, …, call `freeze_to(model, -min(c, num_groups))`.
 
     Args:
         model: A functional or sequential model.
@@ -59,15 +67,19 @@ def freeze_to(
         num_groups: The number of groups that the index refers to.
         batch_norm: What batch norms outside the head do in trainable groups. `"frozen"`: they keep their statistics,
             scale and offset and run in inference mode, so that small batches cannot spoil what was learnt on millions
-            of pictures. `"train"`: they train as any layer. In frozen groups they are always frozen.
+            of pictures. `"recalibrate"`: the same, after their statistics have been replaced, now and once, by those
+            of some batches; for pictures unlike ImageNet's. `"train"`: they train as any layer. In frozen groups they
+            are always frozen and keep their statistics, so that precomputed activations stay right.
+        dataset: For `"recalibrate"` only: batches of images, or of tuples that begin with images, shuffled and not
+            small; see `recalibrate_batch_norm`, which does the same for all batch norms of a model.
+        num_batches: For `"recalibrate"`: how many batches to use at most.
 
     Raises:
-        ValueError: If there is no such group, layer or policy.
+        ValueError: If there is no such group, layer or policy, or the dataset is missing, empty or not wanted.
 
     Reference: fast.ai 0.7, `freeze_to` and `bn_freeze`.
     """
-    if batch_norm not in _POLICIES:
-        raise ValueError(f"`batch_norm` must be one of {_POLICIES}. Received: batch_norm={batch_norm!r}.")
+    _check_policy(batch_norm, dataset, num_batches)
     steps = steps_of(model)
     start = _first_trainable(steps, group_or_layer, num_groups)
     head = _head_start(steps)
@@ -76,26 +88,37 @@ def freeze_to(
     for position, step in enumerate(steps):
         if isinstance(step.operation, keras.layers.Layer):
             step.operation.trainable = position >= start
-            if position >= start and position < head and batch_norm == "frozen":
-                _freeze_batch_norms(step.operation)
+    norms = [norm for layer in _layers(steps[start:head]) for norm in batch_norms(layer)]
+    if batch_norm != "train":
+        for norm in norms:
+            norm.trainable = False
+    if norms and dataset is not None:
+        recalibrate(model, norms, dataset, num_batches)
 
 
-def unfreeze(model: keras.Model, *, batch_norm: str = "frozen") -> None:
+def unfreeze(
+    model: keras.Model, *, batch_norm: str = "frozen", dataset: Iterable[Any] | None = None, num_batches: int = 50
+) -> None:
     """Makes all of a model trainable but, by default, its batch norms; the same as `freeze_to(model, 0)`.
 
     Args:
         model: A functional or sequential model.
         batch_norm: As in `freeze_to`.
+        dataset: As in `freeze_to`.
+        num_batches: As in `freeze_to`.
     """
-    freeze_to(model, 0, num_groups=2, batch_norm=batch_norm)
+    freeze_to(model, 0, num_groups=2, batch_norm=batch_norm, dataset=dataset, num_batches=num_batches)
 
 
-def _freeze_batch_norms(layer: keras.layers.Layer) -> None:
-    if isinstance(layer, keras.layers.BatchNormalization):
-        layer.trainable = False
-    elif isinstance(layer, keras.Model):
-        for inner in layer.layers:
-            _freeze_batch_norms(inner)
+def _check_policy(batch_norm: str, dataset: Iterable[Any] | None, num_batches: int) -> None:
+    if batch_norm not in _POLICIES:
+        raise ValueError(f"`batch_norm` must be one of {_POLICIES}. Received: batch_norm={batch_norm!r}.")
+    if (batch_norm == "recalibrate") != (dataset is not None):
+        raise ValueError(
+            "`dataset` must be given for batch_norm='recalibrate', and for nothing else. Received: "
+            f"batch_norm={batch_norm!r}, dataset={dataset!r}."
+        )
+    check_num_batches(num_batches)
 
 
 def _first_trainable(steps: Sequence[Step], group_or_layer: int | str, num_groups: int) -> int:

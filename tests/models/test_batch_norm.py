@@ -57,6 +57,61 @@ def test_nothing_but_the_statistics_is_changed():
     )
 
 
+def statistics(model):
+    return {name: model.get_layer(name).get_weights()[2:] for name in ("bn0", "bn1")}
+
+
+def test_the_policy_recalibrates_what_becomes_trainable_and_then_freezes_it():
+    model, whole = small_model(), small_model()
+    before = statistics(model)
+    freeze_to(model, "conv", batch_norm="recalibrate", dataset=[IMAGES[:8], IMAGES[8:]], num_batches=1)
+    np.testing.assert_array_equal(statistics(model)["bn0"], before["bn0"])
+    convolved = _array(model.get_layer("conv")(model.get_layer("bn0")(IMAGES[:8])))
+    np.testing.assert_allclose(statistics(model)["bn1"][0], convolved.mean((0, 1, 2)), atol=1e-5)
+    assert model.get_layer("conv").trainable
+    assert not model.get_layer("bn1").trainable
+    # All of it: what the function does.
+    whole.set_weights(model.get_weights())
+    unfreeze(model, batch_norm="recalibrate", dataset=[IMAGES])
+    recalibrate_batch_norm(whole, [IMAGES])
+    for name, values in statistics(whole).items():
+        np.testing.assert_array_equal(statistics(model)[name], values)
+
+
+def test_a_batch_norm_of_the_head_keeps_its_statistics_while_others_are_recalibrated():
+    x = inputs = keras.Input((6, 6, 2))
+    x = keras.layers.BatchNormalization(name="bn0")(x)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(3, 3)(x))
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.BatchNormalization(name="bn1")(x)))
+    before = statistics(model)
+    unfreeze(model, batch_norm="recalibrate", dataset=[IMAGES])
+    np.testing.assert_array_equal(statistics(model)["bn1"], before["bn1"])
+    assert not np.allclose(statistics(model)["bn0"], before["bn0"])
+    assert model.get_layer("bn1").trainable
+
+
+def test_without_batch_norms_the_policy_changes_nothing():
+    model = small_model()
+    before = statistics(model)
+    freeze_to(model, -1, num_groups=2, batch_norm="recalibrate", dataset=[IMAGES])
+    np.testing.assert_array_equal(statistics(model)["bn0"], before["bn0"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "received"),
+    [
+        ({"batch_norm": "recalibrate"}, "batch_norm='recalibrate', dataset=None"),
+        ({"dataset": [0]}, r"batch_norm='frozen', dataset=\[0\]"),
+        ({"batch_norm": "recalibrate", "dataset": []}, "an empty dataset"),
+        ({"batch_norm": "recalibrate", "dataset": [IMAGES], "num_batches": 0}, "num_batches=0"),
+        ({"batch_norm": "moving"}, "batch_norm='moving'"),
+    ],
+)
+def test_a_policy_that_cannot_be_meant_is_refused(arguments, received):
+    with pytest.raises(ValueError, match=f"Received: {received}"):
+        unfreeze(small_model(), **arguments)
+
+
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="Received: an empty dataset"):
         recalibrate_batch_norm(small_model(), [])
