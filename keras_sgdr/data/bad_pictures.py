@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_sgdr.data.decoding import decode_image
+from keras_sgdr.data.file_names import as_bytes, printable
 from keras_sgdr.data.splits import Split
 
 _SHOWN = 10
@@ -69,7 +70,7 @@ def check_pictures(
     """
     bad = list(find_bad_pictures(paths, num_threads=num_threads, on_progress=on_progress))
     if bad:
-        named = ", ".join(f"{picture.path} ({picture.reason})" for picture in bad[:_SHOWN])
+        named = ", ".join(f"{printable(picture.path)} ({printable(picture.reason)})" for picture in bad[:_SHOWN])
         more = f", and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
         raise ValueError(
             f"Every file must be a picture that can be decoded. Received: not a picture: {named}{more}. Remove or "
@@ -90,7 +91,7 @@ def without_bad_pictures(split: Split, *, num_threads: int | None = None) -> Spl
     bad = {picture.path: picture.reason for picture in find_bad_pictures(split.paths, num_threads=num_threads)}
     if not bad:
         return split
-    named = "; ".join(f"{path} ({reason})" for path, reason in bad.items())
+    named = "; ".join(f"{printable(path)} ({printable(reason)})" for path, reason in bad.items())
     warnings.warn(f"Left out {len(bad)} of {len(split)} files that are not pictures: {named}.", stacklevel=3)
     return split.take([position for position, path in enumerate(split.paths) if path not in bad])
 
@@ -98,7 +99,7 @@ def without_bad_pictures(split: Split, *, num_threads: int | None = None) -> Spl
 def why_bad(path: str) -> str | None:
     """Says in one line why a file does not decode; None if it does."""
     try:
-        encoded = tf.io.read_file(path)
+        encoded = tf.io.read_file(as_bytes(path))
         if tf.strings.length(encoded) == 0:
             return "the file is empty"
         _decoder()(encoded)

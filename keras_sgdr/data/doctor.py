@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from keras_sgdr.data.bad_pictures import BadPicture
+from keras_sgdr.data.file_names import in_utf8, printable
 from keras_sgdr.data.fingerprints import Fingerprint, alike, fingerprint
 from keras_sgdr.data.folder import index_folder
 from keras_sgdr.data.splits import FolderIndex, Split
 
 ERRORS = ("layout", "unreadable", "leak", "two labels")
-WARNINGS = ("duplicate", "near duplicate", "wrong suffix", "odd size", "imbalance")
+WARNINGS = ("possible leak", "duplicate", "near duplicate", "wrong suffix", "odd size", "imbalance")
 
 _MAX_ASPECT, _MIN_SIDE, _MAX_IMBALANCE = 4.0, 16, 3.0
 
@@ -61,17 +62,19 @@ class FolderReport:
         return tuple(finding for finding in self.findings if finding.kind in ERRORS)
 
     def to_dict(self) -> dict[str, Any]:
-        """Gives the report as lists, dictionaries, texts and numbers, for JSON."""
-        return asdict(self)
+        """Gives the report as lists, dictionaries, texts and numbers, for JSON; names in UTF-8 or escaped."""
+        report: dict[str, Any] = in_utf8(asdict(self))
+        return report
 
     def table(self) -> str:
         """Gives the report as text: counts and weights of each class, then the findings."""
-        width = max([len(name) for name in self.class_names] + [5])
+        names = [printable(name) for name in self.class_names]
+        width = max([len(name) for name in names] + [5])
         lines = [f"{'class':{width}}" + "".join(f"{split:>10}" for split in self.counts) + f"{'weight':>10}"]
-        for number, name in enumerate(self.class_names):
-            counts = "".join(f"{counts.get(name, 0):10}" for counts in self.counts.values())
+        for number, name in enumerate(names):
+            counts = "".join(f"{counts.get(self.class_names[number], 0):10}" for counts in self.counts.values())
             lines.append(f"{name:{width}}{counts}{self.class_weights.get(number, 0.0):10.3f}")
-        lines += [f"{finding.kind}: {finding.path}: {finding.detail}" for finding in self.findings]
+        lines += [f"{each.kind}: {printable(each.path)}: {printable(each.detail)}" for each in self.findings]
         kinds = Counter(finding.kind for finding in self.findings)
         summary = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         return "\n".join([*lines, f"Found: {summary or 'nothing wrong'}."])
@@ -81,21 +84,23 @@ def check_folder(
     directory: str | os.PathLike[str] | FolderIndex,
     *,
     num_threads: int | None = None,
-    max_difference: float = 3.0,
+    max_difference: float = 5.0,
     on_progress: Callable[[int, int], None] | None = None,
     **layout: Any,
 ) -> FolderReport:
     """Decodes every picture of a folder, compares all with each other, and says what is wrong.
 
-    Errors: files that do not decode; pictures that are in train and in valid too (a leak), or in two classes; a folder
-    that `index_folder` refuses (then nothing else is looked at). Warnings: copies and near copies in one split,
-    suffixes of another format, sides under 16 pixels or more than 4 times the other, classes more than 3 times as
-    frequent as another.
+    Errors are certain: files that do not decode; the same file in train and in valid (a leak), or in two classes; a
+    folder that `index_folder` refuses (then nothing else is looked at). Warnings want a look: pictures in train that
+    look like one in valid (a possible leak: two frames of a film, or two digits that are alike), copies and near copies
+    in one split, suffixes of another format, sides under 16 pixels or more than 4 times the other, classes more than 3
+    times as frequent as another.
 
     Args:
         directory: the folder (or CSV file), or an index of it.
         num_threads: how many pictures are decoded at once; as many as there are processors if None.
-        max_difference: how far two thumbnails may differ, on average and in levels of 255, to be of one picture.
+        max_difference: how far two thumbnails may differ at most, on average and in levels of 255, to be of one
+            picture; where there is little contrast, less is too far.
         on_progress: called with the number of pictures seen and of all, every 100 pictures.
         **layout: further arguments of `index_folder`.
 
@@ -159,10 +164,10 @@ def _copies(splits: list[Split], prints: list[Fingerprint], max_difference: floa
 
 def _copy(places: dict[str, tuple[Split, int]], first: str, second: str, words: str) -> Finding:
     (split, position), (other_split, other_position) = places[first], places[second]
+    is_exact = words.startswith("the same")
     if split is not other_split:
         # Splits come in the order train, valid, test: what can go is the one that is learnt from.
-        return Finding("leak", first, f"{words} {second}", second)
-    is_exact = words.startswith("the same")
+        return Finding("leak" if is_exact else "possible leak", first, f"{words} {second}", second)
     if split.labels is not None and not np.array_equal(split.labels[position], split.labels[other_position]):
         # Digits look alike; only the very same file is certain to have one wrong label.
         return Finding("two labels" if is_exact else "near duplicate", second, f"{words} {first}", first)

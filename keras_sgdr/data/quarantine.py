@@ -16,7 +16,8 @@ def quarantine(
 ) -> list[str]:
     """Moves the files of some findings out of a folder, and writes down where they were.
 
-    The list is written before the first file is moved, so that `restore` can undo an interrupted move too.
+    The list is written before the first file is moved, so that `restore` can undo an interrupted move too. If there is
+    nothing to move, nothing is written.
 
     Args:
         report: from `check_folder`.
@@ -41,7 +42,10 @@ def quarantine(
     paths = sorted(
         {finding.path for finding in report.findings if finding.kind in kinds and Path(finding.path).is_file()}
     )
-    moves = {path: str(target / os.path.relpath(path, root).replace("..", "_")) for path in paths}
+    if not paths:
+        return []
+    taken: set[str] = set()
+    moves = {path: _free_place(target, os.path.relpath(path, root), taken) for path in paths}
     target.mkdir(parents=True, exist_ok=True)
     aside = manifest.with_suffix(".partial")
     aside.write_text(json.dumps(moves, indent=1), encoding="utf-8")
@@ -62,16 +66,34 @@ def restore(directory: str | os.PathLike[str]) -> list[str]:
 
     Raises:
         FileNotFoundError: if nothing was moved there.
+        FileExistsError: if there is another file by now where one was; then nothing is moved.
     """
     manifest = Path(directory) / MANIFEST
     if not manifest.is_file():
         raise FileNotFoundError(f"`directory` must hold moved files. Received: no file {manifest}. Check the path.")
     moves = json.loads(manifest.read_text(encoding="utf-8"))
     back = [source for source, destination in moves.items() if Path(destination).is_file()]
+    occupied = sorted(source for source in back if os.path.lexists(source))
+    if occupied:
+        raise FileExistsError(
+            f"Files must not be restored over others. Received: {len(occupied)} that exist again, such as "
+            f"{occupied[0]}. Move or remove them first."
+        )
     for source in back:
         _move(moves[source], source)
     manifest.unlink()
     return sorted(back)
+
+
+def _free_place(target: Path, relative: str, taken: set[str]) -> str:
+    """Takes a path below `target` that is neither taken nor there, for a file from outside the folder too."""
+    wanted = target.joinpath(*("_" if part == os.pardir else part for part in Path(relative).parts))
+    place, number = wanted, 2
+    while str(place) in taken or os.path.lexists(place):
+        place = wanted.with_stem(f"{wanted.stem}-{number}")
+        number += 1
+    taken.add(str(place))
+    return str(place)
 
 
 def _move(source: str, destination: str) -> None:

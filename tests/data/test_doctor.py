@@ -1,13 +1,15 @@
 """A folder with everything wrong that a folder can have."""
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from keras_sgdr.data.doctor import balanced_weights, check_folder
+from keras_sgdr.data.doctor import Finding, FolderReport, balanced_weights, check_folder
 from keras_sgdr.data.fingerprints import fingerprint, size_of
 from keras_sgdr.data.folder import index_folder
 from keras_sgdr.data.quarantine import quarantine, restore
@@ -70,7 +72,7 @@ def test_everything_wrong_is_found_and_named(good_folder):
         ("two labels", "train/dogs/wrong.jpg"),
         ("leak", "train/cats/2.jpg"),
         ("near duplicate", "train/cats/resized.png"),
-        ("leak", "train/dogs/3.jpg"),
+        ("possible leak", "train/dogs/3.jpg"),
         ("odd size", "train/cats/small.png"),
         ("odd size", "train/cats/wide.png"),
     }
@@ -139,3 +141,115 @@ def test_quarantine_moves_files_and_restore_brings_them_back(good_folder, tmp_pa
     assert bad.read_bytes() == b"this is text"
     with pytest.raises(FileNotFoundError, match=r"Received: no file .*moved\.json"):
         restore(away)
+
+
+def unreadable(*paths):
+    return [Finding("unreadable", str(path), "") for path in paths]
+
+
+def report_of(folder, *findings):
+    return FolderReport(str(folder), (), {}, {}, tuple(findings))
+
+
+def test_nothing_is_written_when_nothing_is_wrong(good_folder, tmp_path_factory):
+    away = tmp_path_factory.mktemp("away") / "bad"
+    assert quarantine(report_of(good_folder), away) == []
+    assert not away.exists()
+
+
+def test_quarantine_keeps_files_apart_and_leaves_others_alone(tmp_path):
+    folder, away = tmp_path / "folder", tmp_path / "away"
+    names = ["a..b.jpg", "a_b.jpg", "_/x.jpg", "../x.jpg", "there.jpg"]
+    for content, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(str(content))
+    away.mkdir()
+    (away / "there.jpg").write_text("another")
+    quarantine(report_of(folder, *unreadable(*(folder / name for name in names))), away)
+    assert sorted(path.read_text() for path in away.rglob("*.jpg")) == ["0", "1", "2", "3", "4", "another"]
+    assert not any((folder / name).exists() for name in names)
+    assert len(restore(away)) == 5
+    assert [(folder / name).read_text() for name in names] == ["0", "1", "2", "3", "4"]
+
+
+def test_restore_overwrites_nothing(tmp_path):
+    folder, away = tmp_path / "folder", tmp_path / "away"
+    folder.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (folder / name).write_text("old")
+    quarantine(report_of(folder, *unreadable(folder / "a.jpg", folder / "b.jpg")), away)
+    (folder / "b.jpg").write_text("new")
+    with pytest.raises(FileExistsError, match=r"Received: 1 that exist again, such as .*b\.jpg"):
+        restore(away)
+    assert (folder / "b.jpg").read_text() == "new"
+    assert not (folder / "a.jpg").exists()
+    (folder / "b.jpg").unlink()
+    assert len(restore(away)) == 2
+
+
+ODD_NAMES = [
+    b"caf\xe9.jpg",
+    b"<script>alert(1).jpg",
+    b"new\nline.jpg",
+    "\N{GRINNING FACE}.jpg".encode(),
+    b"\x1b[31m.jpg",
+]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes are Linux's")
+def test_odd_file_names_are_reported_in_text_that_can_be_read(good_folder):
+    for name in ODD_NAMES:
+        (good_folder / "train" / "cats" / os.fsdecode(name)).write_bytes(b"this is text")
+    report = check_folder(good_folder)
+    assert len(report.errors) == len(ODD_NAMES)
+    lines = [line for line in report.table().encode("utf-8").decode().splitlines() if "unreadable:" in line]
+    assert len(lines) == len(ODD_NAMES)
+    assert all(line.isprintable() for line in lines)
+    assert any(r"caf\xe9.jpg" in line for line in lines)
+    assert any(r"new\nline.jpg" in line for line in lines)
+    text = json.dumps(report.to_dict(), ensure_ascii=False).encode("utf-8")
+    names = {Path(finding["path"]).name for finding in json.loads(text)["findings"]}
+    assert names == {r"caf\xe9.jpg", *(name.decode() for name in ODD_NAMES[1:])}
+
+
+def photograph_copies(photograph):
+    """The same picture, as it comes back from the web."""
+    whole = Image.fromarray(photograph)
+    half = whole.resize((whole.width // 2, whole.height // 2), Image.Resampling.LANCZOS)
+    return {
+        "quality60.jpg": (whole, {"quality": 60}),
+        "quality30.jpg": (whole, {"quality": 30}),
+        "half.jpg": (half, {"quality": 75}),
+        "lighter.jpg": (whole.point(lambda value: min(255, value + 8)), {"quality": 85}),
+        "copy.png": (whole, {}),
+    }
+
+
+def test_recompressed_photographs_are_found_and_different_ones_are_not(tmp_path):
+    from skimage import data
+
+    photographs = {"astronaut": data.astronaut(), "chelsea": data.chelsea(), "coffee": data.coffee()}
+    for split in ("train", "valid"):
+        (tmp_path / split / "a").mkdir(parents=True)
+    for name, photograph in photographs.items():
+        Image.fromarray(photograph).save(tmp_path / "train" / "a" / f"{name}.jpg", quality=92)
+        # Another picture of the same scene
+        Image.fromarray(photograph[:150, :200]).save(tmp_path / "valid" / "a" / f"{name}_corner.jpg", quality=92)
+        for copy, (picture_, options) in photograph_copies(photograph).items():
+            picture_.save(tmp_path / "valid" / "a" / f"{name}_{copy}", **options)
+    leaks = check_folder(tmp_path).findings
+    assert {finding.kind for finding in leaks} == {"possible leak"}
+    expected = {f"{name}_{copy}" for name in photographs for copy in photograph_copies(photographs[name])}
+    assert {Path(finding.other).name for finding in leaks} == expected
+    assert all(Path(finding.other).name.startswith(Path(finding.path).stem) for finding in leaks)
+
+
+def test_digits_that_look_alike_are_no_copies(tmp_path):
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for number, (image, label) in enumerate(zip(digits.images[:400], digits.target, strict=False)):
+        folder = tmp_path / ("valid" if number % 5 == 0 else "train") / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image * 15.9).astype(np.uint8)).resize((32, 32)).save(folder / f"{number}.png")
+    assert check_folder(tmp_path).findings == ()
