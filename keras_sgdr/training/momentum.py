@@ -15,6 +15,7 @@ MOMENTA = ("momentum", "beta_1")
 class MomentumVariable(keras.Variable):
     """A variable that is known to be above 0 while a step is compiled: SGD and RMSprop ask, with a Python `if`."""
 
+    own_value: float
     __hash__ = object.__hash__
 
     def __ne__(self, other: object) -> bool:
@@ -34,12 +35,15 @@ class MovableMomentum:
     def __init__(self, model: Any) -> None:
         self.model = model
         *_, self.optimizer = optimizer_chain(model.optimizer)
+        self._put_back_what_a_failed_training_left()
         self.name = next((name for name in MOMENTA if getattr(self.optimizer, name, 0)), "")
         must = f"The optimizer must have one of {MOMENTA} above 0 for `momentum` to be moved"
         require(bool(self.name), must, optimizer=type(self.optimizer).__name__)
-        self.own_value = float(getattr(self.optimizer, self.name))
+        own_value = float(getattr(self.optimizer, self.name))
+        variable = MomentumVariable(own_value, trainable=False, name=self.name)
+        variable.own_value = own_value
         # As an attribute of the optimizer it becomes part of its state, which JAX's trainer passes from step to step.
-        setattr(self.optimizer, self.name, MomentumVariable(self.own_value, trainable=False, name=self.name))
+        setattr(self.optimizer, self.name, variable)
         model.make_train_function(force=True)
 
     def write(self, value: float) -> None:
@@ -50,8 +54,16 @@ class MovableMomentum:
     def put_back(self) -> None:
         """Makes it the number again that it was."""
         sync_variables(self.model)
-        variable = getattr(self.optimizer, self.name)
-        setattr(self.optimizer, self.name, self.own_value)
+        self._put_back(self.name)
+        self.model.make_train_function(force=True)
+
+    def _put_back(self, name: str) -> None:
+        variable = getattr(self.optimizer, name)
+        setattr(self.optimizer, name, variable.own_value)
         # Private: Keras untracks by itself only the variable of a rate.
         self.optimizer._untrack_variable(variable)
-        self.model.make_train_function(force=True)
+
+    def _put_back_what_a_failed_training_left(self) -> None:
+        for name in MOMENTA:
+            if isinstance(getattr(self.optimizer, name, None), MomentumVariable):
+                self._put_back(name)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from keras_sgdr.training.learning_rate import BatchRates
-from keras_sgdr.training.momentum import MovableMomentum
+from keras_sgdr.training.batch_rates import BatchRates
 from keras_sgdr.training.schedules import cosine, require
 
 
@@ -71,21 +70,18 @@ class OneCycleScheduler(BatchRates):
         momentum: tuple[float, float] | None = None,
         steps_per_epoch: int | None = None,
     ) -> None:
-        super().__init__(steps_per_epoch=steps_per_epoch)
+        super().__init__(steps_per_epoch=steps_per_epoch, momentum=momentum)
         require(0 < max_lr < math.inf, "`max_lr` must be a finite number > 0", max_lr=max_lr)
         require(shape in ("one_cycle", "flat_cosine"), "`shape` must be 'one_cycle' or 'flat_cosine'", shape=shape)
         require(0 < warmup_share < 1, "`warmup_share` must be in (0, 1)", warmup_share=warmup_share)
         require(0 <= flat_share < 1, "`flat_share` must be in [0, 1)", flat_share=flat_share)
         require(1 <= div < math.inf, "`div` must be a finite number >= 1", div=div)
         require(1 <= final_div < math.inf, "`final_div` must be a finite number >= 1", final_div=final_div)
-        if momentum is not None:
-            ordered = len(momentum) == 2 and 0 < momentum[1] <= momentum[0] < 1 and shape == "one_cycle"
-            must = "`momentum` must be (highest, lowest) in (0, 1), and `shape` 'one_cycle'"
-            require(ordered, must, momentum=momentum, shape=shape)
-        self.max_lr, self.shape, self.momentum = max_lr, shape, momentum
+        must = "`momentum` must be None unless `shape` is 'one_cycle'"
+        require(momentum is None or shape == "one_cycle", must, momentum=momentum, shape=shape)
+        self.max_lr, self.shape = max_lr, shape
         self.warmup_share, self.flat_share = warmup_share, flat_share
         self.first_rate, self.last_rate = max_lr / div, max_lr / final_div
-        self._moved: MovableMomentum | None = None
 
     def position(self, epoch: int, batch: int, *, held: int = 0) -> float:
         """The place of a batch in the training, in [0, 1)."""
@@ -101,28 +97,14 @@ class OneCycleScheduler(BatchRates):
         ends = {"start": self.first_rate, "end": self.last_rate}
         return one_cycle(position, peak=self.max_lr, warmup_share=self.warmup_share, **ends)
 
-    def momentum_at(self, epoch: int, batch: int) -> float:
-        """The momentum of one batch."""
+    def momentum_at(self, epoch: int, batch: int, *, held: int) -> float:
+        """The momentum of one batch, `held` batches into an update."""
         high, low = self.momentum or (0.0, 0.0)
-        return one_cycle(self.position(epoch, batch), start=high, peak=low, end=high, warmup_share=self.warmup_share)
+        position = self.position(epoch, batch, held=held)
+        return one_cycle(position, start=high, peak=low, end=high, warmup_share=self.warmup_share)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Checks that the end is known, and makes the momentum movable."""
+        """Checks that the end is known."""
         super().on_train_begin(logs)
         must = "`steps_per_epoch` must be given for data of unknown length"
         require(self.steps_per_epoch is not None, must, steps_per_epoch=None)
-        if self.momentum is not None:
-            self._moved = MovableMomentum(self.model)
-
-    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets the batch's rate and momentum."""
-        super().on_train_batch_begin(batch, logs)
-        if self._moved is not None:
-            self._moved.write(self.momentum_at(self._epoch, self._first_batch + batch))
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Gives the optimizer its own momentum back."""
-        super().on_train_end(logs)
-        if self._moved is not None:
-            self._moved.put_back()
-            self._moved = None

@@ -177,6 +177,16 @@ class CosineCycles:
         position = max(0, step - cycle.first_epoch * steps_per_epoch - held)
         return self._rate_in_cycle(position, cycle.num_epochs * steps_per_epoch, cycle.index)
 
+    def momentum(self, step: int, *, steps_per_epoch: int, highest: float, lowest: float, held: int = 0) -> float:
+        """Returns the momentum of one batch: `lowest` at its cycle's peak, and toward `highest` as the rate falls.
+
+        It is linear in the rate, `highest - (highest - lowest) * (rate - min_lr) / (peak - min_lr)`.
+        """
+        rate = self.learning_rate(step, steps_per_epoch=steps_per_epoch, held=held)
+        span = self.peak(self.cycle(step // steps_per_epoch).index) - self.min_lr
+        height = max(0.0, rate - self.min_lr) / span if span else 1.0
+        return lowest * height + highest * (1 - height)
+
     def warmup_steps_of(self, cycle_index: int, cycle_steps: int) -> int:
         """Number of warm-up batches at the start of a cycle of `cycle_steps` batches."""
         if self.warmup is None or (cycle_index > 0 and self.warmup != "restarts"):

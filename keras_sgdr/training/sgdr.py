@@ -7,7 +7,8 @@ import math
 import warnings
 from typing import Any
 
-from keras_sgdr.training.learning_rate import BatchRates, read_learning_rate
+from keras_sgdr.training.batch_rates import BatchRates
+from keras_sgdr.training.learning_rate import read_learning_rate
 from keras_sgdr.training.preview import SchedulePreview
 from keras_sgdr.training.schedules import CosineCycles, nearest_plans, require
 from keras_sgdr.training.sgdr_schedule import SGDR
@@ -35,8 +36,8 @@ class SGDRScheduler(BatchRates):
     If the data's length is unknown and `steps_per_epoch` is not given, the first epoch runs at one rate, that of its
     first batch, and shows the length; a warning says so.
 
-    Writes: `optimizer.learning_rate` before every batch; `logs["learning_rate"]` at the end of an epoch, the rate of
-    its last batch.
+    Writes: `optimizer.learning_rate` before every batch, and with `momentum` the optimizer's momentum;
+    `logs["learning_rate"]` at the end of an epoch, the rate of its last batch.
 
     Args:
         max_lr: The rate at the first restart, > 0. None takes the optimizer's own rate, and puts it back at the end of
@@ -49,10 +50,13 @@ class SGDRScheduler(BatchRates):
         steps_per_epoch: Batches in an epoch; needed only where `fit` does not know it.
         warmup: None, "start", "restarts" or "fastai07"; see `CosineCycles`.
         warmup_steps: Batches of the warm-ups "start" and "restarts".
+        momentum: Highest and lowest momentum, in (0, 1): the lowest at the peak of each cycle, and from there in step
+            with the rate toward the highest, as `CosineCycles.momentum` says; None leaves it alone. It is what the
+            optimizer calls `momentum`, or else `beta_1`; the optimizer has its own back when training ends.
 
     Raises:
         ValueError: On construction or before the first batch, if an argument is out of its range, the optimizer's rate
-            cannot be set, or `fit`'s arguments contradict.
+            or momentum cannot be set, or `fit`'s arguments contradict.
 
     Example:
     >>> scheduler = SGDRScheduler(0.01, cycle_len=1, cycle_mult=2, n_cycles=3)
@@ -74,8 +78,9 @@ class SGDRScheduler(BatchRates):
         steps_per_epoch: int | None = None,
         warmup: str | None = None,
         warmup_steps: int | None = None,
+        momentum: tuple[float, float] | None = None,
     ) -> None:
-        super().__init__(steps_per_epoch=steps_per_epoch)
+        super().__init__(steps_per_epoch=steps_per_epoch, momentum=momentum)
         self.max_lr = max_lr
         self._begun = False
         self.cycles = CosineCycles(
@@ -137,10 +142,12 @@ class SGDRScheduler(BatchRates):
 
     def rate_at(self, epoch: int, batch: int, *, held: int) -> float:
         """The rate of one batch, `held` batches into an update."""
-        if self.steps_per_epoch is None:
-            return self.cycles.learning_rate(epoch, steps_per_epoch=1)
-        step = epoch * self.steps_per_epoch + min(batch, self.steps_per_epoch - 1)
-        return self.cycles.learning_rate(step, steps_per_epoch=self.steps_per_epoch, held=held)
+        return self.cycles.learning_rate(**self._place(epoch, batch, held))
+
+    def momentum_at(self, epoch: int, batch: int, *, held: int) -> float:
+        """The momentum of one batch, `held` batches into an update."""
+        highest, lowest = self.momentum or (0.0, 0.0)
+        return self.cycles.momentum(**self._place(epoch, batch, held), highest=highest, lowest=lowest)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks the plan against `fit`'s, and takes the optimizer's rate where no `max_lr` was given."""
@@ -174,6 +181,12 @@ class SGDRScheduler(BatchRates):
         super().on_train_end(logs)
         if self.max_lr is None:
             self.model.optimizer.learning_rate = self.cycles.max_lr
+
+    def _place(self, epoch: int, batch: int, held: int) -> dict[str, int]:
+        if self.steps_per_epoch is None:
+            return {"step": epoch, "steps_per_epoch": 1}
+        step = epoch * self.steps_per_epoch + min(batch, self.steps_per_epoch - 1)
+        return {"step": step, "steps_per_epoch": self.steps_per_epoch, "held": held}
 
     def _accept_unknown_length(self) -> None:
         must = "`warmup` needs `steps_per_epoch` for data of unknown length"

@@ -1,0 +1,116 @@
+"""`BatchRates`: what the schedulers have in common."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import keras
+
+from keras_sgdr.training.learning_rate import has_settable_rate, held_batches, read_learning_rate, sync_variables
+from keras_sgdr.training.momentum import MovableMomentum
+from keras_sgdr.training.schedules import require
+
+
+class BatchRates(keras.callbacks.Callback):
+    """Sets the learning rate before every batch, and on request the momentum, from the batch's place in training alone.
+
+    The place is `epoch * steps_per_epoch + batch`, and so `initial_epoch` goes on where the schedule would be, a
+    repeated epoch runs at its own rates again, and a second `fit` starts the schedule anew. With gradient
+    accumulation (`held_batches`) all batches of one update run at one rate, that of the first of them.
+
+    Subclasses define `rate_at`.
+    """
+
+    def __init__(self, *, steps_per_epoch: int | None = None, momentum: tuple[float, float] | None = None) -> None:
+        super().__init__()
+        if steps_per_epoch is not None and not steps_per_epoch >= 1:
+            raise ValueError(f"`steps_per_epoch` must be an integer >= 1. Received: steps_per_epoch={steps_per_epoch}.")
+        if momentum is not None:
+            ordered = len(momentum) == 2 and 0 < momentum[1] <= momentum[0] < 1
+            require(ordered, "`momentum` must be (highest, lowest) in (0, 1)", momentum=momentum)
+        self.momentum = momentum
+        self._moved: MovableMomentum | None = None
+        self.given_steps_per_epoch = steps_per_epoch
+        self.steps_per_epoch: int | None = None
+        self._epoch = self._first_batch = self._batches = 0
+        self._warned = False
+
+    def rate_at(self, epoch: int, batch: int, *, held: int) -> float:
+        """The rate of one batch of one epoch, `held` batches into an update."""
+        raise NotImplementedError
+
+    def momentum_at(self, epoch: int, batch: int, *, held: int) -> float:
+        """The momentum of one batch, where `momentum` is given."""
+        raise NotImplementedError
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Checks, before any work, that the rate can be set before each batch."""
+        super().on_train_begin(logs)
+        name = type(self).__name__
+        steps_per_execution = self.model.steps_per_execution
+        if steps_per_execution != 1:
+            raise ValueError(
+                f"`steps_per_execution` must be 1 for {name}: Keras calls it once in so many batches. Received: "
+                f"steps_per_execution={steps_per_execution}. Compile with steps_per_execution=1, or put the schedule "
+                "into the optimizer: learning_rate=keras_sgdr.SGDR(...)."
+            )
+        if not has_settable_rate(self.model.optimizer):
+            raise ValueError(
+                f"`optimizer.learning_rate` must be a number for {name} to set. Received: a schedule or function. "
+                "Compile with a number, for instance keras.optimizers.SGD(0.1), or leave the callback out."
+            )
+        self.steps_per_epoch = self._agreed_steps_per_epoch()
+        if self.momentum is not None:
+            self._moved = MovableMomentum(self.model)
+
+    def _agreed_steps_per_epoch(self) -> int | None:
+        given, found = self.given_steps_per_epoch, self.params.get("steps")
+        if given and found and given != found:
+            raise ValueError(
+                f"`steps_per_epoch` must be the number of batches that `fit` runs in an epoch, {found}. Received: "
+                f"steps_per_epoch={given}. Leave it out where `fit` knows the number."
+            )
+        return found or given
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Notes the epoch, and with which of its batches it begins."""
+        super().on_epoch_begin(epoch, logs)
+        start = self.params.get("resumed_at")  # of a TrainingCheckpoint
+        self._first_batch = start.batch if start is not None and start.epoch == epoch else 0
+        self._epoch, self._batches = epoch, self._first_batch
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Sets the batch's rate and momentum."""
+        super().on_train_batch_begin(batch, logs)
+        sync_variables(self.model)
+        held, batch = held_batches(self.model.optimizer), self._first_batch + batch
+        self.model.optimizer.learning_rate = self.rate_at(self._epoch, batch, held=held)
+        if self._moved is not None:
+            self._moved.write(self.momentum_at(self._epoch, batch, held=held))
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Counts; here, for data of unknown length have one `on_train_batch_begin` more than batches."""
+        super().on_train_batch_end(batch, logs)
+        self._batches = self._first_batch + batch + 1
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Records the rate of the last batch, and learns the number of batches where it was not known."""
+        if logs is not None:
+            logs["learning_rate"] = read_learning_rate(self.model.optimizer)
+        if self.steps_per_epoch is None:
+            self.steps_per_epoch = self._batches
+        elif self._batches != self.steps_per_epoch and not (self.model.stop_training or self._warned):
+            self._warned = True
+            warnings.warn(
+                f"Epoch {epoch + 1} had {self._batches} batches where {self.steps_per_epoch} were expected; its rates "
+                f"end early or stay at the last one. Received: steps_per_epoch={self.steps_per_epoch}.",
+                stacklevel=2,
+            )
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Gives the optimizer its own momentum back."""
+        super().on_train_end(logs)
+        if self._moved is not None:
+            self._moved.put_back()
+            self._moved = None

@@ -1,0 +1,96 @@
+"""Momentum that moves against the rate, under SGDRScheduler; test_one_cycle.py has OneCycleScheduler's."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_sgdr.training.differential_lr import DifferentialLR
+from keras_sgdr.training.schedules import CosineCycles
+from keras_sgdr.training.sgdr import SGDRScheduler
+from tests.training.test_one_cycle import replay
+from tests.training.test_sgdr import run
+
+# Cycles of 5 and 10 batches: how high the rate stands, (1 + cos(pi * i / n)) / 2
+HEIGHTS = [1, 0.9045084972, 0.6545084972, 0.3454915028, 0.0954915028]
+HEIGHTS += [1, 0.9755282581, 0.9045084972, 0.7938926261, 0.6545084972, 0.5, 0.3454915028, 0.2061073739, 0.0954915028]
+HEIGHTS += [0.0244717419]
+MOMENTA = 0.95 - 0.1 * np.array(HEIGHTS)
+
+
+class Momenta(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append(float(self.model.optimizer.momentum))
+
+
+def two_weights(optimizer=None):
+    """The loss is the sum of two weights, in a layer each; both begin at 1."""
+    inputs = keras.Input((1,))
+    layers = [keras.layers.Dense(1, kernel_initializer="ones", use_bias=False) for _ in range(2)]
+    model = keras.Model(inputs, keras.layers.add([layer(inputs) for layer in layers]))
+    optimizer = optimizer or keras.optimizers.SGD(momentum=0.5)
+    model.compile(DifferentialLR(optimizer, [[layer] for layer in layers], [1e-3, 1e-1]), loss=lambda _, y: y)
+    return model
+
+
+def fit(model, *callbacks, **arguments):
+    ones = np.ones((5, 1), "float32")
+    model.fit(ones, ones, batch_size=1, epochs=3, verbose=0, callbacks=list(callbacks), **arguments)
+
+
+def scheduler(**arguments):
+    return SGDRScheduler(0.1, cycle_mult=2, momentum=(0.95, 0.85), **arguments)
+
+
+@pytest.mark.parametrize("case", [{}, {"min_lr": 0.02}, {"peak_decay": 0.5}])
+def test_momentum_is_lowest_at_each_peak_and_rises_as_the_rate_falls(case):
+    cycles = CosineCycles(0.1, cycle_mult=2, **case)
+    momenta = [cycles.momentum(step, steps_per_epoch=5, highest=0.95, lowest=0.85) for step in range(15)]
+    np.testing.assert_allclose(momenta, MOMENTA, atol=1e-9)
+    assert momenta[0] == momenta[5] == 0.85
+
+
+def test_momentum_falls_in_the_warm_up_and_stays_lowest_where_the_rate_cannot_move():
+    cycles = CosineCycles(0.1, warmup="start", warmup_steps=4)
+    momenta = [cycles.momentum(step, steps_per_epoch=9, highest=0.95, lowest=0.85) for step in range(5)]
+    np.testing.assert_allclose(momenta, [0.93, 0.91, 0.89, 0.87, 0.85])
+    assert CosineCycles(0.1, min_lr=0.1).momentum(3, steps_per_epoch=5, highest=0.95, lowest=0.85) == 0.85
+
+
+def test_each_group_is_trained_with_the_momentum_of_the_step():
+    model = two_weights()
+    fit(model, scheduler())
+    for weight, peak in zip(model.get_weights(), (1e-3, 1e-1), strict=True):
+        assert weight.item() == pytest.approx(replay(peak * np.array(HEIGHTS), MOMENTA), rel=1e-5)
+    assert model.optimizer.momentum == 0.5
+
+
+def test_momentum_goes_on_where_it_would_have_been():
+    momenta = Momenta()
+    fit(two_weights(), scheduler(), momenta, initial_epoch=1)
+    np.testing.assert_allclose(momenta.seen, MOMENTA[5:], rtol=1e-6)
+
+
+def test_momentum_is_put_back_after_a_training_that_failed():
+    class Fail(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    model = two_weights()
+    before = [variable.path for variable in model.optimizer.variables]
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, scheduler(), Fail())
+    fit(model, scheduler())
+    assert model.optimizer.momentum == 0.5
+    slots = {variable.path for variable in model.optimizer.variables} - set(before)
+    assert all("dense" in path for path in slots)
+
+
+def test_momentum_out_of_range_is_refused():
+    with pytest.raises(ValueError, match=r"Received: momentum=\(0.85, 0.95\)"):
+        SGDRScheduler(0.1, momentum=(0.85, 0.95))
+    with pytest.raises(ValueError, match="Received: optimizer='SGD'"):
+        run(SGDRScheduler(0.1, momentum=(0.95, 0.85)), steps_per_epoch=5, epochs=1)
