@@ -1,12 +1,18 @@
 """The orientation that a camera noted in a picture, read and undone with graph operations."""
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 _ORIENTATION_TAG = 0x0112
-_JFIF = 0xE0
+_USUAL_JFIF, _HEAD = (0xFF, 0xE0, 0, 16), 22
 _SEGMENT_HEADER = 10  # marker (2), length (2), "Exif\0\0" (6)
+
+
+def rarely(function: Callable[..., Any]) -> Any:
+    """Keeps the operations that few pictures need out of the graph, which passes over each of them for all others."""
+    return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
 
 
 def jpeg_orientation(encoded: Any) -> Any:
@@ -23,12 +29,11 @@ def jpeg_orientation(encoded: Any) -> Any:
     Reference:
         CIPA DC-008 (EXIF 2.32), sections 4.5.4 and 4.6.4.
     """
-    first = _segment(encoded, 2)
-    offset = tf.where(first[1] == _JFIF, 4 + 256 * first[2] + first[3], 2)
-    # Most files go on with the picture's tables here. A loop costs as much as a tenth of the decoding.
-    has_more = _is_application(_segment(encoded, offset))
-    start = tf.cond(has_more, lambda: _exif_start(encoded, offset), lambda: tf.constant(0))
-    return tf.cond(start > 0, lambda: tiff_orientation(encoded, start), lambda: tf.constant(1))
+    # Most files go on with the picture's tables, at once or after JFIF's segment of the usual length. What is done for
+    # each of them counts: 50 small operations take as long as a tenth of the decoding.
+    head = tf.io.decode_raw(encoded, tf.uint8, fixed_length=_HEAD)
+    marker = tf.where(tf.reduce_all(head[2:6] == tf.constant(_USUAL_JFIF, tf.uint8)), head[_HEAD - 1], head[3])
+    return tf.cond(_is_application(marker), lambda: _walked_orientation(encoded), lambda: tf.constant(1))
 
 
 def png_orientation(encoded: Any) -> Any:
@@ -50,8 +55,7 @@ def tiff_orientation(encoded: Any, start: Any) -> Any:
         A scalar int32 tensor from 1 to 8, as `jpeg_orientation` gives it.
     """
     # Two bytes to a number, as far as the directory of any sane file reaches.
-    tiff = tf.io.decode_raw(tf.strings.substr(encoded, start, 4096), tf.uint8)
-    tiff = tf.pad(tf.cast(tiff, tf.int32), [[0, 4096 - tf.size(tiff)]])
+    tiff = _numbers(tf.strings.substr(encoded, start, 4096), 4096)
     is_little = tiff[0] == ord("I")
     low, high = tf.where(is_little, tiff[0::2], tiff[1::2]), tf.where(is_little, tiff[1::2], tiff[0::2])
     numbers = low + 256 * high
@@ -88,6 +92,7 @@ def is_reversed(orientation: Any) -> Any:
     return tf.gather([[code in (3, 4, 6, 7), code in (2, 3, 7, 8)] for code in range(9)], orientation)
 
 
+@rarely
 def _turned(picture: Any, orientation: Any) -> Any:
     picture = tf.transpose(picture, tf.where(orientation >= 5, [1, 0, 2], [0, 1, 2]))
     is_upside_down = tf.reduce_any(orientation == [3, 4, 7, 8])
@@ -97,26 +102,31 @@ def _turned(picture: Any, orientation: Any) -> Any:
 
 def _segment(encoded: Any, offset: Any) -> Any:
     """Gives the first ten bytes of a segment as int32; zeros where the file ends before."""
-    start = tf.minimum(offset, tf.strings.length(encoded))
-    values = tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, start, _SEGMENT_HEADER), tf.uint8), tf.int32)
-    return tf.ensure_shape(tf.pad(values, [[0, _SEGMENT_HEADER - tf.size(values)]]), (_SEGMENT_HEADER,))
+    return _numbers(tf.strings.substr(encoded, tf.minimum(offset, tf.strings.length(encoded)), _SEGMENT_HEADER), 10)
 
 
-def _is_application(header: Any) -> Any:
+def _numbers(encoded: Any, count: int) -> Any:
+    return tf.cast(tf.io.decode_raw(encoded, tf.uint8, fixed_length=count), tf.int32)
+
+
+def _is_application(marker: Any) -> Any:
     """Whether a segment is an application's or a comment: EXIF stands among them."""
-    return (header[0] == 0xFF) & (((header[1] >= 0xE0) & (header[1] <= 0xEF)) | (header[1] == 0xFE))
+    return ((marker >= 0xE0) & (marker <= 0xEF)) | (marker == 0xFE)
 
 
-def _exif_start(encoded: Any, offset: Any) -> Any:
-    """Walks application segments; finds the TIFF header in EXIF's, or gives 0."""
+@rarely
+def _walked_orientation(encoded: Any) -> Any:
+    """Walks application segments up to EXIF's."""
 
     def is_among_them(offset: Any, found: Any) -> Any:
         return (found == 0) & (offset > 0)
 
     def step(offset: Any, found: Any) -> list[Any]:
         header = _segment(encoded, offset)
+        is_application = (header[0] == 0xFF) & _is_application(header[1])
         is_exif = (header[1] == 0xE1) & tf.reduce_all(header[4:] == tf.constant([*b"Exif\0\0"]))
-        found = tf.where(_is_application(header) & is_exif, offset + _SEGMENT_HEADER, found)
-        return [tf.where(_is_application(header), offset + 2 + 256 * header[2] + header[3], 0), found]
+        found = tf.where(is_application & is_exif, offset + _SEGMENT_HEADER, found)
+        return [tf.where(is_application, offset + 2 + 256 * header[2] + header[3], 0), found]
 
-    return tf.while_loop(is_among_them, step, [offset, tf.constant(0)], maximum_iterations=100)[1]
+    start = tf.while_loop(is_among_them, step, [tf.constant(2), tf.constant(0)], maximum_iterations=100)[1]
+    return tf.cond(start > 0, lambda: tiff_orientation(encoded, start), lambda: tf.constant(1))

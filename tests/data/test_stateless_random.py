@@ -53,7 +53,8 @@ def test_each_place_in_the_order_is_as_likely_for_every_picture():
 
 def test_crop_positions_are_uniform_and_unrelated_to_the_views():
     seeds = epoch_draws(5000, seed=7, epoch=0)[1]
-    positions = tf.map_fn(crop_position, seeds, fn_output_signature=tf.float32).numpy()
+    of_each = tf.function(lambda: tf.map_fn(crop_position, seeds, fn_output_signature=tf.float32))
+    positions = of_each().numpy()
     np.testing.assert_allclose(np.quantile(positions, [0, 0.1, 0.5, 0.9, 1]), [0, 0.1, 0.5, 0.9, 1], atol=0.02)
     assert positions.max() < 1
     related = np.corrcoef(np.concatenate([positions[None], uniforms(seeds, 16).numpy()]))
