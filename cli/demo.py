@@ -18,7 +18,8 @@ def demo(output: Path, resume: bool, overwrite: bool) -> None:
 
     Needs the extra `demo`: pip install "keras-sgdr[demo]". About five minutes on two cores.
     """
-    from keras_sgdr.recipe import Recipe, index_for, train_image_classifier
+    from keras_sgdr.recipe import index_for, train_image_classifier
+    from keras_sgdr.settings import Recipe
 
     folder = output / "digits"
     num_pictures = write_digits(folder)

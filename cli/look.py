@@ -31,7 +31,8 @@ def check(
         return
     from keras_sgdr.data import quarantine as moves
     from keras_sgdr.data.doctor import check_folder
-    from keras_sgdr.recipe import Recipe, index_for
+    from keras_sgdr.recipe import index_for
+    from keras_sgdr.settings import Recipe
 
     index = index_for(folder, Recipe(valid_fraction=valid_fraction, seed=seed))
     report = check_folder(index, on_progress=_show_progress if sys.stderr.isatty() else None)
@@ -57,8 +58,8 @@ def show(folder: Path, output: Path, views: int, pictures: int, **options: Any) 
     import numpy as np
 
     from keras_sgdr import plots
+    from keras_sgdr.from_recipe import make_augmentation, make_dataset
     from keras_sgdr.recipe import index_for
-    from keras_sgdr.steps import make_augmentation, make_dataset
 
     recipe = make_recipe(options)
     index = index_for(folder, recipe)

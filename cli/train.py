@@ -43,7 +43,7 @@ def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def make_recipe(options: dict[str, Any]) -> Any:
     """Returns the `Recipe` of parsed options."""
-    from keras_sgdr.recipe import Recipe
+    from keras_sgdr.settings import Recipe
 
     if options.get("weights") == "none":
         options = {**options, "weights": None}
@@ -60,6 +60,7 @@ def make_recipe(options: dict[str, Any]) -> Any:
 @click.option("--n-cycles", type=click.IntRange(min=1), default=3, help="Step 8: cycles of the whole network.")
 @click.option("--cycle-len", type=click.IntRange(min=1), default=1, help="Epochs of the first of them.")
 @click.option("--cycle-mult", type=click.IntRange(min=1), default=2, help="How much longer each further one is.")
+@click.option("--gradual-unfreezing", is_flag=True, help="Step 8: a layer group more in each cycle.")
 @click.option("--num-groups", type=click.IntRange(min=2), default=3, help="Layer groups with a rate each.")
 @click.option("--group-factor", type=click.FloatRange(min=1), default=3.0, help="From one group's rate to the next.")
 @click.option("--head-learning-rate", type=float, help="Instead of the finder's suggestion in step 2.")

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from keras_sgdr.data.folder import FolderIndex, index_folder
     from keras_sgdr.evaluation.interpretation import interpret
     from keras_sgdr.evaluation.tta import predict_tta
-    from keras_sgdr.recipe import Recipe, train_image_classifier
+    from keras_sgdr.recipe import train_image_classifier
     from keras_sgdr.serving.savedmodel import export_savedmodel
+    from keras_sgdr.settings import Recipe
     from keras_sgdr.training.feature_cache import FeatureCache
     from keras_sgdr.training.features import precompute_features
 
@@ -38,7 +39,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "FeatureCache": "training.feature_cache",
     "FolderIndex": "data.folder",
-    "Recipe": "recipe",
+    "Recipe": "settings",
     "basic": "data.augmentation",
     "check_folder": "data.doctor",
     "export_savedmodel": "serving.savedmodel",

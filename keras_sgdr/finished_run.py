@@ -13,10 +13,11 @@ from keras_sgdr.data.dataset import load_dataset
 from keras_sgdr.data.folder import FolderIndex, Split
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret, plot_mistakes
 from keras_sgdr.evaluation.tta import predict_tta
+from keras_sgdr.from_recipe import make_augmentation
 from keras_sgdr.models.classifier import Classifier, load_classifier
-from keras_sgdr.recipe import Recipe, digest_of, index_for, is_split
+from keras_sgdr.recipe import digest_of, index_for, is_split
 from keras_sgdr.run_directory import read_settings
-from keras_sgdr.steps import make_augmentation
+from keras_sgdr.settings import Recipe
 
 
 def recipe_of(run: str | os.PathLike[str]) -> Recipe:
@@ -90,9 +91,9 @@ def evaluate_run(
 
 def _pictures(index: FolderIndex, split: str) -> Split:
     if split != "all":
-        return getattr(index, split)  # type: ignore[no-any-return]
+        return getattr(index, split)
     train, valid = index.train, index.valid
-    labels = np.concatenate([train.labels, valid.labels])  # type: ignore[arg-type,list-item]
+    labels = np.concatenate([train.labels, valid.labels])
     return Split("all", (*train.paths, *valid.paths), labels, index.class_names)
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,119 +12,17 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_sgdr.data.decoding import checked_resize
 from keras_sgdr.data.folder import FolderIndex, index_folder
 from keras_sgdr.data.listing import is_folder, subfolders
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret
+from keras_sgdr.from_recipe import compile_all, compile_head, find_rate, make_features, make_model
 from keras_sgdr.models.layer_groups import freeze_to
+from keras_sgdr.run import Run, set_stage_seed
 from keras_sgdr.run_directory import RunDirectory
-from keras_sgdr.steps import (
-    PRESETS,
-    READ_BY,
-    STAGES,
-    Run,
-    compile_all,
-    compile_head,
-    find_rate,
-    make_features,
-    make_model,
-    set_stage_seed,
-)
+from keras_sgdr.settings import Recipe
+from keras_sgdr.steps import READ_BY, STAGES
 from keras_sgdr.training.lr_curve import LRCurve
 from keras_sgdr.training.lr_finder import lr_find
-from keras_sgdr.training.schedules import total_epochs
-
-_LEAST_INTEGERS = {
-    **dict.fromkeys(
-        ("image_size", "batch_size", "head_epochs", "head_cycles", "n_cycles", "cycle_len", "cycle_mult"), 1
-    ),
-    "num_groups": 2,  # the head is one
-    "head_views": 0,
-    "tta_views": 0,
-    "seed": 0,
-}
-_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
-    "valid_fraction": ("in (0, 1)", lambda value: 0 < value < 1),
-    "max_zoom": ("in [1, 10]", lambda value: 1 <= value <= 10),
-    "dropout": ("in [0, 1)", lambda value: 0 <= value < 1),
-    "group_factor": ("a finite number >= 1", lambda value: 1 <= value < math.inf),
-    "head_learning_rate": ("a finite number > 0", lambda value: 0 < value < math.inf),
-    "learning_rate": ("a finite number > 0", lambda value: 0 < value < math.inf),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """The settings of the eight steps; the defaults suit photographs of things seen from the side.
-
-    Attributes:
-        backbone: A name that `build_classifier` knows.
-        weights: `"imagenet"`, the path of a weights file, or `None` for random ones.
-        image_size: Height and width of the model's input in pixels, one number for both.
-        resize: How a picture is brought to that size: `"crop"`, `"squish"` or `"pad"`.
-        batch_size: Pictures per step, >= 1.
-        valid_fraction: The share of each class held out, in (0, 1), if the folder has no `valid/`.
-        augmentation: `"side_on"` (photographs: flipped left to right), `"top_down"` (satellites, microscopes:
-            all eight symmetries) or `"basic"` (no flip: digits, text).
-        max_zoom: The largest zoom of the augmentation, >= 1.
-        dropout: The share of features dropped before the head, in [0, 1).
-        head_epochs: Epochs of the head on precomputed activations (step 3).
-        head_cycles: Cycles of one epoch of the head with augmentation (step 4).
-        head_views: Augmented views of each picture whose activations step 4 trains on, one of them in each epoch;
-            0 puts new views through the frozen backbone in every epoch. Worth it where the views are fewer than the
-            cycles, or the run is not the first on these pictures.
-        n_cycles: Cycles of the whole network (step 8).
-        cycle_len: Epochs of the first of them.
-        cycle_mult: Each further cycle is this many times as long.
-        num_groups: Layer groups with a learning rate each (step 6).
-        group_factor: Each group's rate is the next one's divided by this; the course takes 3 to 10.
-        head_learning_rate: The rate of steps 3 and 4. Defaults to the finder's suggestion (step 2).
-        learning_rate: The last group's rate in step 8. Defaults to the finder's suggestion (step 7).
-        tta_views: Augmented views per picture in the evaluation.
-        seed: Seed of the split, the order, the augmentation and the head's first weights.
-    """
-
-    backbone: str = "EfficientNetLite0"
-    weights: str | None = "imagenet"
-    image_size: int = 224
-    resize: str = "crop"
-    batch_size: int = 32
-    valid_fraction: float = 0.2
-    augmentation: str = "side_on"
-    max_zoom: float = 1.1
-    dropout: float = 0.2
-    head_epochs: int = 2
-    head_cycles: int = 3
-    head_views: int = 0
-    n_cycles: int = 3
-    cycle_len: int = 1
-    cycle_mult: int = 2
-    num_groups: int = 3
-    group_factor: float = 3.0
-    head_learning_rate: float | None = None
-    learning_rate: float | None = None
-    tta_views: int = 4
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.augmentation not in PRESETS:
-            raise ValueError(
-                f"`augmentation` must be one of {sorted(PRESETS)}. Received: augmentation={self.augmentation!r}."
-            )
-        checked_resize(self.resize)
-        for name, least in _LEAST_INTEGERS.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"`{name}` must be an integer >= {least}. Received: {name}={value!r}.")
-        for name, (allowed, holds) in _RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not holds(value):
-                raise ValueError(f"`{name}` must be {allowed}. Received: {name}={value!r}.")
-
-    @property
-    def epochs(self) -> int:
-        """The epochs of step 8."""
-        return total_epochs(self.n_cycles, self.cycle_len, self.cycle_mult)
 
 
 @dataclass(frozen=True, eq=False)

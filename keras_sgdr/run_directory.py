@@ -32,8 +32,9 @@ ARTEFACTS = (
 class RunDirectory:
     """The directory of one run: its settings, its finished stages, and the weights after the last of them.
 
-    Everything is written beside its place and renamed, the journal last, so that a run killed at any moment
-    goes on from the last stage that finished. As a context manager it is this process's alone until it is left.
+    Everything is written beside its place and renamed, the journal last, so that a run killed at any moment goes on
+    from the last stage that finished, or in the midst of the one that followed. As a context manager it is this
+    process's alone until it is left.
 
     Args:
         path: The directory; made if it does not exist.
@@ -41,7 +42,7 @@ class RunDirectory:
         resume: Go on with the unfinished run that is there.
         overwrite: Begin again where a run is there already; its files are removed, others stay.
         read_by: For a setting, the first stage that reads it. A resumed run may have another value as long as
-            that stage has not finished; settings without a stage must be the same.
+            that stage has not begun to train; settings without a stage must be the same.
 
     Raises:
         ValueError: If a run is there and neither `resume` nor `overwrite` is given, if the settings of the run
@@ -96,6 +97,10 @@ class RunDirectory:
         """The finished stages in their order, each with what was recorded."""
         return dict(self._stages)
 
+    def unfinished(self, stage: str) -> Path:
+        """Where a stage may keep what it needs to go on in its midst; removed when it has finished."""
+        return self.path / f"{stage}.checkpoint"
+
     def record(self, stage: str, values: dict[str, Any], model: keras.Model | None = None) -> None:
         """Writes down that `stage` has finished, with the weights that it left.
 
@@ -115,6 +120,7 @@ class RunDirectory:
         self._write_journal()
         if stale is not None and stale != self._checkpoint():
             stale.unlink(missing_ok=True)
+        self.unfinished(stage).unlink(missing_ok=True)
 
     @property
     def has_weights(self) -> bool:
@@ -141,8 +147,9 @@ class RunDirectory:
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
         if overwrite and (self.path / _JOURNAL).is_file():
             # An old model beside a new journal would be taken for the new run's.
-            for name in (*ARTEFACTS, *(path.name for path in self.path.glob("*.weights.h5"))):
-                (self.path / name).unlink(missing_ok=True)
+            kept = [path for kind in ("*.weights.h5", "*.checkpoint") for path in self.path.glob(kind)]
+            for path in (*(self.path / name for name in ARTEFACTS), *kept):
+                path.unlink(missing_ok=True)
             shutil.rmtree(self.path / "export", ignore_errors=True)
 
     def _check_resumable(
@@ -154,8 +161,12 @@ class RunDirectory:
                 f"`output` must not hold a run already. Received: output={self.path}, which holds {state}. "
                 "Choose another directory, go on with it (`resume`), or begin again (`overwrite`)."
             )
-        settled = [k for k in settings | previous["settings"] if read_by.get(k, "") in ("", *previous["stages"])]
-        changed = sorted(k for k in settled if settings.get(k) != previous["settings"].get(k))
+        changed = sorted(
+            key
+            for key in settings | previous["settings"]
+            if settings.get(key) != previous["settings"].get(key)
+            and (key not in read_by or read_by[key] in previous["stages"] or self.unfinished(read_by[key]).is_file())
+        )
         if changed:
             before = {k: previous["settings"].get(k) for k in changed}
             now = {k: settings.get(k) for k in changed}

@@ -12,11 +12,9 @@ LIBRARY = ROOT / "keras_sgdr"
 MODULES = sorted(LIBRARY.rglob("*.py"))
 # A room imports only from rooms that stand before it.
 ROOMS = ["plots", "whole_files", "data", "models", "training", "evaluation", "serving"]
-ROOMS += ["run_directory", "steps", "recipe", "finished_run"]
+ROOMS += ["run_directory", "settings", "from_recipe", "run", "steps", "recipe", "finished_run"]
 PURE = {"data/folder.py", "training/schedules.py", "training/suggestions.py", "training/lr_curve.py"}
 KNOW_TENSORFLOW = {"training/features.py", "training/distribution.py"}
-# The one room that may draw on a later one for its annotations alone
-TYPES_ONLY = {("steps", "recipe")}
 
 
 def name_of(path: Path) -> str:
@@ -56,11 +54,11 @@ def test_module_imports_only_rooms_above_it(path):
     if room == "__init__":
         return
     assert room in ROOMS, f"{room} is not in the list of rooms"
-    for module, _, typing_only in imports(path):
+    for module, _, _ in imports(path):
         if not module.startswith("keras_sgdr."):
             continue
         other = module.split(".")[1]
-        if other == room or (typing_only and (room, other) in TYPES_ONLY) or other == "__version__":
+        if other in (room, "__version__"):
             continue
         assert ROOMS.index(other) < ROOMS.index(room), f"{name_of(path)} imports {module}"
 

@@ -83,7 +83,7 @@ class ProgressTable(keras.callbacks.Callback):
         else:
             text += f" {done} batches"
         text += f", loss {float(logs.get('loss', float('nan'))):.4f}"
-        return f"{text}\x1b[K"[: shutil.get_terminal_size().columns + 2]
+        return f"{text[: shutil.get_terminal_size().columns - 1]}\x1b[K"
 
 
 def _current_rate(model: keras.Model) -> float:

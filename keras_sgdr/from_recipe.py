@@ -1,0 +1,121 @@
+"""What the settings of a recipe make: the model, its pictures, their activations, optimizers and the finder's curve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_sgdr.data.dataset import load_dataset
+from keras_sgdr.data.splits import Split
+from keras_sgdr.models.classifier import build_classifier
+from keras_sgdr.models.layer_groups import freeze_to, layer_groups, unfreeze
+from keras_sgdr.settings import PRESETS, Recipe
+from keras_sgdr.training.differential_lr import DifferentialLR
+from keras_sgdr.training.feature_cache import user_cache
+from keras_sgdr.training.features import precompute_features
+from keras_sgdr.training.lr_curve import LRCurve
+from keras_sgdr.training.lr_finder import lr_find
+
+# The least recently used features are removed above this
+FEATURE_CACHE_BYTES = 20 * 2**30
+# Training pictures whose loss the finder follows where the head has learnt already
+FINDER_PICTURES = 64
+
+
+def make_model(recipe: Recipe, num_classes: int, weights: str | None) -> keras.Model:
+    """Returns the untrained classifier of a recipe."""
+    return build_classifier(
+        num_classes,
+        backbone=recipe.backbone,
+        weights=weights,
+        image_size=recipe.image_size,
+        dropout=recipe.dropout,
+    )
+
+
+def make_augmentation(recipe: Recipe) -> keras.layers.Layer:
+    """Returns the augmentation of a recipe."""
+    return PRESETS[recipe.augmentation](max_zoom=recipe.max_zoom)
+
+
+def make_dataset(
+    recipe: Recipe, split: Split, *, augmented: bool = False, shuffle: bool = False, initial_step: int = 0
+) -> Any:
+    """Returns the pictures of a split, batch by batch."""
+    return load_dataset(
+        split,
+        image_size=recipe.image_size,
+        batch_size=recipe.batch_size,
+        resize=recipe.resize,
+        augmentation=make_augmentation(recipe) if augmented else None,
+        shuffle=shuffle,
+        seed=recipe.seed,
+        initial_step=initial_step,
+    )
+
+
+def make_features(
+    recipe: Recipe, model: keras.Model, split: Split, *, views: int = 0, verbose: int = 1
+) -> tuple[Any, keras.Model]:
+    """Returns activations at the model's frozen boundary, kept for later runs, and the rest of the model.
+
+    Args:
+        recipe: The settings.
+        model: The classifier, frozen up to where the activations are wanted.
+        split: The pictures.
+        views: How many augmented views of each, of which every epoch has one; with 0 the pictures as they are.
+        verbose: 1 shows the progress.
+    """
+    source = {
+        "pictures": [Path(path) for path in split.paths],
+        "labels": split.labels,
+        "image_size": recipe.image_size,
+        "resize": recipe.resize,
+        "batch_size": recipe.batch_size,
+    }
+    if views:
+        source |= {"augmentation": make_augmentation(recipe), "seed": recipe.seed}
+    return precompute_features(
+        model,
+        make_dataset(recipe, split, augmented=views > 0),
+        directory=user_cache(max_bytes=FEATURE_CACHE_BYTES),
+        source=source,
+        views=max(views, 1),
+        seed=recipe.seed,
+        verbose=verbose,
+    )
+
+
+def compile_head(head: keras.Model, rate: float = 1e-3) -> None:
+    """Compiles the head, alone or with a frozen body."""
+    _compile(head, keras.optimizers.Adam(rate))
+
+
+def compile_all(model: keras.Model, recipe: Recipe, rate: float = 1e-3) -> None:
+    """Unfreezes the whole network and compiles it with a rate per layer group, `rate` for the last (steps 5 and 6)."""
+    unfreeze(model)
+    groups = layer_groups(model, num_groups=recipe.num_groups)
+    rates = [rate / recipe.group_factor**depth for depth in reversed(range(len(groups)))]
+    _compile(model, DifferentialLR(keras.optimizers.Adam(rate), groups, rates))
+
+
+def find_rate(model: keras.Model, recipe: Recipe, split: Split, *, num_steps: int = 100, verbose: int = 1) -> LRCurve:
+    """Returns the finder's curve of the whole network, with the loss on fixed pictures without augmentation."""
+    chosen = np.random.default_rng(recipe.seed).permutation(len(split))[:FINDER_PICTURES]
+    batches = list(make_dataset(recipe, split.take(np.sort(chosen))).as_numpy_iterator())
+    images, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
+    data = make_dataset(recipe, split, augmented=True, shuffle=True)
+    return lr_find(model, data, num_steps=num_steps, validation_batch=(images, labels), verbose=verbose)
+
+
+def recompile_from(model: keras.Model, recipe: Recipe, group: int) -> None:
+    """Freezes what `compile_all` unfroze up to a layer group; the optimizer goes on."""
+    freeze_to(model, group, num_groups=recipe.num_groups)
+    _compile(model, model.optimizer)
+
+
+def _compile(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+    model.compile(optimizer=optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])

@@ -1,0 +1,140 @@
+"""`Run`: what the eight steps share while they run."""
+
+from __future__ import annotations
+
+import sys
+from functools import cached_property
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_sgdr import plots
+from keras_sgdr.data.splits import FolderIndex
+from keras_sgdr.from_recipe import make_dataset, make_features, make_model
+from keras_sgdr.models.layer_groups import freeze_to
+from keras_sgdr.run_directory import RunDirectory
+from keras_sgdr.settings import Recipe
+from keras_sgdr.training.checkpoint import TrainingCheckpoint
+from keras_sgdr.training.lr_curve import LRCurve
+from keras_sgdr.training.progress import ProgressTable
+
+
+class Run:
+    """One run in memory; whatever outlives the process is in its directory.
+
+    Args:
+        recipe: The settings.
+        index: The pictures.
+        directory: Where the run is written down; weights that it holds are loaded.
+        verbose: Whether to print.
+    """
+
+    def __init__(self, recipe: Recipe, index: FolderIndex, directory: RunDirectory, verbose: int) -> None:
+        self.recipe = recipe
+        self.index = index
+        self.directory = directory
+        self.verbose = verbose
+        weights = None if directory.has_weights else recipe.weights
+        self.model = make_model(recipe, len(index.class_names), weights)
+        directory.restore(self.model)
+
+    def say(self, text: str) -> None:
+        """Prints a line, if the run is to print at all."""
+        if self.verbose:
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
+
+    @cached_property
+    def features(self) -> tuple[Any, Any, keras.Model]:
+        """Activations of the training and the validation pictures, and the head that reads them."""
+        freeze_to(self.model, -1)
+        self.say("step 1: precompute the activations of the frozen backbone")
+        train, head = make_features(self.recipe, self.model, self.index.train, verbose=self.verbose)
+        valid, _ = make_features(self.recipe, self.model, self.index.valid, verbose=self.verbose)
+        return train, valid, head
+
+    @cached_property
+    def features_of_views(self) -> tuple[Any, Any, keras.Model]:
+        """The same of augmented views of the training pictures."""
+        _, valid, _ = self.features
+        views = self.recipe.head_views
+        self.say(f"precompute the activations of {views} augmented views")
+        train, head = make_features(self.recipe, self.model, self.index.train, views=views, verbose=self.verbose)
+        return train, valid, head
+
+    def prepare(self, stage: str) -> None:
+        """Makes what a stage trains on, where an earlier one may have made it."""
+        if stage in ("find_head_rate", "train_head"):
+            _ = self.features
+        if stage == "train_head_augmented" and self.recipe.head_views:
+            _ = self.features_of_views
+
+    def fit(
+        self, model: keras.Model, data: Any, valid: Any, stage: str, epochs: int, *callbacks: Any, first: int = 0
+    ) -> list[Any]:
+        """Trains from the epoch `first` on and returns one dictionary per epoch."""
+        # The table goes before a checkpoint, which must come last.
+        shown = [ProgressTable(), *callbacks] if self.verbose else list(callbacks)
+        # `shuffle` is for arrays; left at its default, Keras warns that it has no effect on a dataset
+        arguments = {"epochs": epochs, "initial_epoch": first, "shuffle": False, "verbose": 0}
+        log = model.fit(data, validation_data=valid, callbacks=shown, **arguments).history
+        return [
+            {"stage": stage, "epoch": epoch + 1, **{name: float(values[epoch]) for name, values in log.items()}}
+            for epoch in range(len(log["loss"]))
+        ]
+
+    def fit_pictures(self, stage: str, name: str, epochs: int, *callbacks: Any) -> list[Any]:
+        """Trains the whole model on augmented pictures, from the last epoch on that an unfinished `stage` has left.
+
+        Args:
+            stage: The stage.
+            name: What the history calls it.
+            epochs: Where to end.
+            *callbacks: The schedule and others.
+        """
+        remembering = [callback for callback in callbacks if hasattr(callback, "get_state")]
+        checkpoint = TrainingCheckpoint(self.directory.unfinished(stage), callbacks=remembering)
+        start = checkpoint.restore(self.model)
+        if start.epoch:
+            self.say(f"{start.epoch} epochs: done before")
+        train = make_dataset(self.recipe, self.index.train, augmented=True, shuffle=True, initial_step=start.step)
+        valid = make_dataset(self.recipe, self.index.valid)
+        last = start.epoch if start.stopped else max(start.epoch, epochs)
+        return self.fit(self.model, train, valid, name, last, *callbacks, checkpoint, first=start.epoch)
+
+    def rate(self, stage: str) -> float:
+        """Returns the learning rate that a stage settled on."""
+        return float(self.directory.stages[stage]["learning_rate"])
+
+    def suggested(self, curve: LRCurve, method: str, plot: str, *, otherwise: float) -> dict[str, Any]:
+        """Plots the finder's curve and returns its suggestion, or a usual rate if it has none."""
+        plots.save_figure(curve.plot(), self.directory.path / plot)
+        try:
+            rate = float(curve.suggest(method))
+            self.say(f"suggested rate {rate:.2e} ({method}), see {self.directory.path / plot}")
+        except ValueError as error:
+            # A small folder or random weights can give a curve without an answer; that is no reason to lose the run.
+            rate = otherwise
+            self.say(
+                f"the finder suggests no rate ({error}) Going on with {rate:.0e}; see {self.directory.path / plot}"
+            )
+        return {"learning_rate": rate}
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One dictionary per epoch that has finished, in order."""
+        return [row for values in self.directory.stages.values() for row in values.get("history", [])]
+
+
+def set_stage_seed(model: keras.Model, seed: int, stage: int) -> None:
+    """Begins the random numbers of a stage: the global ones, and those of the model's dropout.
+
+    Each dropout layer draws from a seed of its own, which its making chose, and counts; `save_weights` leaves both out,
+    and so a resumed run would draw others.
+    """
+    keras.utils.set_random_seed(seed + stage)
+    saved = {id(variable) for variable in model.weights}
+    generators = [variable for variable in model.variables if id(variable) not in saved]
+    for i, state in enumerate(generators):
+        state.assign([np.random.SeedSequence([seed, stage, i]).generate_state(1)[0] >> 1, 0])
