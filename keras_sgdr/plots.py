@@ -163,14 +163,29 @@ def plot_lr_curve(
     for i, (name, rate) in enumerate((suggestions or {}).items(), start=1):
         height = np.interp(np.log(rate), np.log(learning_rates), smoothed_losses)
         axes.plot(rate, height, "o", color=f"C{i}", markersize=8, label=f"{name}: {rate:.2e}")
-    smoothed = np.asarray(smoothed_losses, dtype=float)
-    smoothed = smoothed[np.isfinite(smoothed)]
-    if len(smoothed):
-        # The explosion at the end would flatten all that matters, so it does not set the height.
-        low, high = smoothed.min(), np.quantile(smoothed, 0.8)
-        span = high - low or 0.1 * abs(high) or 0.1
-        axes.set_ylim(low - 0.15 * span, high + 0.6 * span)
+    _fit_height(axes, np.asarray(smoothed_losses, dtype=float))
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def plot_group_curves(curves: Any) -> Any:
+    """Returns a figure of the finder's smoothed losses for each layer group, over a logarithmic rate.
+
+    Args:
+        curves: For each group its rates and smoothed losses, two of shape `(n,)`.
+    """
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    for group, (rates, losses) in enumerate(curves):
+        axes.plot(rates, losses, linewidth=2, label=f"group {group}")
+    smoothed = np.concatenate([np.asarray(losses, dtype=float) for _, losses in curves])
+    _fit_height(axes, smoothed)
+    axes.set(xscale="log", xlabel="learning rate of one group, the others at 0", ylabel="smoothed loss")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.tight_layout()
@@ -209,3 +224,14 @@ def plot_schedule(learning_rates: Any, *, steps_per_epoch: int, cycle_ends: Any 
 def _plain_text(text: Any) -> str:
     # matplotlib reads what stands between two dollar signs as mathematics, and fails on most of it
     return str(text).replace("$", r"\$")
+
+
+def _fit_height(axes: Any, losses: Any) -> None:
+    """Leaves the explosion at the end out of the figure's height: it would flatten all that matters."""
+    import numpy as np
+
+    losses = losses[np.isfinite(losses)]
+    if len(losses):
+        low, high = losses.min(), np.quantile(losses, 0.8)
+        span = high - low or 0.1 * abs(high) or 0.1
+        axes.set_ylim(low - 0.15 * span, high + 0.6 * span)

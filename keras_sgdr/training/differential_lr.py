@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -182,6 +183,24 @@ class DifferentialLR(GroupedUpdates):
             # Keras 3.15 leaves model and average with one buffer, which the next `fit` would donate to XLA twice.
             for average in self._model_variables_moving_average:
                 average.assign(keras.ops.copy(average))
+
+    @contextmanager
+    def only(self, group: int) -> Iterator[None]:
+        """Within the block `learning_rate` is that of one group, and the others stay as they are.
+
+        Only a training step that is compiled within the block knows of it.
+
+        Args:
+            group: The group's index.
+        """
+        state = self._differential
+        settings = state.settings
+        alone = tuple(float(other == group) for other in range(len(settings.multipliers)))
+        state.settings = replace(settings, multipliers=alone)
+        try:
+            yield
+        finally:
+            state.settings = settings
 
     def summary(self, *, per_layer: bool = True, print_fn: Callable[[str], Any] | None = None) -> None:
         """Prints each group with its layers: weights, values, learning rate, weight decay, and whether it is trained.

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
+from keras_sgdr.training.group_finder import GroupCurves
 from keras_sgdr.training.lr_curve import METHODS, LRCurve
 from keras_sgdr.training.sgdr import SGDRScheduler
 
@@ -46,6 +47,15 @@ def test_exploding_batch_does_not_flatten_the_figure():
     losses[-1] = 1e9
     (axes,) = LRCurve(GOLDEN["learning_rates"], losses, smoothing=0.0).plot().axes
     assert axes.get_ylim()[1] < 10
+
+
+def test_curves_of_all_groups_are_in_one_figure():
+    curves = [LRCurve(GOLDEN["learning_rates"], np.array(GOLDEN["losses"]) + group) for group in range(2)]
+    (axes,) = GroupCurves(tuple(curves)).plot().axes
+    assert axes.get_xscale() == "log"
+    for group, (line, curve) in enumerate(zip(axes.get_lines(), curves, strict=True)):
+        assert line.get_label() == f"group {group}"
+        np.testing.assert_array_equal(line.get_xydata().T, [curve.learning_rates, curve.smoothed_losses])
 
 
 def test_preview_is_drawn_over_epochs_with_the_ends_of_cycles():
