@@ -27,9 +27,11 @@ def test_five_hundred_damaged_files_are_decoded_or_named(tmp_path):
     animation = io.BytesIO()
     noise.save(animation, "WEBP", save_all=True, append_images=[noise.rotate(90)])
     originals = [animation.getvalue()]
+    turned = Image.Exif()
+    turned[0x0112] = 6
     for file_format in FORMATS:
         file = io.BytesIO()
-        noise.save(file, file_format, **({"exif": b"Exif\0\0II*\0\x08\0\0\0"} if file_format == "JPEG" else {}))
+        noise.save(file, file_format, **({} if file_format in ("GIF", "BMP") else {"exif": turned}))
         originals.append(file.getvalue())
     paths = []
     for number in range(500):
