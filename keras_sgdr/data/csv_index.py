@@ -56,10 +56,16 @@ def index_csv(
 
 
 def _read(path: Path) -> tuple[_Rows, str, tuple[str, ...]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-        columns = list(reader.fieldnames or ())
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+            columns = list(reader.fieldnames or ())
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"A CSV file must be encoded in UTF-8. Received: {path} with the byte {error.object[error.start]:#x}. Save "
+            "it anew as UTF-8."
+        ) from error
     labels = tuple(name for name in columns[1:] if name != "split")
     if not rows or not labels:
         raise ValueError(

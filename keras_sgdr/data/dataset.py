@@ -1,20 +1,24 @@
 """A split of pictures -> batches, in an order and with an augmentation that depend on nothing but seed and epoch."""
 
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import astuple
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+import keras
+import numpy.typing as npt
 import tensorflow as tf
 
 from keras_sgdr.data.bad_pictures import without_bad_pictures
-from keras_sgdr.data.batch_augmentation import BatchAugmentation, make_batch_augmentation
-from keras_sgdr.data.decoding import checked_image_size, checked_resize, decode_image, decode_pixels
-from keras_sgdr.data.gaps import Place, refuse_gaps
-from keras_sgdr.data.splits import Split
-from keras_sgdr.data.stateless_random import crop_position, epoch_draws
-
-# The functions below say what they mean in graph operations; to convert them would double the time it takes to begin.
-graph_code = tf.autograph.experimental.do_not_convert
+from keras_sgdr.data.batch_augmentation import make_batch_augmentation
+from keras_sgdr.data.decoded_form import DecodedForm
+from keras_sgdr.data.decoding import checked_image_size, checked_resize
+from keras_sgdr.data.image_cache import cached_pictures
+from keras_sgdr.data.listing import file_stamps, is_remote
+from keras_sgdr.data.splits import Split, oversampled_positions
+from keras_sgdr.data.stream import Pictures, Plan, stream
+from keras_sgdr.data.weights import checked_class_weights, checked_sample_weights
 
 
 def load_dataset(
@@ -29,6 +33,11 @@ def load_dataset(
     initial_step: int = 0,
     drop_remainder: bool = False,
     on_bad_image: str = "error",
+    class_weight: str | Mapping[int, float] | None = None,
+    sample_weight: npt.ArrayLike | None = None,
+    oversample: bool = False,
+    cache: str | os.PathLike[str] | None = None,
+    verbose: int = 1,
 ) -> tf.data.Dataset:
     """Gives the batches of a split, ready for `model.fit(dataset, epochs=n)`.
 
@@ -39,6 +48,8 @@ def load_dataset(
     The epoch is kept in a variable, `dataset.epoch_counter` (int64), which counts an epoch when its last batch has been
     taken; a pass that is left before is begun anew by the next one. To put a dataset back to where it was, save
     `epoch = dataset.epoch_counter.numpy()` and later call `dataset.epoch_counter.assign(epoch)`.
+
+    What the batches depend on is in `dataset.source`, where `precompute_features` looks for it.
 
     Args:
         split: the pictures, from `index_folder`.
@@ -60,6 +71,23 @@ def load_dataset(
         drop_remainder: whether a last batch of fewer than `batch_size` pictures is left out.
         on_bad_image: "error" fails when a file that is not a picture is reached, and names it; "skip" decodes all files
             first and leaves the bad ones out, with one warning that names them.
+        class_weight: makes the batches `(images, labels, weights)`. `model.fit` multiplies each picture's loss with its
+            weight and divides by the number of pictures, not by the sum of the weights; metrics are weighted only if
+            they are compiled as `weighted_metrics`. "balanced" gives a class n / (k * n_c), which all pictures together
+            count as without weights and all classes the same; a dictionary gives the weights of classes, 1 where it has
+            none.
+        sample_weight: what each picture of the split counts, numbers >= 0; multiplied with `class_weight`.
+        oversample: whether the pictures of rare classes are repeated in every epoch until each class has as many as the
+            largest, see `keras_sgdr.data.splits.oversample`: the epoch is longer, and each repetition has a view of its
+            own. An alternative to `class_weight`, not for pictures that a model is measured on.
+        cache: where the decoded pictures are kept, as uint8 and before the augmentation, with the margin from which
+            "crop" takes another part in each epoch: the batches are the same with it and without. "memory", for as long
+            as the dataset lives; or a directory on this machine, also for later runs and for several at once. They are
+            decoded here, which is resumed if it is interrupted, under a key made of the files (path, size and time of
+            change), `image_size`, `resize`, and whether they are augmented; what is kept of files that have changed
+            since lies there until it is removed. It takes up to `12 * height * width` bytes for each picture that is
+            augmented, more for long ones, or else `3 * height * width`.
+        verbose: whether to say how much room the cache takes, and to show its progress (1), or nothing (0).
 
     Returns:
         A dataset of `(images, labels)`, or of `images` where the split has no labels. Images have the shape
@@ -67,7 +95,8 @@ def load_dataset(
         int32 of shape `(batch,)`, or float32 of shape `(batch, num_classes)` where there are several for a picture.
 
     Raises:
-        ValueError: if an argument is out of its range, or a layer mixes labels that the split has not.
+        ValueError: if an argument is out of its range, a layer mixes labels that the split has not, there is not the
+            room for the cache, or (with a cache) files are not pictures, naming them.
         TypeError: if `augmentation` is something else than layers.
         tf.errors.InvalidArgumentError: on the way, if a file is not a picture, naming it. See
             `keras_sgdr.data.bad_pictures.check_pictures` for finding out before.
@@ -78,109 +107,67 @@ def load_dataset(
     _check_integer("initial_step", initial_step, 0)
     if on_bad_image not in ("error", "skip"):
         raise ValueError(f'`on_bad_image` must be "error" or "skip". Received: on_bad_image={on_bad_image!r}.')
+    weights = checked_sample_weights(split, sample_weight)
     if on_bad_image == "skip":
-        split = without_bad_pictures(split)
-    num_steps = len(split) // batch_size if drop_remainder else -(-len(split) // batch_size)
-    if not num_steps:
-        raise ValueError(
-            f"`split` must fill at least one batch. Received: {len(split)} pictures with batch_size={batch_size}, "
-            f"drop_remainder={drop_remainder}."
-        )
-    num_pictures = num_steps * batch_size if drop_remainder else len(split)
-    first_epoch, first_step = divmod(initial_step, num_steps)
-    plan = _Plan(len(split), num_pictures, batch_size, shuffle, seed, first_epoch, first_step * batch_size)
-    epoch_counter = tf.Variable(first_epoch, dtype=tf.int64, trainable=False, name="epoch")
+        good = set(without_bad_pictures(split).paths)
+        split, weights = _taken(split, weights, [index for index, path in enumerate(split.paths) if path in good])
+    if oversample:
+        split, weights = _taken(split, weights, oversampled_positions(split))
+    plan = _make_plan(len(split), batch_size, drop_remainder, shuffle, seed, initial_step)
     layers = make_batch_augmentation(augmentation, split=split, image_size=size)
-    dataset = _stream(plan, _Pictures(split, size, resize, layers), epoch_counter)
-    if not first_step:
-        dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_steps))
+    form = DecodedForm(size, resize, layers is not None and resize == "crop", layers is not None and layers.resizes)
+    class_weights = checked_class_weights(split, class_weight)
+    cached = None if cache is None else cached_pictures(split.paths, form, cache=cache, verbose=verbose)
+    pictures = Pictures(split, form, cached, layers, weights, class_weights)
+    epoch_counter = tf.Variable(plan.first_epoch, dtype=tf.int64, trainable=False, name="epoch")
+    dataset = stream(plan, pictures, epoch_counter)
+    if not plan.first_position:
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(plan.num_steps))
     dataset.epoch_counter = epoch_counter
+    dataset.source = _source(pictures, plan)
     return dataset
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """Which pictures an epoch is made of, and in which order."""
-
-    num_in_split: int
-    num_pictures: int
-    batch_size: int
-    shuffle: bool
-    seed: int
-    first_epoch: int
-    first_position: int
-
-    def pictures(self, epoch: Any, paths: Any) -> tf.data.Dataset:
-        """Gives an epoch's pictures: epoch, place in the epoch, index in the split, seed."""
-        order, seeds = epoch_draws(self.num_in_split, seed=self.seed, epoch=epoch)
-        if not self.shuffle:
-            order = tf.range(self.num_in_split, dtype=tf.int64)
-        end = tf.constant(self.num_pictures, tf.int64)
-        start = tf.where(epoch == self.first_epoch, tf.constant(self.first_position, tf.int64), 0)
-
-        @graph_code
-        def picture(position: Any) -> tuple[Any, Place, Any, Any]:
-            index = order[position]
-            following = order[tf.minimum(position + 1, self.num_in_split - 1)]
-            place = Place(position, start, end, paths[order[start]], paths[following])
-            return epoch, place, index, seeds[index]
-
-        return tf.data.Dataset.range(start, self.num_pictures).map(picture)
+def _taken(split: Split, weights: Any, positions: Any) -> tuple[Split, Any]:
+    return split.take(positions), None if weights is None else weights[positions]
 
 
-@dataclass(frozen=True)
-class _Pictures:
-    """What a picture looks like, and what it shows."""
-
-    split: Split
-    size: tuple[int, int]
-    resize: str
-    augmentation: BatchAugmentation | None
-
-    def decode(self, path: Any, seed: Any) -> Any:
-        """Reads a file: for augmentation, as pixels that are still to be resampled."""
-        encoded = tf.io.read_file(path)
-        position = None if self.augmentation is None else crop_position(seed)
-        decoder = decode_pixels if self.augmentation is not None and self.augmentation.resizes else decode_image
-        return decoder(encoded, image_size=self.size, resize=self.resize, crop_position=position)
-
-    def finish(self, pictures: Any, labels: Any, seeds: Any) -> Any:
-        """Makes a batch of what `decode` gave."""
-        if self.augmentation is not None:
-            pictures, labels = self.augmentation.augment(pictures, labels, seeds)
-        return pictures if self.split.labels is None else (pictures, labels)
+def _make_plan(
+    num_in_split: int, batch_size: int, drop_remainder: bool, shuffle: bool, seed: int, initial_step: int
+) -> Plan:
+    num_steps = num_in_split // batch_size if drop_remainder else -(-num_in_split // batch_size)
+    if not num_steps:
+        raise ValueError(
+            f"`split` must fill at least one batch. Received: {num_in_split} pictures with batch_size={batch_size}, "
+            f"drop_remainder={drop_remainder}."
+        )
+    num_pictures = num_steps * batch_size if drop_remainder else num_in_split
+    first_epoch, first_step = divmod(initial_step, num_steps)
+    return Plan(num_in_split, num_pictures, batch_size, shuffle, seed, first_epoch, first_step * batch_size)
 
 
-def _stream(plan: _Plan, pictures: _Pictures, epoch_counter: Any) -> tf.data.Dataset:
-    paths = tf.constant(list(pictures.split.paths))
-    labels = tf.constant(np.zeros(len(pictures.split)) if pictures.split.labels is None else pictures.split.labels)
+def _source(pictures: Pictures, plan: Plan) -> list[Any] | None:
+    """Describes what the batches depend on, for `precompute_features`; None where that would take too long or fail."""
+    paths = pictures.split.paths
+    layers = () if pictures.augmentation is None else pictures.augmentation.layers
+    try:
+        for layer in layers:
+            keras.saving.serialize_keras_object(layer)
+    except (TypeError, ValueError, NotImplementedError):  # a layer of the user's that does not describe itself
+        return None
+    if any(map(is_remote, paths)):
+        return None
+    arrays = [pictures.split.labels, pictures.weights, pictures.class_weights]
+    return [[_content(path) for path in paths], arrays, list(layers), list(astuple(plan)), list(astuple(pictures.form))]
 
-    @graph_code
-    def epoch(_: Any) -> tf.data.Dataset:
-        return plan.pictures(epoch_counter.read_value(), paths)
 
-    @graph_code
-    def decode(epoch: Any, place: Place, index: Any, seed: Any) -> Any:
-        return epoch, place, pictures.decode(paths[index], seed), labels[index], seed
-
-    @graph_code
-    def finish(epochs: Any, places: Place, *batch: Any) -> Any:
-        return epochs[0], places.position[-1], pictures.finish(*batch)
-
-    @graph_code
-    def count(epoch: Any, position: Any, batch: Any) -> Any:
-        # Here, where a batch is handed over, and not where it is made, which may be several batches ahead; with the
-        # last one and not after it, because Keras does not ask for more batches than there are.
-        epoch_counter.assign(tf.where(position == plan.num_pictures - 1, epoch + 1, epoch_counter))
-        return batch
-
-    dataset = tf.data.Dataset.range(1).flat_map(epoch)
-    dataset = dataset.map(decode, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors().batch(plan.batch_size)
-    dataset = refuse_gaps(dataset, lambda *batch: batch[1])
-    dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE).map(count)
-    options = tf.data.Options()
-    options.deterministic = True
-    return dataset.with_options(options)
+def _content(path: str) -> Any:
+    """Gives a path, which stands for its content; or for a name that is not UTF-8, its bytes, and size and time."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return [os.fsencode(path), *next(file_stamps([path]))]
+    return Path(path)
 
 
 def _check_integer(name: str, value: int, low: int) -> None:

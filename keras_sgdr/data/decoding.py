@@ -5,10 +5,11 @@ Training, prediction and the exported model call the same function, so that they
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow as tf
 
+from keras_sgdr.data.cropping import Crop
 from keras_sgdr.data.exif import is_reversed, jpeg_orientation, png_orientation, upright
 from keras_sgdr.data.webp import decode_webp, webp_orientation
 
@@ -52,9 +53,17 @@ def decode_image(
 
 @tf.autograph.experimental.do_not_convert
 def decode_reduced(
-    encoded: Any, *, image_size: tuple[int, int], resize: str = "crop", crop_position: Any = None
+    encoded: Any,
+    *,
+    image_size: tuple[int, int],
+    resize: str = "crop",
+    crop_position: Any = None,
+    is_cropped: bool = True,
 ) -> Any:
     """Decodes a picture, upright, no larger than needed to cover `image_size`, cropped to its shape for "crop".
+
+    If not `is_cropped`, it is the whole picture of which that is a part: for every position, the very pixels that are
+    given with that `crop_position`.
 
     Returns:
         uint8 tensor of shape `(height, width, 3)`. A JPEG's sides are less than twice what `image_size` needs, unless
@@ -67,11 +76,13 @@ def decode_reduced(
     readers = (jpeg_orientation, png_orientation, lambda _: tf.constant(1), webp_orientation, lambda _: tf.constant(1))
     orientation = tf.switch_case(kind, [partial(reader, encoded) for reader in readers])
     target = _lying(image_size, orientation)
-    crop = _Crop(target, resize, crop_position, is_reversed(orientation))
+    crop = Crop(target, resize, crop_position, is_reversed(orientation), not is_cropped)
 
     def decode_other() -> Any:
         decoders = [lambda: _decode_png(encoded), lambda: _decode_bmp(encoded), lambda: _decode_webp(encoded)]
         picture = tf.switch_case(kind - 1, [*decoders, lambda: _decode_other(encoded)])
+        if resize == "crop" and (crop_position is not None or not is_cropped):
+            picture = _shrunk(picture, crop)
         shape = tf.shape(picture)
         top, left, height, width = crop.window(shape[0], shape[1])
         return picture[top : top + height, left : left + width]
@@ -102,6 +113,12 @@ def decode_pixels(
         height and width, int32 of shape `(2,)`.
     """
     picture = decode_reduced(encoded, image_size=image_size, resize=resize, crop_position=crop_position)
+    return pixels_of(picture, image_size=image_size, resize=resize)
+
+
+@tf.autograph.experimental.do_not_convert
+def pixels_of(picture: Any, *, image_size: tuple[int, int], resize: str) -> tuple[Any, Any]:
+    """Gives of a picture that `decode_reduced` gave what `decode_pixels` gives."""
     room = 4 * image_size[0] * image_size[1]
 
     def fitted() -> Any:
@@ -154,52 +171,18 @@ def _lying(image_size: tuple[int, int], orientation: Any) -> tuple[Any, Any]:
     return tf.where(is_lying, width, height), tf.where(is_lying, height, width)
 
 
-class _Crop(NamedTuple):
-    """Which part of a picture is wanted, as the file stores it.
-
-    Attributes:
-        target: the height and width that it will be resized to.
-        resize: "crop" for a part of the target's shape; all of the picture otherwise.
-        position: where along the long side, upright, from 0 to 1; None for the centre.
-        is_reversed: whether the rows, and the columns, end upright where they begin in the file: bool of shape `(2,)`.
-    """
-
-    target: tuple[Any, Any]
-    resize: str
-    position: Any
-    is_reversed: Any
-
-    def size(self, height: Any, width: Any) -> tuple[Any, Any]:
-        """Gives the height and width of the part."""
-        if self.resize != "crop":
-            return height, width
-        tall, wide = self.target
-        cropped_height = tf.clip_by_value((width * tall + wide // 2) // wide, 1, height)
-        return cropped_height, tf.clip_by_value((height * wide + tall // 2) // tall, 1, width)
-
-    def window(self, height: Any, width: Any) -> tuple[Any, Any, Any, Any]:
-        """Gives the top, left, height and width of the part."""
-        if self.resize != "crop":
-            return 0, 0, height, width
-        part_height, part_width = self.size(height, width)
-        top, left = self._start(height - part_height, 0), self._start(width - part_width, 1)
-        return top, left, part_height, part_width
-
-    def _start(self, room: Any, axis: int) -> Any:
-        # As many places as there are pixels of room, and one, each as likely.
-        places = tf.cast(room + 1, tf.float32)
-        start = room // 2 if self.position is None else tf.minimum(tf.cast(self.position * places, tf.int32), room)
-        return tf.where(self.is_reversed[axis], room - start, start)
-
-
-def _decode_jpeg(encoded: Any, crop: _Crop) -> Any:
+def _decode_jpeg(encoded: Any, crop: Crop) -> Any:
     shape = tf.io.extract_jpeg_shape(encoded)
     height, width = crop.size(shape[0], shape[1])
     either = tf.maximum if crop.resize == "pad" else tf.minimum
     factor = either(height // crop.target[0], width // crop.target[1])
     scale = tf.reduce_sum(tf.cast(factor >= tf.constant([2, 4, 8]), tf.int32))
     ratio = tf.bitwise.left_shift(1, scale)
-    window = tf.stack(crop.window((shape[0] + ratio - 1) // ratio, (shape[1] + ratio - 1) // ratio))
+    reduced_width = (shape[1] + ratio - 1) // ratio
+    top, left, height, width = crop.window((shape[0] + ratio - 1) // ratio, reduced_width)
+    # The outer columns of a part lack the colours beside it: one more on each side gives those of the whole picture.
+    first, last = tf.maximum(left - 1, 0), tf.minimum(left + width + 1, reduced_width)
+    window = tf.stack([top, first, height, last - first])
 
     def at(ratio: int) -> Callable[[], Any]:
         # The accurate transform costs nothing measurable, and gives what every other libjpeg gives.
@@ -207,7 +190,8 @@ def _decode_jpeg(encoded: Any, crop: _Crop) -> Any:
             encoded, window, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
         )
 
-    return tf.switch_case(scale, [at(1), at(2), at(4), at(8)])
+    picture = tf.switch_case(scale, [at(1), at(2), at(4), at(8)])
+    return picture[:, left - first : left - first + width]
 
 
 def _decode_png(encoded: Any) -> Any:
@@ -248,6 +232,15 @@ def _over_white(colours: Any, alpha: Any) -> Any:
     """Lays a transparent picture over white, as a browser shows it on a page."""
     opacity = tf.cast(alpha, tf.float32) / 255.0
     return tf.cast(tf.round(tf.cast(colours, tf.float32) * opacity + 255.0 * (1.0 - opacity)), tf.uint8)
+
+
+def _shrunk(picture: Any, crop: Crop) -> Any:
+    """Shrinks a picture that is far too large, so that the part of it has the target's size."""
+    shape, target = tf.shape(picture), crop.target
+    part = crop.size(shape[0], shape[1])
+    sides = [tf.maximum(target[axis], (shape[axis] * target[axis] + part[axis] // 2) // part[axis]) for axis in (0, 1)]
+    is_too_large = (part[0] >= 2 * target[0]) | (part[1] >= 2 * target[1])
+    return tf.cond(is_too_large, lambda: _resized(picture, (sides[0], sides[1])), lambda: picture)
 
 
 def _inner_size(shape: Any, target: tuple[int, int]) -> tuple[Any, Any]:

@@ -76,6 +76,8 @@ def _at_end(state: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
 
 def _fail_unless(condition: Any, path: Any) -> Any:
     message = "Every file must be a picture that can be decoded. Received: not a picture:"
+    # A name need not be UTF-8; a message that is not would be a UnicodeDecodeError.
+    path = tf.strings.unicode_transcode(path, "UTF-8", "UTF-8")
     return tf.debugging.Assert(condition, [message, path])
 
 

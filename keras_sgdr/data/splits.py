@@ -110,11 +110,18 @@ def oversample(split: Split) -> Split:
     Raises:
         ValueError: if a picture may have several labels, or none.
     """
+    return split.take(oversampled_positions(split))
+
+
+def oversampled_positions(split: Split) -> npt.NDArray[np.int64]:
+    """Gives the positions of the pictures that `oversample` takes."""
     if split.labels is None or split.labels.ndim != 1:
-        raise ValueError(f"`split` must have one label for each picture. Received: split {split.name!r} without.")
+        raise ValueError(
+            f"`split` must have one label for each picture to be oversampled. Received: split {split.name!r} without."
+        )
     most = max(split.counts.values())
     extra = [np.resize(positions, most - len(positions)) for _, positions in _strata(split) if len(positions)]
-    return split.take(np.concatenate([np.arange(len(split)), *extra]))
+    return np.concatenate([np.arange(len(split)), *extra])
 
 
 def k_folds(split: Split, *, num_folds: int, seed: int = 0) -> list[FolderIndex]:

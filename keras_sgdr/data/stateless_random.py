@@ -59,12 +59,12 @@ def crop_position(seed: Any) -> Any:
     key with which the others are drawn, and tells nothing about them.
 
     Args:
-        seed: int32 tensor of shape `(2,)`.
+        seed: int32 tensor of shape `(2,)`, or of several seeds, `(batch, 2)`.
 
     Returns:
-        A scalar float32 tensor in [0, 1), a multiple of 2**-24.
+        float32 tensor of shape `()` or `(batch,)` in [0, 1), multiples of 2**-24.
     """
-    bits = tf.bitwise.right_shift(tf.bitcast(seed[0], tf.uint32), tf.constant(8, tf.uint32))
+    bits = tf.bitwise.right_shift(tf.bitcast(seed[..., 0], tf.uint32), tf.constant(8, tf.uint32))
     return tf.cast(bits, tf.float32) * 2.0**-24
 
 

@@ -1,13 +1,21 @@
 """What a model sees: which pictures, in which order, and how they look."""
 
+import os
+import shutil
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
+from keras_sgdr.data import dataset as dataset_module
 from keras_sgdr.data.augmentation import RandomView, side_on
 from keras_sgdr.data.dataset import load_dataset
 from keras_sgdr.data.folder import Split, index_folder
+from keras_sgdr.training.content_key import content_key
+
+from .conftest import picture_of
 
 
 def epoch_of(dataset):
@@ -82,18 +90,19 @@ def test_view_of_a_picture_depends_on_epoch_and_index_but_not_on_the_batch(numbe
     assert all(np.abs(now - then).max() > 1 for now, then in zip(by_five, next_epoch, strict=True))
 
 
-@pytest.mark.parametrize("step", [3, 5, 7])
-def test_stream_begins_at_any_step(numbered, step):
+def test_stream_begins_at_any_step(numbered):
     options = {"image_size": 16, "batch_size": 5, "shuffle": True, "augmentation": side_on()}
     whole = load_dataset(numbered, **options)
-    expected = [batch for _ in range(3) for batch in whole.as_numpy_iterator()][step:]
-    late = load_dataset(numbered, **options, initial_step=step)
-    actual = []
-    while len(actual) < len(expected):
-        actual += list(late.as_numpy_iterator())
-    for (left_images, left), (right_images, right) in zip(actual, expected, strict=True):
-        np.testing.assert_array_equal(left, right)
-        np.testing.assert_array_equal(left_images, right_images)
+    expected = [batch for _ in range(2) for batch in whole.as_numpy_iterator()]
+    for step in (3, 5, 7):
+        late = load_dataset(numbered, **options, initial_step=step)
+        actual = list(late.as_numpy_iterator())
+        assert len(actual) == 5 - step % 5
+        for (left_images, left), (right_images, right) in zip(actual, expected[step:], strict=False):
+            np.testing.assert_array_equal(left, right)
+            np.testing.assert_array_equal(left_images, right_images)
+    after = next(iter(late))[1]
+    np.testing.assert_array_equal(after, next(iter(load_dataset(numbered, **options, initial_step=10)))[1])
 
 
 def test_any_number_of_threads_gives_the_same_batches(numbered):
@@ -131,8 +140,6 @@ def test_counter_puts_a_dataset_back(numbered):
 
 
 def test_fit_sees_another_epoch_each_time(numbered):
-    import keras
-
     class Seen(keras.layers.Layer):
         def __init__(self):
             super().__init__()
@@ -178,6 +185,76 @@ def test_bad_files_are_left_out_with_a_warning_and_the_count_is_right(numbered, 
         dataset = load_dataset(split, image_size=8, batch_size=7, on_bad_image="skip")
     assert dataset.cardinality() == 3
     assert epoch_of(dataset)[1].tolist() == [index for index in range(22) if index != 7]
+
+
+def test_names_are_any_bytes(picture_folder, tmp_path):
+    picture = next((picture_folder / "train" / "a").iterdir())
+    names = [b"a\nb.png", b"<script>.png", b" .png", b"bad\xff\xfe.png", "\u00e9.png".encode()]
+    for part in ("train", "valid"):
+        folder = tmp_path / part / os.fsdecode(b"cl\xe9ss")
+        folder.mkdir(parents=True)
+        for name in names:
+            shutil.copy(picture, folder / os.fsdecode(name))
+    split = index_folder(tmp_path).train
+    assert {os.fsencode(path).rpartition(b"/")[2] for path in split.paths} == set(names)
+    for cache in (None, tmp_path / "cache"):
+        dataset = load_dataset(split, image_size=8, batch_size=5, cache=cache, verbose=0)
+        assert len(epoch_of(dataset)[1]) == 5
+        assert len(content_key(dataset.source)) == 64
+    (tmp_path / "train" / folder.name / os.fsdecode(names[3])).write_bytes(b"text")
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"Received: not a picture:.*bad.*png"):
+        epoch_of(load_dataset(split, image_size=8, batch_size=5))
+
+
+def test_source_tells_all_that_the_batches_depend_on(split, tmp_path, monkeypatch):
+    # The batches are not looked at, and to make the graph for them takes a second each.
+    monkeypatch.setattr(dataset_module, "stream", lambda plan, *_: tf.data.Dataset.range(plan.num_steps))
+    copies = [str(tmp_path / f"{number}.png") for number in range(22)]
+    for path, copy in zip(split.paths, copies, strict=True):
+        shutil.copy(path, copy)
+    own = Split("train", copies, split.labels, split.class_names)
+
+    def key(split=own, **options):
+        options = {"image_size": 16, "augmentation": side_on(), "verbose": 0, **options}
+        return content_key(load_dataset(split, **options).source)
+
+    changes = [
+        {"image_size": 17},
+        {"batch_size": 3},
+        {"resize": "pad"},
+        {"augmentation": side_on(max_zoom=1.3)},
+        {"augmentation": None},
+        {"shuffle": True},
+        {"seed": 1},
+        {"initial_step": 1},
+        {"batch_size": 21, "drop_remainder": True},
+        {"class_weight": "balanced"},
+        {"class_weight": {0: 2.0}},
+        {"sample_weight": np.ones(22)},
+        {"oversample": True, "split": own.take(range(20))},
+        {"split": own.take([1, 0, *range(2, 22)])},
+        {"split": Split("train", copies, 1 - own.labels, own.class_names)},
+    ]
+    keys = [key(), *(key(**change) for change in changes)]
+    assert len(set(keys)) == len(keys)
+    assert key() == keys[0]
+    picture_of(99).save(copies[4])
+    assert key() != keys[0]
+
+
+def test_source_is_not_told_of_a_layer_that_does_not_describe_itself(split, monkeypatch):
+    class Own(keras.layers.Layer):
+        def __init__(self, size):
+            super().__init__()
+
+        def call(self, inputs):
+            return inputs
+
+        def get_config(self):
+            raise NotImplementedError
+
+    monkeypatch.setattr(dataset_module, "stream", lambda plan, *_: tf.data.Dataset.range(plan.num_steps))
+    assert load_dataset(split, augmentation=Own(object()), image_size=8).source is None
 
 
 @pytest.mark.parametrize(

@@ -259,3 +259,10 @@ def test_csv_that_names_a_missing_picture_is_refused(tmp_path):
 def test_missing_csv_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"Received: no file .*none\.csv"):
         index_folder(tmp_path / "none.csv")
+
+
+def test_csv_of_another_encoding_is_named(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_bytes("filename,label\n\u00e9.jpg,a\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"Received: .*labels\.csv with the byte 0xe9"):
+        index_folder(path, valid_fraction=0.5)

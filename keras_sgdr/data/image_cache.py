@@ -1,0 +1,236 @@
+"""Decoded pictures kept for later epochs and later runs, so that a file is decoded once."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import astuple
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from keras_sgdr.data.bad_pictures import check_pictures
+from keras_sgdr.data.cache_room import available_disk, available_memory
+from keras_sgdr.data.decoded_form import DecodedForm
+from keras_sgdr.data.listing import file_stamps, is_remote
+from keras_sgdr.data.picture_store import FileStore, FileWriter, MemoryStore, Pixels, Sizes, locked
+
+# Counts up whenever the same file would be decoded to other pixels, or be written in another way.
+_VERSION = 1
+_NUM_SAMPLED = 64
+
+
+class CachedPictures:
+    """Gives decoded pictures by their index.
+
+    Args:
+        form: what they are.
+        store: their pixels.
+        positions: where in the store a picture is, by its index.
+    """
+
+    def __init__(self, form: DecodedForm, store: MemoryStore | FileStore, positions: npt.NDArray[np.int64]) -> None:
+        self._form = form
+        self._store = store
+        self._positions = positions
+        self._sizes = store.sizes
+        self._is_finished = form.is_finished(self._sizes)
+
+    def batch(self, indices: Any, crop_positions: Any) -> Any:
+        """Gives, in graph operations, what `DecodedForm.decode` gives for some pictures, as one batch.
+
+        Args:
+            indices: int64 tensor of shape `(batch,)`.
+            crop_positions: float32 tensor of shape `(batch,)`.
+        """
+        positions = tf.gather(self._positions, indices)
+        windows = self._form.windows(tf.gather(self._sizes, positions), crop_positions)
+        spec = self._form.spec
+        if not self._is_finished:
+            return tf.map_fn(self._finished, (positions, windows), fn_output_signature=spec)
+        # One call of Python for a batch takes no longer than graph operations for each picture, which copy three times;
+        # and the copying itself is done without Python's lock.
+        batch = tf.numpy_function(self._read_batch, [positions, windows], tf.uint8, stateful=False)
+        if not self._form.is_resampled:
+            return tf.reshape(batch, [-1, *spec.shape])
+        return tf.reshape(batch, [-1, *spec[0].shape]), windows[:, 2:]
+
+    def _finished(self, picture: tuple[Any, Any]) -> Any:
+        part = tf.numpy_function(self._read_part, picture, tf.uint8, stateful=False)
+        return self._form.finish(tf.ensure_shape(part, (None, None, 3)))
+
+    def _read_part(self, position: Any, window: Sizes) -> Pixels:
+        part = np.empty(3 * window[2] * window[3], np.uint8)
+        self._read_into(part, position, window)
+        return part.reshape(window[2], window[3], 3)
+
+    def _read_batch(self, positions: npt.NDArray[np.int64], windows: Sizes) -> Pixels:
+        spec = self._form.spec[0] if self._form.is_resampled else self._form.spec
+        batch = _aligned_empty(len(positions), spec.shape.num_elements())
+        for row, position, window in zip(batch, positions, windows, strict=True):
+            length = 3 * window[2] * window[3]
+            self._read_into(row[:length], position, window)
+            row[length:] = 0
+        return batch
+
+    def _read_into(self, part: Pixels, position: Any, window: Sizes) -> None:
+        top, left, height, width = window.tolist()
+        whole_width = int(self._sizes[position, 1])
+        if width == whole_width:
+            self._store.read_into(part, position, 3 * top * width)
+            return
+        rows = np.empty(3 * height * whole_width, np.uint8)
+        self._store.read_into(rows, position, 3 * top * whole_width)
+        part.reshape(height, width, 3)[:] = rows.reshape(height, whole_width, 3)[:, left : left + width]
+
+
+def cached_pictures(
+    paths: Sequence[str], form: DecodedForm, *, cache: str | os.PathLike[str], verbose: int
+) -> CachedPictures:
+    """Decodes files, unless that has been done, and keeps the result.
+
+    Args:
+        paths: the files, some of them perhaps more than once.
+        form: what to make of them.
+        cache: "memory", or a directory on this machine.
+        verbose: whether to say how much room it takes, and to show the progress (1), or nothing (0).
+
+    Raises:
+        ValueError: if there is not the room; if files are not pictures, naming them.
+        FileNotFoundError: if a file is missing.
+        OSError: if the disk is full all the same.
+    """
+    if not isinstance(cache, (str, os.PathLike)) or not os.fspath(cache) or is_remote(os.fspath(cache)):
+        raise ValueError(f'`cache` must be None, "memory" or a directory on this machine. Received: cache={cache!r}.')
+    unique = sorted(set(paths))
+    decoder = _Decoder(unique, form, verbose)
+    store = _in_memory(decoder) if cache == "memory" else _on_disk(decoder, Path(cache))
+    position_of = {path: position for position, path in enumerate(unique)}
+    return CachedPictures(form, store, np.array([position_of[path] for path in paths], np.int64))
+
+
+def _in_memory(decoder: "_Decoder") -> MemoryStore:
+    store = MemoryStore()
+    decoder.check_room("memory", available_memory(), done=0)
+    decoder.write_to(store)
+    return store
+
+
+def _on_disk(decoder: "_Decoder", directory: Path) -> FileStore:
+    folder = directory / decoder.key()
+    store = _opened(folder)
+    if store is None:
+        with locked(folder):
+            # Another process may have completed it while this one waited for its turn.
+            store = _opened(folder) or _written(folder, decoder)
+    return store
+
+
+def _opened(folder: Path) -> FileStore | None:
+    try:
+        return FileStore(folder)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _written(folder: Path, decoder: "_Decoder") -> FileStore:
+    with closing(FileWriter(folder)) as writer:
+        decoder.check_room(str(folder.parent), available_disk(folder.parent), done=writer.num_bytes)
+        try:
+            decoder.write_to(writer)
+            writer.complete()
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: the decoded pictures could not be kept. Those that are written count for the next "
+                f"run ({writer.num_pictures} of {len(decoder.paths)}). Free some room, or give another `cache`",
+                str(folder.parent),
+            ) from error
+    return FileStore(folder)
+
+
+class _Decoder:
+    """Decodes files in their order."""
+
+    def __init__(self, paths: Sequence[str], form: DecodedForm, verbose: int) -> None:
+        self.paths = paths
+        self.form = form
+        self.verbose = verbose
+
+    def key(self) -> str:
+        """Hashes all that the pixels depend on."""
+        digest = sha256(repr((_VERSION, tf.__version__, astuple(self.form))).encode())
+        for path, stamp in zip(self.paths, file_stamps(self.paths), strict=True):
+            name = path if is_remote(path) else os.path.abspath(path)  # noqa: PTH100 (a link is another file)
+            digest.update(f"{name}\0{stamp}\0".encode(errors="surrogateescape"))
+        return digest.hexdigest()[:32]
+
+    def check_room(self, where: str, available: int | None, *, done: int) -> None:
+        """Says how much room the pictures take, less what is `done`, and refuses if there is not as much."""
+        needed = max(self._num_bytes() - done, 0)
+        if available is not None and needed > available:
+            raise ValueError(
+                f"`cache` must have room for the decoded pictures. Received: cache={where!r} with "
+                f"{_megabytes(available)} available and {_megabytes(needed)} needed. Give another place, or a smaller "
+                "`image_size`."
+            )
+        if self.verbose:
+            known = "" if available is None else f" of {_megabytes(available)} available"
+            sys.stdout.write(f"Caching {len(self.paths)} pictures in {where}: {_megabytes(needed)}{known}\n")
+
+    def write_to(self, writer: MemoryStore | FileWriter) -> None:
+        """Appends the pictures that the writer does not have; if one is bad, all that follow are tried and named."""
+        progress = keras.utils.Progbar(len(self.paths), verbose=self.verbose, unit_name="picture", interval=0.5)
+        expected = writer.num_pictures
+        bad: list[int] = []
+        for position, picture in self._decoded(np.arange(expected, len(self.paths))):
+            bad += range(expected, position)
+            expected = position + 1
+            if not bad:
+                writer.append(picture, np.array(picture.shape[:2], np.int32))
+            progress.update(expected)
+        bad += range(expected, len(self.paths))
+        if bad:
+            self._refuse([self.paths[position] for position in bad])
+
+    def _num_bytes(self) -> int:
+        """Gives how much all pictures take: known if they have one size, and else judged by some of them."""
+        count = len(self.paths)
+        if not (self.form.is_cropped_anywhere or self.form.is_resampled):
+            return 3 * self.form.image_size[0] * self.form.image_size[1] * count
+        sampled = np.unique(np.linspace(0, count - 1, min(count, _NUM_SAMPLED)).astype(np.int64))
+        lengths = [picture.nbytes for _, picture in self._decoded(sampled)]
+        return int(np.mean(lengths) * count) if lengths else 0
+
+    def _decoded(self, positions: npt.NDArray[np.int64]) -> Iterator[tuple[int, Pixels]]:
+        """Yields the position of each file that can be decoded, and its picture."""
+        paths = tf.constant([os.fsencode(path) for path in self.paths])
+
+        @tf.autograph.experimental.do_not_convert
+        def decode(position: Any) -> Any:
+            return position, self.form.decode_kept(paths[position])
+
+        dataset = tf.data.Dataset.from_tensor_slices(positions).map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+        yield from dataset.ignore_errors().prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+
+    @staticmethod
+    def _refuse(bad: Sequence[str]) -> None:
+        check_pictures(bad)
+        # They fail at their full size alone.
+        raise ValueError(f"Every file must be a picture that can be decoded. Received: not a picture: {bad[0]}.")
+
+
+def _aligned_empty(rows: int, columns: int) -> Pixels:
+    """Gives an array that TensorFlow takes as it is; it copies what does not begin at a multiple of 64 bytes."""
+    memory = np.empty(rows * columns + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + rows * columns].reshape(rows, columns)
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"

@@ -1,0 +1,141 @@
+"""The stream behind `load_dataset`: which picture comes when, and how it becomes part of a batch."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from keras_sgdr.data.batch_augmentation import BatchAugmentation
+from keras_sgdr.data.decoded_form import DecodedForm
+from keras_sgdr.data.gaps import Place, refuse_gaps
+from keras_sgdr.data.image_cache import CachedPictures
+from keras_sgdr.data.splits import Split
+from keras_sgdr.data.stateless_random import crop_position, epoch_draws
+
+# The functions below say what they mean in graph operations; to convert them would double the time it takes to begin.
+graph_code = tf.autograph.experimental.do_not_convert
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which pictures an epoch is made of, and in which order."""
+
+    num_in_split: int
+    num_pictures: int
+    batch_size: int
+    shuffle: bool
+    seed: int
+    first_epoch: int
+    first_position: int
+
+    @property
+    def num_steps(self) -> int:
+        """The number of batches of an epoch."""
+        return -(-self.num_pictures // self.batch_size)
+
+    def pictures(self, epoch: Any, paths: Any) -> tf.data.Dataset:
+        """Gives an epoch's pictures: epoch, place in the epoch, index in the split, seed."""
+        order, seeds = epoch_draws(self.num_in_split, seed=self.seed, epoch=epoch)
+        if not self.shuffle:
+            order = tf.range(self.num_in_split, dtype=tf.int64)
+        end = tf.constant(self.num_pictures, tf.int64)
+        start = tf.where(epoch == self.first_epoch, tf.constant(self.first_position, tf.int64), 0)
+
+        @graph_code
+        def picture(position: Any) -> tuple[Any, Place, Any, Any]:
+            index = order[position]
+            following = order[tf.minimum(position + 1, self.num_in_split - 1)]
+            place = Place(position, start, end, paths[order[start]], paths[following])
+            return epoch, place, index, seeds[index]
+
+        return tf.data.Dataset.range(start, self.num_pictures).map(picture)
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """What pictures look like, what they show, and what they count.
+
+    Attributes:
+        split: the pictures.
+        form: what is decoded of them.
+        cached: where they are decoded already, if they are.
+        augmentation: what happens to a batch of them.
+        weights: what each counts, float32 of shape `(pictures,)`; None if all count the same.
+        class_weights: what each class counts besides, float32 of shape `(num_classes,)`; None if all count the same.
+    """
+
+    split: Split
+    form: DecodedForm
+    cached: CachedPictures | None
+    augmentation: BatchAugmentation | None
+    weights: npt.NDArray[np.float32] | None
+    class_weights: npt.NDArray[np.float32] | None
+
+    def batches(self, pictures: tf.data.Dataset, paths: Any, batch_size: int) -> tf.data.Dataset:
+        """Makes batches of epoch, place, index, seed and decoded picture of what `Plan.pictures` gave."""
+        cached = self.cached
+        if cached is not None:
+
+            @graph_code
+            def read(epochs: Any, places: Place, indices: Any, seeds: Any) -> Any:
+                return epochs, places, indices, seeds, cached.batch(indices, crop_position(seeds))
+
+            return pictures.batch(batch_size).map(read, num_parallel_calls=tf.data.AUTOTUNE)
+
+        @graph_code
+        def decode(epoch: Any, place: Place, index: Any, seed: Any) -> Any:
+            return epoch, place, index, seed, self.form.decode(paths[index], crop_position(seed))
+
+        decoded = pictures.map(decode, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
+        return refuse_gaps(decoded.batch(batch_size), lambda *batch: batch[1])
+
+    def finish(self, indices: Any, seeds: Any, decoded: Any) -> Any:
+        """Augments a batch, and adds the labels and weights."""
+        labels = self.split.labels
+        if labels is not None:
+            labels = tf.gather(labels, indices)
+        if self.augmentation is not None:
+            decoded, labels = self.augmentation.augment(decoded, labels, seeds)
+        if labels is None:
+            return decoded
+        if self.weights is None and self.class_weights is None:
+            return decoded, labels
+        return decoded, labels, self._weigh(indices, labels)
+
+    def _weigh(self, indices: Any, labels: Any) -> Any:
+        weights = tf.ones(tf.shape(indices)) if self.weights is None else tf.gather(self.weights, indices)
+        if self.class_weights is None:
+            return weights
+        if labels.dtype.is_integer:
+            return weights * tf.gather(self.class_weights, labels)
+        # Where pictures were mixed, a label is part of one class and part of another.
+        return weights * tf.linalg.matvec(labels, self.class_weights)
+
+
+def stream(plan: Plan, pictures: Pictures, epoch_counter: Any) -> tf.data.Dataset:
+    """Gives a dataset each pass of which is the next epoch, as `epoch_counter` counts them."""
+    paths = tf.constant([os.fsencode(path) for path in pictures.split.paths])
+
+    @graph_code
+    def epoch(_: Any) -> tf.data.Dataset:
+        return plan.pictures(epoch_counter.read_value(), paths)
+
+    @graph_code
+    def finish(epochs: Any, places: Place, *batch: Any) -> Any:
+        return epochs[0], places.position[-1], pictures.finish(*batch)
+
+    @graph_code
+    def count(epoch: Any, position: Any, batch: Any) -> Any:
+        # Here, where a batch is handed over, and not where it is made, which may be several batches ahead; with the
+        # last one and not after it, because Keras does not ask for more batches than there are.
+        epoch_counter.assign(tf.where(position == plan.num_pictures - 1, epoch + 1, epoch_counter))
+        return batch
+
+    dataset = pictures.batches(tf.data.Dataset.range(1).flat_map(epoch), paths, plan.batch_size)
+    dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE).map(count)
+    options = tf.data.Options()
+    options.deterministic = True
+    return dataset.with_options(options)
