@@ -7,15 +7,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_sgdr.data.cropping import Crop
-from keras_sgdr.data.exif import is_reversed, jpeg_orientation, png_orientation, upright
+from keras_sgdr.data.exif import is_reversed, jpeg_orientation, png_orientation, rarely, upright
 from keras_sgdr.data.webp import decode_webp, webp_orientation
 
 RESIZE_MODES = ("crop", "squish", "pad")
 
 _MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "BMP": b"BM", "WebP": b"RIFF"}
+_MAGIC_LENGTH = max(map(len, _MAGIC.values()))
+_MAGIC_BYTES = np.array([list(magic.ljust(_MAGIC_LENGTH, b"\0")) for magic in _MAGIC.values()], np.uint8)
+_IS_BEHIND_MAGIC = np.arange(_MAGIC_LENGTH) >= np.array([[len(magic)] for magic in _MAGIC.values()])
 
 
 @tf.autograph.experimental.do_not_convert
@@ -71,23 +75,13 @@ def decode_reduced(
     """
     checked_resize(resize)
     encoded = tf.convert_to_tensor(encoded)
-    starts = [_starts_with(encoded, magic) for magic in _MAGIC.values()]
-    kind = tf.argmax(tf.stack([*starts, True]), output_type=tf.int32)
-    readers = (jpeg_orientation, png_orientation, lambda _: tf.constant(1), webp_orientation, lambda _: tf.constant(1))
-    orientation = tf.switch_case(kind, [partial(reader, encoded) for reader in readers])
+    kind = _kind(encoded)
+    is_jpeg = kind == 0
+    orientation = tf.cond(is_jpeg, lambda: jpeg_orientation(encoded), lambda: _other_orientation(encoded, kind))
     target = _lying(image_size, orientation)
     crop = Crop(target, resize, crop_position, is_reversed(orientation), not is_cropped)
-
-    def decode_other() -> Any:
-        decoders = [lambda: _decode_png(encoded), lambda: _decode_bmp(encoded), lambda: _decode_webp(encoded)]
-        picture = tf.switch_case(kind - 1, [*decoders, lambda: _decode_other(encoded)])
-        if resize == "crop" and (crop_position is not None or not is_cropped):
-            picture = _shrunk(picture, crop)
-        shape = tf.shape(picture)
-        top, left, height, width = crop.window(shape[0], shape[1])
-        return picture[top : top + height, left : left + width]
-
-    return upright(tf.cond(starts[0], lambda: _decode_jpeg(encoded, crop), decode_other), orientation)
+    picture = tf.cond(is_jpeg, lambda: _decode_jpeg(encoded, crop), lambda: _decode_other_kind(encoded, kind, crop))
+    return upright(picture, orientation)
 
 
 @tf.autograph.experimental.do_not_convert
@@ -158,8 +152,30 @@ def checked_resize(resize: str) -> str:
     return resize
 
 
-def _starts_with(encoded: Any, magic: bytes) -> Any:
-    return tf.strings.substr(encoded, 0, tf.minimum(len(magic), tf.strings.length(encoded))) == magic
+def _kind(encoded: Any) -> Any:
+    """Tells a format by the first bytes: its place in `_MAGIC`, or one more than the last."""
+    head = tf.io.decode_raw(encoded, tf.uint8, fixed_length=_MAGIC_LENGTH)
+    is_kind = tf.reduce_all((head == _MAGIC_BYTES) | _IS_BEHIND_MAGIC, axis=1)
+    return tf.argmax(tf.concat([is_kind, [True]], axis=0), output_type=tf.int32)
+
+
+@rarely
+def _other_orientation(encoded: Any, kind: Any) -> Any:
+    """Reads the orientation of what is no JPEG."""
+    readers = (png_orientation, lambda _: tf.constant(1), webp_orientation, lambda _: tf.constant(1))
+    return tf.switch_case(kind - 1, [partial(reader, encoded) for reader in readers])
+
+
+@rarely
+def _decode_other_kind(encoded: Any, kind: Any, crop: Crop) -> Any:
+    """Decodes what is no JPEG, and crops it."""
+    decoders = (_decode_png, _decode_bmp, _decode_webp, _decode_other)
+    picture = tf.switch_case(kind - 1, [partial(decoder, encoded) for decoder in decoders])
+    if crop.resize == "crop" and (crop.position is not None or crop.is_put_off):
+        picture = _shrunk(picture, crop)
+    shape = tf.shape(picture)
+    top, left, height, width = crop.window(shape[0], shape[1])
+    return picture[top : top + height, left : left + width]
 
 
 def _lying(image_size: tuple[int, int], orientation: Any) -> tuple[Any, Any]:
