@@ -97,7 +97,7 @@ def show_batch(images: Any, labels: Any = None, class_names: Any = None, *, colu
         return name if share == 1 else f"{name} {share:.2f}"
 
     def title(label: Any) -> str:
-        shares = {n: float(label[n]) for n in np.flatnonzero(label)} if np.ndim(label) else {int(label): 1.0}
+        shares = {int(n): float(label[n]) for n in np.flatnonzero(label)} if np.ndim(label) else {int(label): 1.0}
         return ", ".join(part(number, share) for number, share in shares.items())
 
     titles = [""] * len(images) if labels is None else [title(label) for label in np.asarray(labels)]
