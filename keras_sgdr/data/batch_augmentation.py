@@ -44,7 +44,7 @@ class BatchAugmentation:
         Args:
             pictures: uint8 images `(batch, height, width, 3)`; if `resizes`, pixels and sizes, see
                 `RandomView.augment_pixels`.
-            labels: int32 of shape `(batch,)` or float32 of shape `(batch, num_classes)`.
+            labels: int32 of shape `(batch,)` or float32 of shape `(batch, num_classes)`; None if nothing is mixed.
             seeds: int32 tensor of shape `(batch, 2)`.
 
         Returns:
@@ -105,9 +105,8 @@ def _mixes(layer: Any) -> bool:
 
 def _mixed(layer: Any, images: Any, labels: Any, seed: Any) -> tuple[Any, Any]:
     mixed = _called(layer, {"images": images, "labels": labels}, seed)
-    return _of_shape(mixed["images"], images, layer), tf.cast(
-        tf.ensure_shape(mixed["labels"], labels.shape), tf.float32
-    )
+    labels = tf.ensure_shape(tf.cast(mixed["labels"], tf.float32), labels.shape)
+    return _of_shape(mixed["images"], images, layer), labels
 
 
 def _augmented(layer: Any, images: Any, seeds: Any) -> Any:

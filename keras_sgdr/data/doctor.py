@@ -14,6 +14,7 @@ from keras_sgdr.data.file_names import in_utf8, printable
 from keras_sgdr.data.fingerprints import Fingerprint, alike, fingerprint
 from keras_sgdr.data.folder import index_folder
 from keras_sgdr.data.splits import FolderIndex, Split
+from keras_sgdr.data.weights import balanced_weights
 
 ERRORS = ("layout", "unreadable", "leak", "two labels")
 WARNINGS = ("possible leak", "duplicate", "near duplicate", "wrong suffix", "odd size", "imbalance")
@@ -46,7 +47,7 @@ class FolderReport:
         directory: the folder.
         class_names: the sorted names of the classes.
         counts: for each split, the number of pictures of each class.
-        class_weights: n / (k * n_c) for the training pictures, as `class_weight` of `model.fit` takes them.
+        class_weights: `balanced_weights` of the training pictures, as `class_weight` of `model.fit` takes them.
         findings: what is wrong, errors first.
     """
 
@@ -121,12 +122,6 @@ def check_folder(
     findings.sort(key=lambda finding: (ERRORS + WARNINGS).index(finding.kind))
     counts = {split.name: split.counts for split in splits if split.labels is not None}
     return FolderReport(index.directory, index.class_names, counts, balanced_weights(index.train), tuple(findings))
-
-
-def balanced_weights(split: Split) -> dict[int, float]:
-    """Gives each class with pictures a weight that makes all of them count the same: n / (k * n_c)."""
-    counts = list(split.counts.values())
-    return {label: sum(counts) / (len(counts) * count) for label, count in enumerate(counts) if count}
 
 
 def _fingerprints(

@@ -114,7 +114,8 @@ def _while_loop(draws: _Draws, original: Any, cond: Any, body: Any, loop_vars: A
 
     def turn(number: Any, *values: Any) -> list[Any]:
         with draws_from(tf.random.experimental.stateless_fold_in(seed, number)):
-            return [number + 1, *body(*values)]
+            result = body(*values)
+        return [number + 1, *(result if isinstance(result, (list, tuple)) else [result])]
 
     if options.get("shape_invariants") is not None:
         options["shape_invariants"] = [tf.TensorShape([]), *options["shape_invariants"]]

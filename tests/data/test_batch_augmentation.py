@@ -118,6 +118,19 @@ def test_every_way_of_drawing_has_the_distribution_it_had():
     np.testing.assert_array_equal(np.sort(drawn[:, 5]), np.tile(np.arange(4.0), (count, 1)))
 
 
+def test_every_turn_of_a_loop_draws_anew():
+    class Loops(layers.Layer):
+        def call(self, inputs):
+            def turn(values):
+                return tf.concat([values[1:], tf.random.uniform([1])], axis=0)
+
+            (values,) = tf.while_loop(lambda values: values[0] < 0, turn, [-tf.ones(4)])
+            return inputs + tf.reshape(values, [1, 2, 2, 1])
+
+    views = function_of(Loops(), np.zeros((NUM, 2, 2, 3), np.uint8))()[0]
+    assert len(np.unique(views)) == 4 * NUM
+
+
 def test_what_draws_elsewhere_is_left_alone():
     originals = [tf.random.uniform, tf.while_loop, tf.random.Generator.uniform, keras.random.SeedGenerator.next]
     function_of(keras_cv.layers.RandomFlip())()

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_sgdr.data.doctor import Finding, FolderReport, balanced_weights, check_folder
+from keras_sgdr.data.doctor import Finding, FolderReport, check_folder
 from keras_sgdr.data.fingerprints import fingerprint, size_of
-from keras_sgdr.data.folder import index_folder
 from keras_sgdr.data.quarantine import quarantine, restore
 
 
@@ -120,11 +119,6 @@ def test_sizes_are_read_from_headers(tmp_path, file_format):
     picture(1).save(path, file_format)
     assert size_of(path.read_bytes(), file_format) == (40, 50)
     assert fingerprint(str(path)).picture_format == file_format
-
-
-def test_weights_leave_out_classes_without_pictures(good_folder):
-    split = index_folder(good_folder).train.take([0, 1, 2])
-    assert balanced_weights(split) == {0: 0.5}
 
 
 def test_quarantine_moves_files_and_restore_brings_them_back(good_folder, tmp_path_factory):
