@@ -62,6 +62,7 @@ def show(folder: Path, output: Path, views: int, pictures: int, **options: Any) 
     from keras_sgdr.recipe import index_for
 
     recipe = make_recipe(options)
+    output.parent.mkdir(parents=True, exist_ok=True)
     index = index_for(folder, recipe)
     chosen = np.random.default_rng(recipe.seed).permutation(len(index.train))[:pictures]
     images, labels = next(iter(make_dataset(recipe, index.train.take(chosen)).unbatch().batch(pictures)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -86,4 +87,8 @@ for command in (check, show, train, lr_find, evaluate, predict, export, demo, ba
 
 def main() -> None:
     """Runs the command line; the exit code is 0, 1 (an error, in one line) or 2 (a wrong call)."""
+    for stream in (sys.stdout, sys.stderr):
+        # A file's name need not be UTF-8, nor the terminal's encoding have every letter.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(cli())

@@ -54,6 +54,7 @@ def make_recipe(options: dict[str, Any]) -> Any:
 @FOLDER
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The run directory.")
 @recipe_options
+@click.option("--image-cache", help="Keep decoded pictures in 'memory' or a directory; for large pictures.")
 @click.option("--head-epochs", type=click.IntRange(min=1), default=2, help="Step 3: on precomputed activations.")
 @click.option("--head-cycles", type=click.IntRange(min=1), default=3, help="Step 4: with augmentation.")
 @click.option("--head-views", type=click.IntRange(min=0), default=0, help="Step 4: precomputed views; 0: fresh ones.")
@@ -89,6 +90,7 @@ def lr_find(folder: Path, output: Path, unfreeze: bool, num_steps: int, **option
     from keras_sgdr import plots
     from keras_sgdr.recipe import find_learning_rate
 
+    output.parent.mkdir(parents=True, exist_ok=True)
     curve = find_learning_rate(folder, recipe=make_recipe(options), whole_network=unfreeze, num_steps=num_steps)
     suggestions = curve.suggestions()
     for method, rate in suggestions.items():

@@ -49,20 +49,23 @@ def predict(run: Path, paths: tuple[Path, ...], output_format: str, output: Path
 
     A file that is no picture is named on standard error, the others are predicted, and the exit code is 1.
     """
+    from keras_sgdr.data.file_names import in_utf8, printable
     from keras_sgdr.evaluation.predictions import predict_files
     from keras_sgdr.models.classifier import load_classifier
     from keras_sgdr.whole_files import written_whole
 
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
     verbose = int(output is not None)  # a bar on standard output would stand between the rows
     predictions = predict_files(load_classifier(run), paths, batch_size=batch_size, verbose=verbose)
-    text = _csv(predictions) if output_format == "csv" else _json(predictions)
+    text = in_utf8(_csv(predictions) if output_format == "csv" else _json(predictions))
     if output is None:
         click.echo(text, nl=False)
     else:
         with written_whole(output) as aside:
             aside.write_text(text, encoding="utf-8")
     for path, reason in predictions.rejected:
-        click.echo(f"Error: {path}: {reason}", err=True)
+        click.echo(f"Error: {printable(path)}: {reason}", err=True)
     if predictions.rejected:
         raise SystemExit(1)
 

@@ -12,7 +12,9 @@ from keras_sgdr.models.classifier import build_classifier, load_classifier
 from keras_sgdr.models.efficientnet_lite import EfficientNetLite0
 from keras_sgdr.models.group_summary import summary
 from keras_sgdr.models.layer_groups import freeze_to, layer_groups, unfreeze
+from keras_sgdr.training.checkpoint import TrainingCheckpoint
 from keras_sgdr.training.differential_lr import DifferentialLR
+from keras_sgdr.training.group_finder import lr_find_groups
 from keras_sgdr.training.lr_curve import LRCurve
 from keras_sgdr.training.lr_finder import LRFinder, lr_find
 from keras_sgdr.training.one_cycle import OneCycleScheduler
@@ -67,6 +69,7 @@ __all__ = [
     "SGDRScheduler",
     "SnapshotEnsemble",
     "StopWhenOverfitting",
+    "TrainingCheckpoint",
     "basic",
     "build_classifier",
     "check_folder",
@@ -78,6 +81,7 @@ __all__ = [
     "load_classifier",
     "load_dataset",
     "lr_find",
+    "lr_find_groups",
     "precompute_features",
     "predict_tta",
     "recalibrate_batch_norm",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -41,19 +40,16 @@ def make_augmentation(recipe: Recipe) -> keras.layers.Layer:
     return PRESETS[recipe.augmentation](max_zoom=recipe.max_zoom)
 
 
-def make_dataset(
-    recipe: Recipe, split: Split, *, augmented: bool = False, shuffle: bool = False, initial_step: int = 0
-) -> Any:
-    """Returns the pictures of a split, batch by batch."""
+def make_dataset(recipe: Recipe, split: Split, *, augmented: bool = False, **options: Any) -> Any:
+    """Returns the pictures of a split, batch by batch; `options` are further ones of `load_dataset`."""
     return load_dataset(
         split,
         image_size=recipe.image_size,
         batch_size=recipe.batch_size,
         resize=recipe.resize,
         augmentation=make_augmentation(recipe) if augmented else None,
-        shuffle=shuffle,
         seed=recipe.seed,
-        initial_step=initial_step,
+        **options,
     )
 
 
@@ -69,20 +65,10 @@ def make_features(
         views: How many augmented views of each, of which every epoch has one; with 0 the pictures as they are.
         verbose: 1 shows the progress.
     """
-    source = {
-        "pictures": [Path(path) for path in split.paths],
-        "labels": split.labels,
-        "image_size": recipe.image_size,
-        "resize": recipe.resize,
-        "batch_size": recipe.batch_size,
-    }
-    if views:
-        source |= {"augmentation": make_augmentation(recipe), "seed": recipe.seed}
     return precompute_features(
         model,
         make_dataset(recipe, split, augmented=views > 0),
         directory=user_cache(max_bytes=FEATURE_CACHE_BYTES),
-        source=source,
         views=max(views, 1),
         seed=recipe.seed,
         verbose=verbose,

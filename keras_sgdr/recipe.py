@@ -90,7 +90,8 @@ def train_image_classifier(
     recipe = recipe or Recipe()
     index = index_for(folder, recipe)
     settings = {
-        **dataclasses.asdict(recipe),
+        # a cache changes the time alone
+        **{name: value for name, value in dataclasses.asdict(recipe).items() if name != "image_cache"},
         "folder": str(Path(folder).resolve()),
         "classes": list(index.class_names),
         "pictures": digest_of(index),

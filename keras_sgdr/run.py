@@ -98,8 +98,10 @@ class Run:
         start = checkpoint.restore(self.model)
         if start.epoch:
             self.say(f"{start.epoch} epochs: done before")
-        train = make_dataset(self.recipe, self.index.train, augmented=True, shuffle=True, initial_step=start.step)
-        valid = make_dataset(self.recipe, self.index.valid)
+        kept = {"cache": self.recipe.image_cache, "verbose": self.verbose}
+        order = {"augmented": True, "shuffle": True, "initial_step": start.step}
+        train = make_dataset(self.recipe, self.index.train, **order, **kept)
+        valid = make_dataset(self.recipe, self.index.valid, **kept)
         last = start.epoch if start.stopped else max(start.epoch, epochs)
         return self.fit(self.model, train, valid, name, last, *callbacks, checkpoint, first=start.epoch)
 

@@ -44,6 +44,8 @@ class Recipe:
         augmentation: `"side_on"` (photographs: flipped left to right), `"top_down"` (satellites, microscopes:
             all eight symmetries) or `"basic"` (no flip: digits, text).
         max_zoom: The largest zoom of the augmentation, >= 1.
+        image_cache: Where steps 4 and 8 keep decoded pictures from one epoch to the next: `"memory"`, a directory, or
+            `None`, to decode them anew. For large pictures, or a slow disk.
         dropout: The share of features dropped before the head, in [0, 1).
         head_epochs: Epochs of the head on precomputed activations (step 3).
         head_cycles: Cycles of one epoch of the head with augmentation (step 4).
@@ -71,6 +73,7 @@ class Recipe:
     valid_fraction: float = 0.2
     augmentation: str = "side_on"
     max_zoom: float = 1.1
+    image_cache: str | None = None
     dropout: float = 0.2
     head_epochs: int = 2
     head_cycles: int = 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -136,6 +137,8 @@ def _evaluate(run: Run) -> dict[str, Any]:
 def _export(run: Run) -> dict[str, Any]:
     directory = run.directory.path
     names, resize = run.index.class_names, run.recipe.resize
+    # A run killed between this stage's end and its record would leave a version and then make another.
+    shutil.rmtree(directory / "export", ignore_errors=True)
     path = export_savedmodel(run.model, directory / "export", class_names=names, resize=resize)
     run.say(f"saved {directory / 'model.keras'}, exported {path}")
     return {"path": str(path.relative_to(directory))}

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from keras_sgdr.data.bad_pictures import reason_of
 from keras_sgdr.data.decoding import decode_image
+from keras_sgdr.data.file_names import as_bytes
 from keras_sgdr.data.folder import PICTURE_SUFFIXES
 from keras_sgdr.data.listing import files_below, is_folder
 from keras_sgdr.models.classifier import Classifier
@@ -76,7 +77,7 @@ def predict_files(
 def _files(path: str) -> Iterator[str]:
     if is_folder(path):
         yield from sorted(file for file in files_below(path) if file.rpartition(".")[2].lower() in PICTURE_SUFFIXES)
-    elif tf.io.gfile.exists(path):
+    elif tf.io.gfile.exists(as_bytes(path)):
         yield path
     else:
         raise FileNotFoundError(f"`paths` must exist. Received: {path}.")
@@ -86,7 +87,7 @@ def _decoder(classifier: Classifier) -> Any:
     def decode(path: str) -> Any:
         """Returns the picture, or as a string the reason why there is none."""
         try:
-            return _decode(tf.io.read_file(path), tuple(classifier.image_size), classifier.resize).numpy()
+            return _decode(tf.io.read_file(as_bytes(path)), tuple(classifier.image_size), classifier.resize).numpy()
         except tf.errors.OpError as error:
             return f"not a picture: {reason_of(error)}"
 

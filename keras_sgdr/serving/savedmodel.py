@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from keras_sgdr.data.decoding import decode_image
+from keras_sgdr.data.file_names import as_bytes
 
 
 def export_savedmodel(
@@ -72,7 +73,7 @@ def export_savedmodel(
 
 
 def _serving_function(model: keras.Model, class_names: list[str], image_size: tuple[int, int], resize: str) -> Any:
-    names = tf.constant(class_names)
+    names = tf.constant([as_bytes(name) for name in class_names])  # a folder's name need not be UTF-8
 
     def serve(image_bytes: Any) -> dict[str, Any]:
         images = tf.map_fn(

@@ -159,6 +159,21 @@ def test_text_among_the_pictures_to_show_is_one_line(folder, tmp_path):
     assert_one_line(result, "keras-sgdr check")
 
 
-def test_plot_into_a_missing_directory_is_named(folder, tmp_path):
-    result = run("show", folder, "-o", tmp_path / "missing" / "grid.png", "--image-size", 32)
-    assert_one_line(result, tmp_path / "missing" / "grid.png")
+def test_directory_of_a_plot_is_made_before_the_work(folder, tmp_path):
+    result = run("show", folder, "-o", tmp_path / "plots" / "grid.png", "--image-size", 32)
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "plots" / "grid.png").is_file()
+    (tmp_path / "file").write_text("")
+    for command in ("show", "lr-find"):
+        assert_one_line(run(command, folder, "-o", tmp_path / "file" / "grid.png"), tmp_path / "file")
+
+
+def test_names_that_are_not_utf8_are_printed_escaped(folder):
+    cats = folder / "train" / "cat"
+    (cats / "0.png").rename(cats / "caf\udce9.png")  # Python's name for a byte that is not UTF-8
+    (cats / "na\udcefve.png").write_text("not a picture")
+    code = "from keras_sgdr_cli.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "check", str(folder)], capture_output=True)
+    assert done.returncode == 1
+    assert b"na\\xefve.png" in done.stdout
+    assert b"Traceback" not in done.stderr
