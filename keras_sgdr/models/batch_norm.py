@@ -9,6 +9,8 @@ from typing import Any
 
 import keras
 
+from keras_sgdr.models.graph import leaves
+
 
 def recalibrate_batch_norm(model: keras.Model, dataset: Iterable[Any], *, num_batches: int = 50) -> None:
     """Sets the statistics of all batch norms to the averages over some batches; nothing else changes.
@@ -37,7 +39,7 @@ def recalibrate_batch_norm(model: keras.Model, dataset: Iterable[Any], *, num_ba
 
 def batch_norms(layer: keras.layers.Layer) -> list[keras.layers.BatchNormalization]:
     """Returns a layer, or those in it if it is a model, as far as they are batch norms."""
-    return [leaf for leaf in _leaves(layer) if isinstance(leaf, keras.layers.BatchNormalization)]
+    return [leaf for leaf in leaves(layer) if isinstance(leaf, keras.layers.BatchNormalization)]
 
 
 def check_num_batches(num_batches: int) -> None:
@@ -65,18 +67,10 @@ def recalibrate(
         raise ValueError("`dataset` must have at least one batch. Received: an empty dataset.")
 
 
-def _leaves(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
-    if isinstance(layer, keras.Model):
-        for inner in layer.layers:
-            yield from _leaves(inner)
-    else:
-        yield layer
-
-
 @contextlib.contextmanager
 def _only_norms_in_training_mode(model: keras.Model, norms: Sequence[Any]) -> Iterator[None]:
     every_norm: list[Any] = batch_norms(model)
-    rates = {layer: layer.rate for layer in _leaves(model) if hasattr(layer, "rate") and layer not in every_norm}
+    rates = {layer: layer.rate for layer in leaves(model) if hasattr(layer, "rate") and layer not in every_norm}
     before = [(norm, norm.trainable, norm.momentum) for norm in every_norm]
     for layer in rates:
         layer.rate = 0.0

@@ -58,6 +58,15 @@ def steps_of(model: keras.Model) -> list[Step]:
     return [Step(*fields) for fields in zip(operations, read, frontiers, strict=True)]
 
 
+def leaves(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+    """Yields the layers of a model, those of models inside it too; a layer that is no model yields itself."""
+    if isinstance(layer, keras.Model):
+        for inner in layer.layers:
+            yield from leaves(inner)
+    else:
+        yield layer
+
+
 def _edges(model: keras.Model) -> tuple[list[Any], dict[str, list[str]], list[str]]:
     """Reads the graph from the model's own config, the public description of it."""
     if isinstance(model, keras.Sequential) and model.built:

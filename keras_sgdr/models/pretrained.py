@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from keras_sgdr.models.backbones import Backbone, constructor, imagenet_weights_location
+from keras_sgdr.models.graph import leaves
 
 _DOWNLOAD_TIMEOUT_SECONDS = 20.0
 _SUFFIXES = (".weights.h5", ".h5", ".hdf5", ".keras")
@@ -65,7 +66,8 @@ def copy_backbone(backbone: keras.Model, *, image_size: tuple[int, int]) -> tupl
         The images `(batch, height, width, 3)` and the features, both Keras tensors of a graph of new layers.
 
     Raises:
-        ValueError: If the model is not such a one, or does not take pictures of that size.
+        ValueError: If the model is not such a one, does not take pictures of that size, or has a layer that its own
+            `get_config()` does not describe.
     """
     shapes = [tensor.shape for tensor in (*_tensors(backbone, "inputs"), *_tensors(backbone, "outputs"))]
     if len(shapes) != 2 or len(shapes[0]) != 4 or shapes[0][-1] != 3 or len(shapes[1]) not in (2, 3, 4):
@@ -76,13 +78,35 @@ def copy_backbone(backbone: keras.Model, *, image_size: tuple[int, int]) -> tupl
     images = keras.Input((*image_size, 3), name="images")
     try:
         copy = keras.models.clone_model(backbone, input_tensors=images)
-        copy.set_weights(backbone.get_weights())
-    except (ValueError, TypeError) as error:
+        _copy_weights(backbone, copy)
+    except TypeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ValueError(
+            "`backbone` must be made of layers that can be made again from their `get_config()`: without it they can "
+            f"neither be copied nor loaded once saved ({reason}). Received: backbone={backbone!r}. Take one whose "
+            "layers can, or mend that layer's `get_config()`."
+        ) from error
+    except ValueError as error:
         raise ValueError(
             f"`backbone` must be a model that can be copied onto pictures of `image_size` ({error}). "
             f"Received: image_size={image_size}, backbone={backbone!r} of input shape {shapes[0]}."
         ) from error
     return copy.inputs[0], copy.outputs[0]
+
+
+def _copy_weights(model: keras.Model, copy: keras.Model) -> None:
+    for layer in model.layers:
+        # Layer by layer: the whole's list of weights may be in another order than its copy's.
+        if layer.weights:
+            copy.get_layer(layer.name).set_weights(layer.get_weights())
+    _finalize_normalization(copy)
+
+
+def _finalize_normalization(model: keras.Model) -> None:
+    """Makes layers that normalize by learnt statistics use those that have just been set."""
+    for layer in leaves(model):
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
 
 
 def _tensors(model: keras.Model, side: str) -> list[Any]:
@@ -138,6 +162,7 @@ def _with_weights(model: keras.Model, values: list[np.ndarray]) -> keras.Model:
     for layer in model.layers:
         if isinstance(layer, keras.layers.Normalization) and layer.get_weights():
             _mend_normalization(layer)
+    _finalize_normalization(model)
     return model
 
 
@@ -150,7 +175,6 @@ def _mend_normalization(layer: keras.layers.Normalization) -> None:
     mean, variance, count = layer.get_weights()
     if np.allclose(variance, [0.229, 0.224, 0.225], atol=1e-4):
         layer.set_weights([mean, variance**2, count])
-    layer.finalize_state()
 
 
 def _read_weights(path: Path, twin: keras.Model, backbone: Backbone) -> list[np.ndarray]:

@@ -267,6 +267,50 @@ def test_a_model_that_is_no_backbone_is_refused(backbone, received):
         build_classifier(3, backbone=backbone, image_size=8)
 
 
+@keras.saving.register_keras_serializable(package="test_classifier")
+class Undescribed(keras.layers.Layer):
+    """Gives itself a configuration that it does not take."""
+
+    def call(self, inputs):
+        return inputs
+
+    def get_config(self):
+        return {**super().get_config(), "num_patches": 4}
+
+
+def test_a_layer_that_does_not_describe_itself_is_named():
+    backbone = keras.Sequential([keras.Input((8, 8, 3)), Undescribed()])
+    with pytest.raises(ValueError, match=r"Undescribed: \{'num_patches': 4\}.*Received: backbone=<Sequential"):
+        build_classifier(3, backbone=backbone, image_size=8)
+
+
+class Reversed(keras.Sequential):
+    """Lists its weights in another order than its copy does, as some subclassed models do."""
+
+    @property
+    def weights(self):
+        return super().weights[::-1]
+
+
+def test_weights_are_copied_layer_by_layer():
+    layers = [keras.layers.Dense(3, use_bias=False, name=name) for name in ("a", "b")]
+    backbone = Reversed([keras.Input((8, 8, 3)), *layers])
+    model = build_classifier(3, backbone=backbone, image_size=8)
+    for layer in layers:
+        np.testing.assert_array_equal(model.get_layer(layer.name).get_weights(), layer.get_weights())
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_statistics_that_a_backbone_normalizes_by_are_copied(nested):
+    normalization = keras.layers.Normalization()
+    normalization.adapt(IMAGES)
+    layers = [keras.Sequential([keras.Input((32, 40, 3)), normalization])] if nested else [normalization]
+    backbone = keras.Sequential([keras.Input((32, 40, 3)), *layers])
+    model = build_classifier(3, backbone=backbone, image_size=(32, 40))
+    copied = keras.Model(model.input, model.get_layer("head_pool").input)
+    np.testing.assert_allclose(copied.predict(IMAGES, verbose=0), backbone.predict(IMAGES, verbose=0), atol=1e-5)
+
+
 def test_a_backbone_of_another_size_is_refused():
     backbone = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match=r"Received: image_size=\(8, 8\), backbone=.* \(None, 16, 16, 3\)"):
@@ -274,7 +318,8 @@ def test_a_backbone_of_another_size_is_refused():
 
 
 def test_saved_classifier_leaves_the_optimizer_out(tmp_path):
-    model = build_classifier(3, backbone="MobileNetV3Small", weights=None, image_size=32)
+    backbone = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Conv2D(64, 9), keras.layers.Conv2D(64, 9)])
+    model = build_classifier(3, backbone=backbone, image_size=32)
     save_classifier(model, tmp_path / "plain", class_names=["a", "b", "c"])
     model.compile(keras.optimizers.Adam(), "sparse_categorical_crossentropy")
     model.fit(np.zeros((2, 32, 32, 3)), np.zeros(2), verbose=0)
