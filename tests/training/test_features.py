@@ -5,10 +5,12 @@ import tensorflow as tf
 
 from keras_sgdr.data.dataset import load_dataset
 from keras_sgdr.data.folder import index_folder
+from keras_sgdr.models.backbones import BACKBONES
 from keras_sgdr.models.classifier import build_classifier
 from keras_sgdr.models.layer_groups import freeze_to, unfreeze
 from keras_sgdr.training.feature_cache import FeatureCache
 from keras_sgdr.training.features import precompute_features
+from tests.models.test_applications import FAMILIES
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.uniform(0, 255, (10, 32, 32, 3)).astype("float32")
@@ -38,15 +40,22 @@ def compiled(model):
     return model
 
 
-def test_activations_are_those_of_the_live_body_in_the_same_order():
-    model = build_classifier(3, weights=None, image_size=32)
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=() if name == "EfficientNetLite0" else pytest.mark.slow) for name in FAMILIES],
+)
+def test_activations_are_those_of_the_live_body_in_the_same_order(tmp_path, family):
+    size = max(32, BACKBONES[family].min_size)
+    images = np.random.default_rng(0).uniform(0, 255, (6, size, size, 3)).astype("float32")
+    dataset = tf.data.Dataset.from_tensor_slices((images, LABELS[:6])).batch(4)
+    model = build_classifier(3, backbone=family, weights=None, image_size=size)
     freeze_to(model, -1)
-    features, rest = precompute_features(model, pictures(), shuffle=False, verbose=0)
-    live = keras.Model(model.input, model.get_layer("head_pool").output).predict(IMAGES, verbose=0)
-    assert [len(labels) for _, labels in features] == [4, 4, 2]
-    np.testing.assert_allclose(np.concatenate([rows for rows, _ in features]), live, atol=1e-6)
-    np.testing.assert_array_equal(np.concatenate([labels for _, labels in features]), LABELS)
-    np.testing.assert_allclose(rest.predict(features, verbose=0), model.predict(IMAGES, verbose=0), atol=1e-6)
+    features, rest = precompute_features(model, dataset, directory=tmp_path, shuffle=False, verbose=0)
+    live = keras.Model(model.input, model.get_layer("head_pool").output).predict(images, verbose=0)
+    assert [len(labels) for _, labels in features] == [4, 2]
+    np.testing.assert_allclose(np.concatenate([rows for rows, _ in features]), live, atol=1e-5)
+    np.testing.assert_array_equal(np.concatenate([labels for _, labels in features]), LABELS[:6])
+    np.testing.assert_allclose(rest.predict(features, verbose=0), model.predict(images, verbose=0), atol=1e-5)
 
 
 @pytest.mark.parametrize("boundary", [-1, "conv2", "conv1"])
