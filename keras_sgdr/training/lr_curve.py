@@ -6,13 +6,13 @@ import csv
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from keras_sgdr.training import suggestions
+from keras_sgdr.whole_files import written_whole
 
 Floats = NDArray[np.float64]
 
@@ -143,13 +143,10 @@ class LRCurve:
         }
         if self.validation_losses is not None:
             columns["validation_loss"] = self.validation_losses
-        path = Path(path)
-        aside = path.with_name(f".{path.name}.partial")
-        with aside.open("w", newline="") as file:
+        with written_whole(path) as aside, aside.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(columns)
             writer.writerows(np.stack([np.asarray(column) for column in columns.values()], axis=1).tolist())
-        aside.replace(path)
 
     def _consensus(self, method: str) -> float:
         """The median, over the rate's logarithm, of what more than half of the repeats suggest."""

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_sgdr.training.schedules import require, require_count
+from keras_sgdr.whole_files import written_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,9 +150,8 @@ class CycleSnapshots(_AtCycleEnd):
     def _save(self, directory: Path, cycle: int) -> Path:
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"cycle-{cycle + 1:02}.weights.h5"
-        aside = directory / f".partial-{path.name}"
-        self.model.save_weights(aside)
-        aside.replace(path)
+        with written_whole(path) as aside:
+            self.model.save_weights(aside)
         return path
 
 
