@@ -66,25 +66,30 @@ class CachedPictures:
 
     def _read_part(self, position: Any, window: Sizes) -> Pixels:
         part = np.empty(3 * window[2] * window[3], np.uint8)
-        self._read_into(part, position, window)
+        self._read_into(part, position, window, self._scratch(window[None], position[None]))
         return part.reshape(window[2], window[3], 3)
 
     def _read_batch(self, positions: npt.NDArray[np.int64], windows: Sizes) -> Pixels:
         spec = self._form.spec[0] if self._form.is_resampled else self._form.spec
         batch = _aligned_empty(len(positions), spec.shape.num_elements())
+        scratch = self._scratch(windows, positions)
         for row, position, window in zip(batch, positions, windows, strict=True):
             length = 3 * window[2] * window[3]
-            self._read_into(row[:length], position, window)
+            self._read_into(row[:length], position, window, scratch)
             row[length:] = 0
         return batch
 
-    def _read_into(self, part: Pixels, position: Any, window: Sizes) -> None:
+    def _scratch(self, windows: Sizes, positions: npt.NDArray[np.int64]) -> Pixels:
+        """Gives room for the whole rows of any of these windows; new for each would be new memory for each."""
+        return np.empty(3 * int(np.max(windows[:, 2] * self._sizes[positions, 1])), np.uint8)
+
+    def _read_into(self, part: Pixels, position: Any, window: Sizes, scratch: Pixels) -> None:
         top, left, height, width = window.tolist()
         whole_width = int(self._sizes[position, 1])
         if width == whole_width:
             self._store.read_into(part, position, 3 * top * width)
             return
-        rows = np.empty(3 * height * whole_width, np.uint8)
+        rows = scratch[: 3 * height * whole_width]
         self._store.read_into(rows, position, 3 * top * whole_width)
         part.reshape(height, width, 3)[:] = rows.reshape(height, whole_width, 3)[:, left : left + width]
 

