@@ -11,9 +11,6 @@ import keras
 import numpy as np
 import pytest
 
-from keras_sgdr.data.augmentation import side_on
-from keras_sgdr.data.dataset import load_dataset
-from keras_sgdr.data.folder import index_folder
 from keras_sgdr.training.checkpoint import TrainingCheckpoint, TrainingPosition
 from keras_sgdr.training.checkpoint_file import read_tree, write_tree
 from keras_sgdr.training.differential_lr import DifferentialLR
@@ -174,6 +171,11 @@ def test_callbacks_remember(kill_after, tmp_path):
 
 
 def test_pictures_go_on_in_the_midst_of_an_epoch(tmp_path):
+    # Here, for the rest of the module serves the backends without TensorFlow too.
+    from keras_sgdr.data.augmentation import side_on
+    from keras_sgdr.data.dataset import load_dataset
+    from keras_sgdr.data.folder import index_folder
+
     for number in range(24):
         path = tmp_path / "ab"[number % 2] / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
