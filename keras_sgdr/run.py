@@ -98,8 +98,8 @@ class Run:
         start = checkpoint.restore(self.model)
         if start.epoch:
             self.say(f"{start.epoch} epochs: done before")
-        kept = {"cache": self.recipe.image_cache, "verbose": self.verbose}
-        order = {"augmented": True, "shuffle": True, "initial_step": start.step}
+        kept: dict[str, Any] = {"cache": self.recipe.image_cache, "verbose": self.verbose}
+        order: dict[str, Any] = {"augmented": True, "shuffle": True, "initial_step": start.step}
         train = make_dataset(self.recipe, self.index.train, **order, **kept)
         valid = make_dataset(self.recipe, self.index.valid, **kept)
         last = start.epoch if start.stopped else max(start.epoch, epochs)
