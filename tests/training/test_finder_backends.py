@@ -113,7 +113,32 @@ np.testing.assert_allclose(steps(0.5, [SGDRScheduler(0.1, cycle_mult=2)]), expec
 np.testing.assert_allclose(steps(SGDR(0.1, steps_per_epoch=5, cycle_mult=2), []), expected, atol=2e-7)
 """
 
+RESUMED = """
+import tempfile
+from pathlib import Path
+from keras_sgdr.training.checkpoint import TrainingCheckpoint
+from tests.training.small_models import state
+from tests.training.test_checkpoint import KilledError, run, scheduled
+
+path = Path(tempfile.mkdtemp()) / "run"
+unbroken = make_model()
+expected = run(unbroken, *scheduled()).history
+for kill_after in (7, None):
+    model = make_model()
+    try:
+        checkpoint = TrainingCheckpoint(path, save_every=3)
+        history = run(model, *scheduled(), checkpoint=checkpoint, kill_after=kill_after).history
+    except KilledError:
+        pass
+for value, other in zip(state(model), state(unbroken), strict=True):
+    np.testing.assert_array_equal(value, other)
+assert history == expected
+"""
+
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_finder_and_sgdr_hold_on_the_other_backends(backend):
-    run_under(backend, MODELS + RESTORED + TRUE_LOSSES + SCHEDULED)
+    code = MODELS + RESTORED + TRUE_LOSSES + SCHEDULED
+    # On torch, dropout and the iterators of data draw from one global generator, which no checkpoint can put back.
+    code += (RESUMED if backend == "jax" else "") + 'print("held")'
+    assert run_under(backend, code).endswith("held\n")
