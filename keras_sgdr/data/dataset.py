@@ -67,7 +67,9 @@ def load_dataset(
         shuffle: whether each epoch has an order of its own; otherwise that of the split.
         seed: chooses orders and views.
         initial_step: the global step (batches since the first epoch began) to begin at; what comes before it is not
-            decoded. Within an epoch, the dataset's cardinality is unknown, because the first pass is shorter.
+            decoded. Within an epoch, the dataset's cardinality is unknown, because the first pass is shorter; as
+            `model.fit` takes the length of its first epoch for that of all, give it `dataset.repeat()` and
+            `steps_per_epoch` then, see `keras_sgdr.TrainingCheckpoint`.
         drop_remainder: whether a last batch of fewer than `batch_size` pictures is left out.
         on_bad_image: "error" fails when a file that is not a picture is reached, and names it; "skip" decodes all files
             first and leaves the bad ones out, with one warning that names them.
