@@ -42,7 +42,8 @@ def check(
         click.echo(report.table())
     if quarantine is not None:
         moved = moves.quarantine(report, quarantine)
-        click.echo(f"moved {len(moved)} files to {quarantine}; --undo moves them back", err=True)
+        undo_hint = f" to {quarantine}; --undo moves them back" if moved else ""
+        click.echo(f"moved {len(moved)} files{undo_hint}", err=True)
     if report.errors:
         raise SystemExit(1)
 

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_sgdr.data.folder import FolderIndex, index_folder
-from keras_sgdr.data.listing import is_folder, subfolders
+from keras_sgdr.data.listing import file_stamps, is_folder, subfolders
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret
 from keras_sgdr.from_recipe import compile_all, compile_head, find_rate, make_features, make_model
 from keras_sgdr.models.layer_groups import freeze_to
@@ -139,8 +139,9 @@ def digest_of(index: FolderIndex) -> str:
     """Returns what tells splits apart: a resumed run must not validate on pictures that it was trained on."""
     digest = hashlib.sha256()
     for split in (index.train, index.valid):
-        for path in split.paths:
-            digest.update(os.path.relpath(path, index.directory).encode(errors="surrogateescape") + b"\0")
+        for path, (size, _) in zip(split.paths, file_stamps(split.paths), strict=True):
+            name = os.fsencode(os.path.relpath(path, index.directory))
+            digest.update(name + b"\0" + str(size).encode() + b"\0")
         digest.update(b"\1")
     return digest.hexdigest()[:16]
 

@@ -84,7 +84,7 @@ class Run:
             for epoch in range(len(log["loss"]))
         ]
 
-    def fit_pictures(self, stage: str, name: str, epochs: int, *callbacks: Any) -> list[Any]:
+    def fit_pictures(self, stage: str, name: str, epochs: int, *callbacks: Any, of: int | None = None) -> list[Any]:
         """Trains the whole model on augmented pictures, from the last epoch on that an unfinished `stage` has left.
 
         Args:
@@ -92,12 +92,15 @@ class Run:
             name: What the history calls it.
             epochs: Where to end.
             *callbacks: The schedule and others.
+            of: Where the stage ends, if this is but a part of it; one that is done already is left out.
         """
         remembering = [callback for callback in callbacks if hasattr(callback, "get_state")]
         checkpoint = TrainingCheckpoint(self.directory.unfinished(stage), callbacks=remembering)
         start = checkpoint.restore(self.model)
         if start.epoch:
-            self.say(f"{start.epoch} epochs: done before")
+            self.say(f"go on after epoch {start.epoch}")
+        if epochs <= start.epoch and epochs < (of or epochs) and not start.stopped:
+            return []
         kept: dict[str, Any] = {"cache": self.recipe.image_cache, "verbose": self.verbose}
         order: dict[str, Any] = {"augmented": True, "shuffle": True, "initial_step": start.step}
         train = make_dataset(self.recipe, self.index.train, **order, **kept)
@@ -106,8 +109,9 @@ class Run:
         return self.fit(self.model, train, valid, name, last, *callbacks, checkpoint, first=start.epoch)
 
     def rate(self, stage: str) -> float:
-        """Returns the learning rate that a stage settled on."""
-        return float(self.directory.stages[stage]["learning_rate"])
+        """Returns the learning rate that a stage settled on, or the one that is given instead."""
+        given = {"find_head_rate": self.recipe.head_learning_rate, "find_rate": self.recipe.learning_rate}[stage]
+        return float(given or self.directory.stages[stage]["learning_rate"])
 
     def suggested(self, curve: LRCurve, method: str, plot: str, *, otherwise: float) -> dict[str, Any]:
         """Plots the finder's curve and returns its suggestion, or a usual rate if it has none."""

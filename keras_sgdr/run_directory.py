@@ -14,6 +14,8 @@ import keras
 from keras_sgdr.whole_files import written_whole
 
 _JOURNAL = "run.json"
+# The stages that leave weights, and in their midst a checkpoint
+_TRAINING_STAGES = ("train_head", "train_head_augmented", "train_all")
 # What a run leaves beside its journal, its checkpoint and its export
 ARTEFACTS = (
     "model.keras",
@@ -45,8 +47,8 @@ class RunDirectory:
             that stage has not begun to train; settings without a stage must be the same.
 
     Raises:
-        ValueError: If a run is there and neither `resume` nor `overwrite` is given, if the settings of the run
-            to resume are others, or if another process is at work in the directory.
+        ValueError: If both `resume` and `overwrite` are given, if a run is there and neither is, if the settings of the
+            run to resume are others, or if another process is at work in the directory.
     """
 
     def __init__(
@@ -58,6 +60,10 @@ class RunDirectory:
         overwrite: bool = False,
         read_by: Mapping[str, str] | None = None,
     ) -> None:
+        if resume and overwrite:
+            raise ValueError(
+                "Only one of `resume` and `overwrite` may be given. Received: resume=True, overwrite=True."
+            )
         self.path = Path(path)
         self._settings = settings
         self._stages: dict[str, dict[str, Any]] = {}
@@ -70,8 +76,10 @@ class RunDirectory:
             if previous is not None and previous["stages"]:  # a run of which no stage has finished is none
                 self._check_resumable(previous, settings, resume, read_by or {})
                 self._stages = previous["stages"]
-            self._clear(overwrite)
+            replaces_a_run = overwrite and (self.path / _JOURNAL).is_file()
+            # First, so that a kill in the midst of clearing leaves no journal that names what is gone.
             self._write_journal()
+            self._clear(replaces_a_run)
         except BaseException:
             self.close()
             raise
@@ -142,14 +150,20 @@ class RunDirectory:
         names = [values["checkpoint"] for values in self._stages.values() if "checkpoint" in values]
         return self.path / names[-1] if names else None
 
-    def _clear(self, overwrite: bool) -> None:
+    def _clear(self, replaces_a_run: bool) -> None:
+        """Removes what another run has left, or this one where it was killed."""
         for partial in self.path.glob(".partial-*"):
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
-        if overwrite and (self.path / _JOURNAL).is_file():
+        for stage in _TRAINING_STAGES:
+            if not self._stages or stage in self._stages:
+                self.unfinished(stage).unlink(missing_ok=True)
+            weights = self.path / f"{stage}.weights.h5"
+            if weights != self._checkpoint():
+                weights.unlink(missing_ok=True)
+        if replaces_a_run:
             # An old model beside a new journal would be taken for the new run's.
-            kept = [path for kind in ("*.weights.h5", "*.checkpoint") for path in self.path.glob(kind)]
-            for path in (*(self.path / name for name in ARTEFACTS), *kept):
-                path.unlink(missing_ok=True)
+            for name in ARTEFACTS:
+                (self.path / name).unlink(missing_ok=True)
             shutil.rmtree(self.path / "export", ignore_errors=True)
 
     def _check_resumable(

@@ -99,9 +99,15 @@ class Recipe:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"`{name}` must be an integer >= {least}. Received: {name}={value!r}.")
+        if not isinstance(self.gradual_unfreezing, bool):
+            raise ValueError(
+                f"`gradual_unfreezing` must be True or False. Received: gradual_unfreezing={self.gradual_unfreezing!r}."
+            )
         for name, (allowed, holds) in _RANGES.items():
             value = getattr(self, name)
-            if value is not None and not holds(value):
+            if value is None and name.endswith("learning_rate"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not holds(value):
                 raise ValueError(f"`{name}` must be {allowed}. Received: {name}={value!r}.")
 
     @property

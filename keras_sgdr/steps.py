@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -105,7 +104,7 @@ def _train_all(run: Run) -> dict[str, Any]:
     best, stop = CycleSnapshots(schedule, restore_best_cycle=True), StopWhenOverfitting(schedule)
     for first_group, epochs in _phases(recipe):
         recompile_from(run.model, recipe, first_group)
-        history = run.fit_pictures("train_all", "all", epochs, schedule, best, stop)
+        history = run.fit_pictures("train_all", "all", epochs, schedule, best, stop, of=recipe.epochs)
     save_classifier(run.model, run.directory.path, class_names=run.index.class_names, resize=recipe.resize)
     return {"history": history, "checkpoint": "model.keras"}
 
@@ -137,8 +136,6 @@ def _evaluate(run: Run) -> dict[str, Any]:
 def _export(run: Run) -> dict[str, Any]:
     directory = run.directory.path
     names, resize = run.index.class_names, run.recipe.resize
-    # A run killed between this stage's end and its record would leave a version and then make another.
-    shutil.rmtree(directory / "export", ignore_errors=True)
     path = export_savedmodel(run.model, directory / "export", class_names=names, resize=resize)
     run.say(f"saved {directory / 'model.keras'}, exported {path}")
     return {"path": str(path.relative_to(directory))}
@@ -166,13 +163,13 @@ STAGES: tuple[tuple[str, Callable[[Run], dict[str, Any]], bool], ...] = (
 )
 # The first stage that reads a setting; the others shape the pictures and the model from the start.
 READ_BY = {
-    "head_learning_rate": "find_head_rate",
+    "head_learning_rate": "train_head",
     "head_epochs": "train_head",
     "head_cycles": "train_head_augmented",
     "head_views": "train_head_augmented",
     "augmentation": "train_head_augmented",
     "max_zoom": "train_head_augmented",
-    "learning_rate": "find_rate",
+    "learning_rate": "train_all",
     "num_groups": "find_rate",
     "group_factor": "find_rate",
     "n_cycles": "train_all",

@@ -185,7 +185,9 @@ def test_interrupted_run_ends_as_an_unbroken_one(folder, quick, tmp_path, monkey
     """Interrupted twice: between two stages, and in the midst of the last."""
     recipe = dataclasses.replace(quick, n_cycles=2, cycle_mult=1)
     unbroken = train_image_classifier(folder, output=tmp_path / "unbroken", recipe=recipe, verbose=0)
-    broken = {"output": tmp_path / "broken", "recipe": recipe, "verbose": 0, "resume": True}
+    # Another rate than the finder's may be given when its curve has been seen.
+    first = dataclasses.replace(recipe, learning_rate=0.5)
+    broken = {"output": tmp_path / "broken", "recipe": first, "verbose": 0, "resume": True}
 
     def ctrl_c(*arguments, **options):
         raise KeyboardInterrupt
@@ -202,6 +204,7 @@ def test_interrupted_run_ends_as_an_unbroken_one(folder, quick, tmp_path, monkey
             patch.setattr(steps, name, interrupting)
             with pytest.raises(KeyboardInterrupt):
                 train_image_classifier(folder, **broken)
+        broken["recipe"] = recipe
     assert (tmp_path / "broken" / "train_all.checkpoint").is_file()
     with pytest.raises(ValueError, match=r"Received: \{'cycle_len': 3\}"):
         train_image_classifier(folder, **{**broken, "recipe": dataclasses.replace(recipe, cycle_len=3)})
@@ -299,6 +302,9 @@ def test_find_learning_rate_leaves_no_file(folder, quick, tmp_path, monkeypatch)
         ({"learning_rate": float("nan")}, "learning_rate=nan"),
         ({"resize": "stretch"}, "resize='stretch'"),
         ({"dropout": 1.0}, "dropout=1.0"),
+        ({"valid_fraction": None}, "valid_fraction=None"),
+        ({"max_zoom": "1.1"}, "max_zoom='1.1'"),
+        ({"gradual_unfreezing": "no"}, "gradual_unfreezing='no'"),
     ],
 )
 def test_bad_settings_are_named(arguments, received):

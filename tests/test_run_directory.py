@@ -71,12 +71,12 @@ def test_finished_run_is_called_so(tmp_path):
 
 
 def test_overwrite_begins_again_and_spares_other_files(tmp_path):
-    recorded(tmp_path, "find", {}, tiny_model(1.0))
+    recorded(tmp_path, "train_head", {}, tiny_model(1.0))
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "model.keras").write_text("the old run's")
     (tmp_path / "export" / "1").mkdir(parents=True)
     with RunDirectory(tmp_path, settings={"seed": 1}, overwrite=True) as again:
-        assert again.finished("find") is None
+        assert again.finished("train_head") is None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "run.json"]
 
 
@@ -161,3 +161,23 @@ def test_directory_of_a_live_run_is_refused_and_that_of_a_killed_one_is_not(tmp_
             process.kill()
     with RunDirectory(tmp_path, settings=SETTINGS, resume=True) as run:
         assert run.finished("find") == {}
+
+
+def test_checkpoint_that_no_run_vouches_for_is_removed_and_files_of_others_stay(tmp_path):
+    recorded(tmp_path, "find", {})
+    with RunDirectory(tmp_path, settings=SETTINGS, resume=True) as run:
+        run.unfinished("train_all").write_text("half a stage")
+    with RunDirectory(tmp_path, settings=SETTINGS, resume=True) as run:
+        assert run.unfinished("train_all").is_file()
+    (tmp_path / "best.weights.h5").write_text("mine")
+    (tmp_path / "run.json").unlink()
+    with RunDirectory(tmp_path, settings={"seed": 1}) as run:
+        assert not run.unfinished("train_all").exists()
+    assert (tmp_path / "best.weights.h5").is_file()
+
+
+def test_resume_and_overwrite_are_not_both_obeyed(tmp_path):
+    recorded(tmp_path, "find", {})
+    with pytest.raises(ValueError, match="Received: resume=True, overwrite=True"):
+        RunDirectory(tmp_path, settings=SETTINGS, resume=True, overwrite=True)
+    assert read_settings(tmp_path) == SETTINGS

@@ -78,7 +78,8 @@ def load_dataset(
             they are compiled as `weighted_metrics`. "balanced" gives a class n / (k * n_c), which all pictures together
             count as without weights and all classes the same; a dictionary gives the weights of classes, 1 where it has
             none.
-        sample_weight: what each picture of the split counts, numbers >= 0; multiplied with `class_weight`.
+        sample_weight: what each picture of the split counts, numbers >= 0; multiplied with `class_weight`. Where
+            pictures are mixed, it is the first one's.
         oversample: whether the pictures of rare classes are repeated in every epoch until each class has as many as the
             largest, see `keras_sgdr.data.splits.oversample`: the epoch is longer, and each repetition has a view of its
             own. An alternative to `class_weight`, not for pictures that a model is measured on.
@@ -119,6 +120,8 @@ def load_dataset(
     layers = make_batch_augmentation(augmentation, split=split, image_size=size)
     form = DecodedForm(size, resize, layers is not None and resize == "crop", layers is not None and layers.resizes)
     class_weights = checked_class_weights(split, class_weight)
+    # Of kept pictures, the times of their files before they were read: what the files hold later does not matter.
+    stamps = None if cache is None else list(file_stamps(split.paths))
     cached = None if cache is None else cached_pictures(split.paths, form, cache=cache, verbose=verbose)
     pictures = Pictures(split, form, cached, layers, weights, class_weights)
     epoch_counter = tf.Variable(plan.first_epoch, dtype=tf.int64, trainable=False, name="epoch")
@@ -126,7 +129,7 @@ def load_dataset(
     if not plan.first_position:
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(plan.num_steps))
     dataset.epoch_counter = epoch_counter
-    dataset.source = _source(pictures, plan)
+    dataset.source = _source(pictures, plan, stamps)
     return dataset
 
 
@@ -148,7 +151,7 @@ def _make_plan(
     return Plan(num_in_split, num_pictures, batch_size, shuffle, seed, first_epoch, first_step * batch_size)
 
 
-def _source(pictures: Pictures, plan: Plan) -> list[Any] | None:
+def _source(pictures: Pictures, plan: Plan, stamps: list[tuple[int, int]] | None) -> list[Any] | None:
     """Describes what the batches depend on, for `precompute_features`; None where that would take too long or fail."""
     paths = pictures.split.paths
     layers = () if pictures.augmentation is None else pictures.augmentation.layers
@@ -157,10 +160,12 @@ def _source(pictures: Pictures, plan: Plan) -> list[Any] | None:
             keras.saving.serialize_keras_object(layer)
     except (TypeError, ValueError, NotImplementedError):  # a layer of the user's that does not describe itself
         return None
-    if any(map(is_remote, paths)):
-        return None
+    if any(map(is_remote, paths)) or any(isinstance(layer, keras.layers.AugMix) for layer in layers):
+        return None  # AugMix picks its operations by other means than a seed
+    files = [_content(path) for path in paths] if stamps is None else [[*map(os.fsencode, paths)], stamps]
     arrays = [pictures.split.labels, pictures.weights, pictures.class_weights]
-    return [[_content(path) for path in paths], arrays, list(layers), list(astuple(plan)), list(astuple(pictures.form))]
+    adapted = [layer.get_weights() for layer in layers]
+    return [files, arrays, list(layers), adapted, list(astuple(plan)), list(astuple(pictures.form))]
 
 
 def _content(path: str) -> Any:

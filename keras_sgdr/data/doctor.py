@@ -117,8 +117,11 @@ def check_folder(
         return FolderReport(str(directory), (), {}, {}, (Finding("layout", str(directory), str(error)),))
     splits = [split for split in (index.train, index.valid, index.test) if split is not None]
     prints, bad = _fingerprints(splits, num_threads, on_progress)
+    unreadable = {picture.path for picture in bad}
+    # In the order of the prints; by the path would not do, for a CSV may list a file in two splits.
+    places = [(split, i) for split in splits for i, path in enumerate(split.paths) if path not in unreadable]
     findings = [Finding("unreadable", picture.path, picture.reason) for picture in bad]
-    findings += [*_copies(splits, prints, max_difference), *_oddities(prints), *_imbalance(index)]
+    findings += [*_copies(places, prints, max_difference), *_oddities(prints), *_imbalance(index)]
     findings.sort(key=lambda finding: (ERRORS + WARNINGS).index(finding.kind))
     counts = {split.name: split.counts for split in splits if split.labels is not None}
     return FolderReport(index.directory, index.class_names, counts, balanced_weights(index.train), tuple(findings))
@@ -142,9 +145,8 @@ def _fingerprints(
     return prints, bad
 
 
-def _copies(splits: list[Split], prints: list[Fingerprint], max_difference: float) -> Iterator[Finding]:
+def _copies(places: list[tuple[Split, int]], prints: list[Fingerprint], max_difference: float) -> Iterator[Finding]:
     """Yields a finding for each picture that repeats an earlier one."""
-    places = {path: (split, position) for split in splits for position, path in enumerate(split.paths)}
     firsts: dict[bytes, int] = {}
     pairs = {}
     for later, each in enumerate(prints):
@@ -154,11 +156,12 @@ def _copies(splits: list[Split], prints: list[Fingerprint], max_difference: floa
     for earlier, later in alike(prints, max_difference=max_difference):
         pairs.setdefault(later, (earlier, "looks the same as"))
     for later, (earlier, words) in sorted(pairs.items()):
-        yield _copy(places, prints[earlier].path, prints[later].path, words)
+        yield _copy(places[earlier], places[later], words)
 
 
-def _copy(places: dict[str, tuple[Split, int]], first: str, second: str, words: str) -> Finding:
-    (split, position), (other_split, other_position) = places[first], places[second]
+def _copy(earlier: tuple[Split, int], later: tuple[Split, int], words: str) -> Finding:
+    (split, position), (other_split, other_position) = earlier, later
+    first, second = split.paths[position], other_split.paths[other_position]
     is_exact = words.startswith("the same")
     if split is not other_split:
         # Splits come in the order train, valid, test: what can go is the one that is learnt from.

@@ -17,6 +17,7 @@ import tensorflow as tf
 from keras_sgdr.data.bad_pictures import check_pictures
 from keras_sgdr.data.cache_room import available_disk, available_memory
 from keras_sgdr.data.decoded_form import DecodedForm
+from keras_sgdr.data.file_names import printable
 from keras_sgdr.data.listing import file_stamps, is_remote
 from keras_sgdr.data.picture_store import FileStore, FileWriter, MemoryStore, Pixels, Sizes, locked
 
@@ -227,7 +228,11 @@ class _Decoder:
     def _refuse(bad: Sequence[str]) -> None:
         check_pictures(bad)
         # They fail at their full size alone.
-        raise ValueError(f"Every file must be a picture that can be decoded. Received: not a picture: {bad[0]}.")
+        named = ", ".join(map(printable, bad[:10]))
+        raise ValueError(
+            f"Every file must be a picture that can be decoded. Received: {len(bad)} that cannot at their full size, "
+            f"such as {named}. Remove them, or train without `cache`."
+        )
 
 
 def _aligned_empty(rows: int, columns: int) -> Pixels:

@@ -39,9 +39,9 @@ def quarantine(
         )
     root = Path(report.directory)
     root = root if root.is_dir() else root.parent
-    paths = sorted(
-        {finding.path for finding in report.findings if finding.kind in kinds and Path(finding.path).is_file()}
-    )
+    # What repeats itself, listed twice in a CSV, is the only copy.
+    named = {finding.path for finding in report.findings if finding.kind in kinds and finding.path != finding.other}
+    paths = sorted(path for path in named if Path(path).is_file())
     if not paths:
         return []
     taken: set[str] = set()

@@ -39,8 +39,9 @@ def draws_from(seed: Any) -> Iterator[None]:
     """Makes random layers that are called inside it, in graph mode, functions of their inputs and a seed.
 
     It covers what is drawn through `keras.random`, `tf.random.Generator` and the random functions of `tf.random`, also
-    inside `tf.cond` and `tf.while_loop`; not what Python, NumPy or `tf.image` draw. A layer's loop over the pictures of
-    a batch would give all of them the same draws: call it with one picture, and with its own seed.
+    inside `tf.cond` and `tf.while_loop`; not what Python, NumPy or `tf.image` draw. Every turn of `tf.map_fn`, or of a
+    loop that AutoGraph makes, has the same draws: call a layer that loops over a batch with one picture, and with its
+    own seed.
 
     Args:
         seed: int32 tensor of shape `(2,)`.

@@ -15,6 +15,9 @@ from keras_sgdr.data.image_cache import CachedPictures
 from keras_sgdr.data.splits import Split
 from keras_sgdr.data.stateless_random import crop_position, epoch_draws
 
+# tf.data's own choice begins low in every epoch: on short ones a tenth slower.
+_NUM_PARALLEL = os.cpu_count() or 1
+
 # The functions below say what they mean in graph operations; to convert them would double the time it takes to begin.
 graph_code = tf.autograph.experimental.do_not_convert
 
@@ -83,13 +86,13 @@ class Pictures:
             def read(epochs: Any, places: Place, indices: Any, seeds: Any) -> Any:
                 return epochs, places, indices, seeds, cached.batch(indices, crop_position(seeds))
 
-            return pictures.batch(batch_size).map(read, num_parallel_calls=tf.data.AUTOTUNE)
+            return pictures.batch(batch_size).map(read, num_parallel_calls=_NUM_PARALLEL)
 
         @graph_code
         def decode(epoch: Any, place: Place, index: Any, seed: Any) -> Any:
             return epoch, place, index, seed, self.form.decode(paths[index], crop_position(seed))
 
-        decoded = pictures.map(decode, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
+        decoded = pictures.map(decode, num_parallel_calls=_NUM_PARALLEL).ignore_errors()
         return refuse_gaps(decoded.batch(batch_size), lambda *batch: batch[1])
 
     def finish(self, indices: Any, seeds: Any, decoded: Any) -> Any:
@@ -135,7 +138,7 @@ def stream(plan: Plan, pictures: Pictures, epoch_counter: Any) -> tf.data.Datase
         return batch
 
     dataset = pictures.batches(tf.data.Dataset.range(1).flat_map(epoch), paths, plan.batch_size)
-    dataset = dataset.map(finish, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE).map(count)
+    dataset = dataset.map(finish, num_parallel_calls=_NUM_PARALLEL).prefetch(tf.data.AUTOTUNE).map(count)
     options = tf.data.Options()
     options.deterministic = True
     return dataset.with_options(options)

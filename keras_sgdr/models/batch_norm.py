@@ -57,7 +57,7 @@ def recalibrate(
         ValueError: If the dataset has no batches.
     """
     number = 0
-    with _only_norms_in_training_mode(model, norms):
+    with _only_norms_in_training_mode(model, norms), _epoch_kept(dataset):
         for number, batch in enumerate(islice(dataset, num_batches), start=1):
             for norm in norms:
                 # A moving average with this momentum is the mean over the batches so far.
@@ -65,6 +65,18 @@ def recalibrate(
             model(batch[0] if isinstance(batch, tuple) else batch, training=True)
     if not number:
         raise ValueError("`dataset` must have at least one batch. Received: an empty dataset.")
+
+
+@contextlib.contextmanager
+def _epoch_kept(dataset: Any) -> Iterator[None]:
+    """Puts back the epoch of a dataset of `load_dataset`, so that training begins with the first all the same."""
+    counter = getattr(dataset, "epoch_counter", None)
+    before = None if counter is None else counter.numpy()
+    try:
+        yield
+    finally:
+        if counter is not None:
+            counter.assign(before)
 
 
 @contextlib.contextmanager

@@ -149,7 +149,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         super().on_train_begin(logs)
         must = "`path` must not hold a checkpoint that was not restored; call `restore` first, or remove it"
         require(self._may_overwrite or not self.path.exists(), must, path=str(self.path))
-        self._may_overwrite = True
+        self._may_overwrite = False  # a second `fit` after an interrupted one must restore again
         steps, at_once = self.params.get("steps"), self.model.steps_per_execution
         must = "`save_every` must be 'epoch' unless an epoch has a known number of batches, n * `steps_per_execution`"
         in_step = self.save_every == "epoch" or (steps is not None and steps % at_once == 0)
@@ -203,6 +203,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             history.history[name] = [*before, *history.history.get(name, [])]
         history.epoch = [*self._restored.get("epochs", []), *history.epoch]
         self._start, self._restored = TrainingPosition(), {}
+        self._may_overwrite = True
 
     def _is_due(self) -> bool:
         if self.save_every == "epoch" or self._done == self.params["steps"]:

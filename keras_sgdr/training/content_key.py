@@ -12,6 +12,8 @@ import keras
 import numpy as np
 
 _CHUNK_BYTES = 1 << 20
+# Under these, the configuration of a model has the names of its layers.
+_PLACES_OF_NAMES = ("name", "keras_history", "input_layers", "output_layers")
 
 
 def content_key(source: Any) -> str:
@@ -61,12 +63,13 @@ def _plain(value: Any) -> Any:
     return keras.saving.serialize_keras_object(value)
 
 
-def _renamed(value: Any, names: Mapping[str, int]) -> Any:
+def _renamed(value: Any, names: Mapping[str, int], is_name: bool = False) -> Any:
     if isinstance(value, dict):
-        return {key: _renamed(inner, names) for key, inner in value.items()}
+        # Nowhere else: an activation, say, may be called as its layer is.
+        return {key: _renamed(inner, names, key in _PLACES_OF_NAMES) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_renamed(inner, names) for inner in value]
-    return f"layer {names[value]}" if isinstance(value, str) and value in names else value
+        return [_renamed(inner, names, is_name) for inner in value]
+    return f"layer {names[value]}" if is_name and isinstance(value, str) and value in names else value
 
 
 def _chunks(value: Any) -> Iterator[bytes]:

@@ -72,7 +72,8 @@ class FeatureCache:
     def entries(self) -> list[CacheEntry]:
         """Lists the entries, the most recently used first."""
         folders = [folder for folder in self.directory.glob("*") if (folder / _LOCK_FILE).is_file()]
-        return sorted((_describe(folder) for folder in folders), key=lambda entry: -entry.last_used)
+        found = [entry for entry in map(_describe, folders) if entry is not None]
+        return sorted(found, key=lambda entry: -entry.last_used)
 
     def clear(self) -> int:
         """Removes all entries but those that another process is writing.
@@ -96,7 +97,7 @@ class FeatureCache:
             arrays = open_entry(folder)
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, OSError):
+        except (ValueError, KeyError, TypeError):  # not OSError: a drive that is away for a moment damages nothing
             _remove_folder(folder)
             return None
         with contextlib.suppress(OSError):  # a cache may be shared that this user cannot write to
@@ -136,8 +137,10 @@ class FeatureCache:
         self._evict(keep=key)
 
     def _evict(self, *, keep: str) -> None:
+        if self.max_bytes is None:
+            return
         entries = self.entries()
-        excess = sum(entry.num_bytes for entry in entries) - (self.max_bytes or float("inf"))
+        excess = sum(entry.num_bytes for entry in entries) - self.max_bytes
         for entry in reversed([entry for entry in entries if entry.key != keep]):
             if excess > 0:
                 excess -= self._remove(entry)
@@ -243,10 +246,13 @@ def _remove_folder(folder: Path) -> None:
         folder.rmdir()
 
 
-def _describe(folder: Path) -> CacheEntry:
+def _describe(folder: Path) -> CacheEntry | None:
+    """Describes an entry; None if another process has removed or completed it meanwhile."""
     complete = not folder.name.endswith(_PARTIAL)
     entry_file = folder / ENTRY_FILE
-    used = entry_file if complete and entry_file.is_file() else folder
-    num_bytes = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     key = folder.name.removesuffix(_PARTIAL)
-    return CacheEntry(key, complete, num_bytes, used.stat().st_mtime, describe_entry(folder))
+    with contextlib.suppress(FileNotFoundError):
+        used = entry_file if complete and entry_file.is_file() else folder
+        num_bytes = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+        return CacheEntry(key, complete, num_bytes, used.stat().st_mtime, describe_entry(folder))
+    return None

@@ -167,7 +167,8 @@ class SGDRScheduler(BatchRates):
         must = f"`initial_epoch` must be below the {self.epochs} epochs of the {self.cycles.n_cycles} cycles"
         require(epoch < (self.epochs or math.inf), must, initial_epoch=epoch)
         must = "`max_lr` must be given to go on with a training: the optimizer's own rate is an annealed one by then"
-        require(self._begun or epoch == 0 or self.max_lr is not None, must, initial_epoch=epoch, max_lr=None)
+        begins = epoch == 0 and not self._first_batch
+        require(self._begun or begins or self.max_lr is not None, must, initial_epoch=epoch, max_lr=None)
         self._begun = True
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

@@ -247,3 +247,17 @@ def test_digits_that_look_alike_are_no_copies(tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray((image * 15.9).astype(np.uint8)).resize((32, 32)).save(folder / f"{number}.png")
     assert check_folder(tmp_path).findings == ()
+
+
+def test_file_listed_for_training_and_validation_is_a_leak_and_stays(tmp_path):
+    rows = ["filename,label,split"]
+    for number in range(4):
+        picture(number).save(tmp_path / f"{number}.jpg", quality=95)
+        rows += [
+            f"{number}.jpg,{'ab'[number % 2]},{split}" for split in (("train", "valid") if number < 2 else ("train",))
+        ]
+    (tmp_path / "pictures.csv").write_text("\n".join(rows))
+    report = check_folder(tmp_path / "pictures.csv")
+    assert [Path(finding.path).name for finding in report.errors if finding.kind == "leak"] == ["0.jpg", "1.jpg"]
+    assert quarantine(report, tmp_path / "away", kinds=("leak",)) == []
+    assert (tmp_path / "0.jpg").is_file()

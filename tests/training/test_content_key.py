@@ -75,3 +75,10 @@ def test_a_model_s_key_depends_on_architecture_and_weights(change):
         other.set_weights([np.zeros_like(value) for value in other.get_weights()])
         model.set_weights([np.zeros_like(value) for value in model.get_weights()])
     assert content_key(model_source(model)) != content_key(model_source(other))
+
+
+def test_an_activation_called_as_its_layer_is_still_counts():
+    def model(activation):
+        return keras.Sequential([keras.Input((4,)), keras.layers.Activation(activation, name=activation)])
+
+    assert content_key(model_source(model("relu"))) != content_key(model_source(model("gelu")))

@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from keras_sgdr.training import feature_cache
 from keras_sgdr.training.feature_cache import FeatureCache, default_cache_directory, user_cache
 
 BATCHES = [
@@ -288,3 +290,31 @@ def test_a_limit_must_be_positive(tmp_path):
 def test_strings_are_refused(tmp_path, column):
     with FeatureCache(tmp_path).writing("k") as writer, pytest.raises(TypeError, match="Received: columns of"):
         writer.append([column])
+
+
+def test_a_drive_that_is_away_for_a_moment_costs_no_entry(tmp_path, monkeypatch):
+    cache = FeatureCache(tmp_path)
+    write(cache)
+
+    def fail(folder):
+        raise OSError(5, "Input/output error", str(folder))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("keras_sgdr.training.feature_cache.open_entry", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            cache.read("k")
+    assert_complete(cache)
+
+
+def test_an_entry_that_vanishes_while_others_are_listed_is_left_out(tmp_path, monkeypatch):
+    cache = FeatureCache(tmp_path)
+    write(cache, "one")
+    write(cache, "two")
+    describe = feature_cache.describe_entry
+
+    def describe_and_lose_the_other(folder):
+        shutil.rmtree(tmp_path / {"one": "two", "two": "one"}[folder.name], ignore_errors=True)
+        return describe(folder)
+
+    monkeypatch.setattr(feature_cache, "describe_entry", describe_and_lose_the_other)
+    assert len(cache.entries()) == 1
