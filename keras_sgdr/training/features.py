@@ -110,7 +110,8 @@ def precompute_features(
 def _check_arguments(dataset: tf.data.Dataset, views: int, dtype: str | None) -> None:
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise ValueError("`dataset` must be finite. Received: a dataset that repeats for ever. Use `dataset.take(n)`.")
-    if hasattr(dataset, "epoch_counter") and dataset.cardinality() == tf.data.UNKNOWN_CARDINALITY:
+    is_ours = hasattr(dataset, "epoch_counter") and hasattr(dataset, "source")
+    if is_ours and dataset.cardinality() == tf.data.UNKNOWN_CARDINALITY:
         raise ValueError(
             "`dataset` must begin with an epoch. Received: one of `load_dataset` with an `initial_step` in the midst "
             "of one. Leave `initial_step` out."
