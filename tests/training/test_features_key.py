@@ -136,3 +136,9 @@ def test_what_does_not_matter_finds_the_cache(folder, key):
     model = classifier()
     model.layers[-1].set_weights([value + 1 for value in model.layers[-1].get_weights()])
     assert key_of(folder, model=model, shuffle=False, seed=7) == key
+
+
+def test_a_stream_from_the_midst_of_an_epoch_is_refused(folder):
+    """It would be kept without the pictures before."""
+    with pytest.raises(ValueError, match="Received: one of `load_dataset` with an `initial_step` in the midst"):
+        key_of(folder, dataset={"initial_step": 1})
