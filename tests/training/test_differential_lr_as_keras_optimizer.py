@@ -19,7 +19,7 @@ OPTIMIZERS = [
 MODULES = [
     *(f"optimizers.{name}_test" for name in (
         "adadelta", "adafactor", "adagrad", "adam", "adamw", "adamax", "ftrl", "lamb", "lion", "muon", "nadam",
-        "rmsprop", "sgd", "schedule_free_adamw", "optimizer", "loss_scale_optimizer",
+        "rmsprop", "sgd", "schedule_free_adamw", "optimizer", "optimizer_sparse", "loss_scale_optimizer",
     )),
     *(f"callbacks.{name}_test" for name in ("learning_rate_scheduler", "reduce_lr_on_plateau")),
     pytest.param("callbacks.swap_ema_weights_test", marks=pytest.mark.slow),
