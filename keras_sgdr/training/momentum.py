@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_sgdr.training.learning_rate import optimizer_chain, sync_variables
+from keras_sgdr.training.learning_rate import optimizer_chain, sync_variables, write_number
 from keras_sgdr.training.schedules import require
 
 MOMENTA = ("momentum", "beta_1")
@@ -49,7 +49,7 @@ class MovableMomentum:
     def write(self, value: float) -> None:
         """Sets the momentum of the next batch."""
         sync_variables(self.model)
-        getattr(self.optimizer, self.name).assign(value)
+        write_number(getattr(self.optimizer, self.name), value)
 
     def put_back(self) -> None:
         """Makes it the number again that it was."""

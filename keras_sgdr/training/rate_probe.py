@@ -15,6 +15,7 @@ from keras_sgdr.training.learning_rate import (
     held_batches,
     rate_as_variable,
     sync_variables,
+    write_number,
 )
 from keras_sgdr.training.lr_curve import LRCurve
 from keras_sgdr.training.schedules import require, require_count
@@ -162,7 +163,7 @@ class LRFinder(keras.callbacks.Callback):
         super().on_train_batch_begin(batch, logs)
         sync_variables(self.model)
         self._empty_losses()
-        self.model.optimizer.learning_rate = float(self.rates[len(self._losses)])
+        write_number(self.model.optimizer.learning_rate, float(self.rates[len(self._losses)]))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Notes the loss of an update, and stops when enough is known."""
@@ -190,7 +191,7 @@ class LRFinder(keras.callbacks.Callback):
         else:
             # Half as dear as `reset_state`, which makes its zeros: before each batch, that shows in a small network.
             for variable in self._means.variables:
-                variable.assign(self._zero)
+                write_number(variable, self._zero)
 
     def _waits_for_update(self) -> bool:
         if not self._accumulates:
