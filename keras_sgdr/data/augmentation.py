@@ -110,16 +110,18 @@ class RandomView(VectorizedBaseImageAugmentationLayer):
         """
         images = tf.convert_to_tensor(images)
         size = (images.shape[1], images.shape[2])
-        pixels = tf.reshape(images, [-1, size[0] * size[1], 3])
-        return self.augment_pixels(pixels, tf.tile([size], [tf.shape(images)[0], 1]), seeds, image_size=size)
+        pixels = tf.reshape(images, [-1, 3 * size[0] * size[1]])
+        windows = tf.tile([[0, *size, size[1]]], [tf.shape(images)[0], 1])
+        return self.augment_pixels(pixels, windows, seeds, image_size=size)
 
-    def augment_pixels(self, pixels: Any, sizes: Any, seeds: Any, *, image_size: tuple[int, int]) -> Any:
+    def augment_pixels(self, pixels: Any, windows: Any, seeds: Any, *, image_size: tuple[int, int]) -> Any:
         """Does what `augment` does for pictures that are still to be resized, in the same resampling.
 
         Args:
-            pixels: uint8 or float tensor of shape `(batch, room, 3)`: each picture's pixels row by row, and zeros in
-                what room is left.
-            sizes: int32 of shape `(batch, 2)`: the height and width of each picture.
+            pixels: uint8 or float tensor of shape `(batch, 3 * room)`: each picture's pixels row by row, and anything
+                in what room is left.
+            windows: int32 of shape `(batch, 4)`: which part of each picture is shown. Its first pixel, counted in
+                pixels from the picture's first; its height and width; and the width of the whole picture.
             seeds: int32 tensor of shape `(batch, 2)`.
             image_size: `(height, width)` of the result.
 
@@ -127,10 +129,10 @@ class RandomView(VectorizedBaseImageAugmentationLayer):
             float32 tensor of shape `(batch, *image_size, 3)`, values in [0, 255].
         """
         transform, brightness, contrast = self.draw(tf.convert_to_tensor(seeds), image_size)
-        sizes = tf.convert_to_tensor(sizes)
-        scales = tf.cast(sizes, tf.float32) / tf.constant(image_size, tf.float32)
+        windows = tf.convert_to_tensor(windows)
+        scales = tf.cast(windows[:, 1:3], tf.float32) / tf.constant(image_size, tf.float32)
         transform = compose(scaling(scales[:, 1], scales[:, 0]), transform)
-        return render(pixels, transform, brightness, contrast, sizes=sizes, image_size=image_size)
+        return render(pixels, transform, brightness, contrast, windows=windows, image_size=image_size)
 
     def draw(self, seeds: Any, image_size: tuple[int, int]) -> tuple[Transform, Any, Any]:
         """Draws what happens to each picture.

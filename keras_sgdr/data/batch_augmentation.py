@@ -42,7 +42,7 @@ class BatchAugmentation:
         """Augments a batch.
 
         Args:
-            pictures: uint8 images `(batch, height, width, 3)`; if `resizes`, pixels and sizes, see
+            pictures: uint8 images `(batch, height, width, 3)`; if `resizes`, pixels and windows, see
                 `RandomView.augment_pixels`.
             labels: int32 of shape `(batch,)` or float32 of shape `(batch, num_classes)`; None if nothing is mixed.
             seeds: int32 tensor of shape `(batch, 2)`.

@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_sgdr.data.cropping import Crop
-from keras_sgdr.data.decoding import decode_image, decode_pixels, decode_reduced, fit, pixels_of
+from keras_sgdr.data.decoding import decode_image, decode_pixels, decode_reduced, fit, pixels_of, room_for
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,16 @@ class DecodedForm:
 
     @property
     def spec(self) -> Any:
-        """What `decode` gives: uint8 of shape `(height, width, 3)`; or `(room, 3)`, and int32 of shape `(2,)`."""
+        """What a picture of a batch is: uint8 of shape `(height, width, 3)`, or what `decode_pixels` gives.
+
+        The latter has zeros behind it: uint8 of shape `(3 * room,)`; and the frame, int32 of shape `(3,)`.
+        """
         if not self.is_resampled:
             return tf.TensorSpec((*self.image_size, 3), tf.uint8)
-        return tf.TensorSpec((4 * self.image_size[0] * self.image_size[1], 3), tf.uint8), tf.TensorSpec((2,), tf.int32)
+        return tf.TensorSpec((3 * room_for(self.image_size),), tf.uint8), tf.TensorSpec((3,), tf.int32)
 
     def decode(self, path: Any, crop_position: Any) -> Any:
-        """Reads a file, in graph operations, and crops it for one epoch."""
+        """Reads a file, in graph operations, and crops it for one epoch; of pixels, gives them without zeros behind."""
         decoder = decode_pixels if self.is_resampled else decode_image
         position = crop_position if self.is_cropped_anywhere else None
         return decoder(tf.io.read_file(path), image_size=self.image_size, resize=self.resize, crop_position=position)
@@ -50,11 +53,11 @@ class DecodedForm:
         decoded = self.decode(path, None)
         if not self.is_resampled:
             return decoded
-        pixels, size = decoded
-        return tf.reshape(pixels[: size[0] * size[1]], [size[0], size[1], 3])
+        pixels, frame = decoded
+        return tf.reshape(pixels, [frame[0], frame[1], 3])
 
-    def windows(self, sizes: Any, crop_positions: Any) -> Any:
-        """Gives the top, left, height and width of what an epoch takes of kept pictures.
+    def parts(self, sizes: Any, crop_positions: Any) -> Any:
+        """Gives the top, left, height and width of what an epoch takes of whole pictures.
 
         Args:
             sizes: their heights and widths, int32 of shape `(batch, 2)`.
@@ -69,14 +72,32 @@ class DecodedForm:
         crop = Crop(self.image_size, self.resize, crop_positions)
         return tf.stack(crop.window(heights, widths), axis=1)
 
+    def windows(self, frames: Any, crop_positions: Any) -> Any:
+        """Gives where the parts that an epoch takes are in pixels as `decode_pixels` gives them.
+
+        Args:
+            frames: int32 of shape `(batch, 3)`.
+            crop_positions: float32 of shape `(batch,)`.
+
+        Returns:
+            int32 tensor of shape `(batch, 4)`, as `RandomView.augment_pixels` takes it.
+        """
+        heights, widths, are_parts = tf.unstack(frames, axis=1)
+        tops, lefts, part_heights, part_widths = tf.unstack(self.parts(frames[:, :2], crop_positions), axis=1)
+        whole = tf.stack([tf.zeros_like(heights), heights, widths, widths], axis=1)
+        part = tf.stack([tops * widths + lefts, part_heights, part_widths, widths], axis=1)
+        return tf.where(are_parts[:, None] == 1, whole, part)
+
     def is_finished(self, sizes: Any) -> bool:
         """Whether parts of these sizes are what `decode` gives, as they are."""
         if not self.is_cropped_anywhere:
             return True
-        parts = self.windows(sizes, tf.zeros(len(sizes)))[:, 2:]
+        parts = self.parts(sizes, tf.zeros(len(sizes)))[:, 2:]
         return self.is_resampled and not bool(tf.reduce_any(parts >= 2 * tf.constant(self.image_size)))
 
     def finish(self, picture: Any) -> Any:
-        """Makes of the part of a kept picture what `decode` gives."""
-        finish = pixels_of if self.is_resampled else fit
-        return finish(picture, image_size=self.image_size, resize=self.resize)
+        """Makes of the part of a kept picture what `spec` says."""
+        if not self.is_resampled:
+            return fit(picture, image_size=self.image_size, resize=self.resize)
+        pixels, frame = pixels_of(picture, image_size=self.image_size, resize=self.resize)
+        return tf.pad(pixels, [[0, self.spec[0].shape[0] - tf.size(pixels)]]), frame

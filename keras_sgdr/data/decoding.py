@@ -3,6 +3,7 @@
 Training, prediction and the exported model call the same function, so that they see the same picture.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sgdr.data.cropping import Crop
-from keras_sgdr.data.exif import is_reversed, jpeg_orientation, png_orientation, rarely, upright
-from keras_sgdr.data.webp import decode_webp, webp_orientation
+from keras_sgdr.data.exif import exif_in_jpeg, exif_in_png, is_reversed, orientation_at, rarely, upright
+from keras_sgdr.data.webp import decode_webp, exif_in_webp
 
 RESIZE_MODES = ("crop", "squish", "pad")
 
@@ -73,15 +74,9 @@ def decode_reduced(
         uint8 tensor of shape `(height, width, 3)`. A JPEG's sides are less than twice what `image_size` needs, unless
         it was more than 8 times too large.
     """
-    checked_resize(resize)
-    encoded = tf.convert_to_tensor(encoded)
-    kind = _kind(encoded)
-    is_jpeg = kind == 0
-    orientation = tf.cond(is_jpeg, lambda: jpeg_orientation(encoded), lambda: _other_orientation(encoded, kind))
-    target = _lying(image_size, orientation)
-    crop = Crop(target, resize, crop_position, is_reversed(orientation), not is_cropped)
-    picture = tf.cond(is_jpeg, lambda: _decode_jpeg(encoded, crop), lambda: _decode_other_kind(encoded, kind, crop))
-    return upright(picture, orientation)
+    room = 0.0 if is_cropped else math.inf
+    picture, _ = _decode(encoded, Crop(image_size, checked_resize(resize), crop_position, room=room))
+    return picture
 
 
 @tf.autograph.experimental.do_not_convert
@@ -96,35 +91,42 @@ def fit(picture: Any, *, image_size: tuple[int, int], resize: str) -> Any:
     return tf.ensure_shape(tf.pad(fitted, margins), (*image_size, 3))
 
 
+def room_for(image_size: tuple[int, int]) -> int:
+    """Gives how many pixels `decode_pixels` gives at most."""
+    return 4 * image_size[0] * image_size[1]
+
+
 @tf.autograph.experimental.do_not_convert
 def decode_pixels(
     encoded: Any, *, image_size: tuple[int, int], resize: str, crop_position: Any = None
 ) -> tuple[Any, Any]:
     """Decodes a picture for one that resamples it: as `decode_image` does, but for the last resize.
 
+    To cut a part out is to copy it; so where `crop_position` says which part, a picture that is small enough comes
+    whole, and what resamples it looks at the part alone.
+
     Returns:
-        The picture's pixels, row by row, then zeros: uint8 of shape `(4 * height * width, 3)`; and the picture's own
-        height and width, int32 of shape `(2,)`.
+        The picture's pixels, row by row: uint8 of shape `(n,)`, with n at most `3 * room_for(image_size)`; and its
+        frame, int32 of shape `(3,)`: its height, its width, and 1 if the part is all of it, 0 if it is whole.
     """
-    picture = decode_reduced(encoded, image_size=image_size, resize=resize, crop_position=crop_position)
-    return pixels_of(picture, image_size=image_size, resize=resize)
+    room = room_for(image_size) if resize == "crop" and crop_position is not None else 0.0
+    crop = Crop(image_size, checked_resize(resize), crop_position, room=room)
+    picture, is_whole = _decode(encoded, crop)
+    pixels, frame = pixels_of(picture, image_size=image_size, resize=resize, is_whole=is_whole)
+    return pixels, frame
 
 
 @tf.autograph.experimental.do_not_convert
-def pixels_of(picture: Any, *, image_size: tuple[int, int], resize: str) -> tuple[Any, Any]:
+def pixels_of(picture: Any, *, image_size: tuple[int, int], resize: str, is_whole: Any = False) -> tuple[Any, Any]:
     """Gives of a picture that `decode_reduced` gave what `decode_pixels` gives."""
-    room = 4 * image_size[0] * image_size[1]
-
-    def fitted() -> Any:
-        return fit(picture, image_size=image_size, resize=resize)
-
     size = tf.shape(picture)
-    is_too_large = (size[0] >= 2 * image_size[0]) | (size[1] >= 2 * image_size[1])
-    picture = fitted() if resize == "pad" else tf.cond(is_too_large, fitted, lambda: picture)
-    # In one dimension this is a copy of memory; to pad rows and columns takes as long as a resize.
-    values = tf.reshape(picture, [-1])
-    values = tf.concat([values, tf.zeros([3 * room - tf.size(values)], tf.uint8)], axis=0)
-    return tf.reshape(values, [room, 3]), tf.shape(picture)[:2]
+    if resize == "pad":
+        picture = fit(picture, image_size=image_size, resize=resize)
+    else:
+        is_too_large = Crop(image_size, resize).is_too_large(size[0], size[1]) & ~tf.convert_to_tensor(is_whole)
+        picture = tf.cond(is_too_large, lambda: rarely(_resized)(picture, image_size), lambda: picture)
+    frame = tf.stack([*tf.unstack(tf.shape(picture)[:2]), tf.cast(~tf.convert_to_tensor(is_whole), tf.int32)])
+    return tf.reshape(picture, [-1]), frame
 
 
 def checked_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
@@ -159,23 +161,45 @@ def _kind(encoded: Any) -> Any:
     return tf.argmax(tf.concat([is_kind, [True]], axis=0), output_type=tf.int32)
 
 
+def _decode(encoded: Any, crop: Crop) -> tuple[Any, Any]:
+    """Decodes a picture, upright, and crops it; `crop` is that of the upright picture.
+
+    Returns:
+        uint8 tensor of shape `(height, width, 3)`, and whether it is whole though a part of it is wanted.
+    """
+    encoded = tf.convert_to_tensor(encoded)
+    kind = _kind(encoded)
+    is_jpeg = kind == 0
+    start = tf.cond(is_jpeg, lambda: exif_in_jpeg(encoded), lambda: _exif_in_other_kind(encoded, kind))
+    orientation = orientation_at(encoded, start)
+    crop = crop._replace(target=_lying(crop.target, orientation), is_reversed=is_reversed(orientation))
+    picture, is_whole = tf.cond(
+        is_jpeg, lambda: _decode_jpeg(encoded, crop), lambda: _decode_other_kind(encoded, kind, crop)
+    )
+    return upright(picture, orientation), is_whole
+
+
 @rarely
-def _other_orientation(encoded: Any, kind: Any) -> Any:
-    """Reads the orientation of what is no JPEG."""
-    readers = (png_orientation, lambda _: tf.constant(1), webp_orientation, lambda _: tf.constant(1))
+def _exif_in_other_kind(encoded: Any, kind: Any) -> Any:
+    """Gives where the TIFF header of what is no JPEG is, or 0."""
+    readers = (exif_in_png, lambda _: tf.constant(0), exif_in_webp, lambda _: tf.constant(0))
     return tf.switch_case(kind - 1, [partial(reader, encoded) for reader in readers])
 
 
 @rarely
-def _decode_other_kind(encoded: Any, kind: Any, crop: Crop) -> Any:
+def _decode_other_kind(encoded: Any, kind: Any, crop: Crop) -> tuple[Any, Any]:
     """Decodes what is no JPEG, and crops it."""
     decoders = (_decode_png, _decode_bmp, _decode_webp, _decode_other)
     picture = tf.switch_case(kind - 1, [partial(decoder, encoded) for decoder in decoders])
-    if crop.resize == "crop" and (crop.position is not None or crop.is_put_off):
+    if crop.resize == "crop" and (crop.position is not None or crop.room):
         picture = _shrunk(picture, crop)
+    if crop.is_all:
+        return picture, crop.is_left_whole(0, 0)
     shape = tf.shape(picture)
+    is_left_whole = crop.is_left_whole(shape[0], shape[1])
     top, left, height, width = crop.window(shape[0], shape[1])
-    return picture[top : top + height, left : left + width]
+    part = tf.cond(is_left_whole, lambda: picture, lambda: picture[top : top + height, left : left + width])
+    return part, is_left_whole
 
 
 def _lying(image_size: tuple[int, int], orientation: Any) -> tuple[Any, Any]:
@@ -187,24 +211,42 @@ def _lying(image_size: tuple[int, int], orientation: Any) -> tuple[Any, Any]:
     return tf.where(is_lying, width, height), tf.where(is_lying, height, width)
 
 
-def _decode_jpeg(encoded: Any, crop: Crop) -> Any:
+def _decode_jpeg(encoded: Any, crop: Crop) -> tuple[Any, Any]:
     shape = tf.io.extract_jpeg_shape(encoded)
     height, width = crop.size(shape[0], shape[1])
     either = tf.maximum if crop.resize == "pad" else tf.minimum
     factor = either(height // crop.target[0], width // crop.target[1])
     scale = tf.reduce_sum(tf.cast(factor >= tf.constant([2, 4, 8]), tf.int32))
     ratio = tf.bitwise.left_shift(1, scale)
-    reduced_width = (shape[1] + ratio - 1) // ratio
-    top, left, height, width = crop.window((shape[0] + ratio - 1) // ratio, reduced_width)
+    reduced = (shape[:2] + ratio - 1) // ratio
+    is_left_whole = crop.is_left_whole(reduced[0], reduced[1])
+    if crop.is_all:
+        return _whole_jpeg(encoded, scale), is_left_whole
+    if not crop.room:
+        return _part_of_jpeg(encoded, scale, reduced, crop), is_left_whole
+    part = partial(rarely(_part_of_jpeg), encoded, scale, reduced, crop)
+    return tf.cond(is_left_whole, lambda: _whole_jpeg(encoded, scale), part), is_left_whole
+
+
+# The accurate transform costs nothing measurable, and gives what every other libjpeg gives.
+_ACCURATE = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
+
+
+def _whole_jpeg(encoded: Any, scale: Any) -> Any:
+    def at(ratio: int) -> Callable[[], Any]:
+        return lambda: tf.io.decode_jpeg(encoded, ratio=ratio, **_ACCURATE)
+
+    return tf.switch_case(scale, [at(1), at(2), at(4), at(8)])
+
+
+def _part_of_jpeg(encoded: Any, scale: Any, reduced: Any, crop: Crop) -> Any:
+    top, left, height, width = crop.window(reduced[0], reduced[1])
     # The outer columns of a part lack the colours beside it: one more on each side gives those of the whole picture.
-    first, last = tf.maximum(left - 1, 0), tf.minimum(left + width + 1, reduced_width)
+    first, last = tf.maximum(left - 1, 0), tf.minimum(left + width + 1, reduced[1])
     window = tf.stack([top, first, height, last - first])
 
     def at(ratio: int) -> Callable[[], Any]:
-        # The accurate transform costs nothing measurable, and gives what every other libjpeg gives.
-        return lambda: tf.image.decode_and_crop_jpeg(
-            encoded, window, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
-        )
+        return lambda: tf.image.decode_and_crop_jpeg(encoded, window, ratio=ratio, **_ACCURATE)
 
     picture = tf.switch_case(scale, [at(1), at(2), at(4), at(8)])
     return picture[:, left - first : left - first + width]
@@ -255,8 +297,7 @@ def _shrunk(picture: Any, crop: Crop) -> Any:
     shape, target = tf.shape(picture), crop.target
     part = crop.size(shape[0], shape[1])
     sides = [tf.maximum(target[axis], (shape[axis] * target[axis] + part[axis] // 2) // part[axis]) for axis in (0, 1)]
-    is_too_large = (part[0] >= 2 * target[0]) | (part[1] >= 2 * target[1])
-    return tf.cond(is_too_large, lambda: _resized(picture, (sides[0], sides[1])), lambda: picture)
+    return tf.cond(crop.is_too_large(*part), lambda: _resized(picture, (sides[0], sides[1])), lambda: picture)
 
 
 def _inner_size(shape: Any, target: tuple[int, int]) -> tuple[Any, Any]:

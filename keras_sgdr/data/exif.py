@@ -15,13 +15,12 @@ def rarely(function: Callable[..., Any]) -> Any:
     return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
 
 
-def jpeg_orientation(encoded: Any) -> Any:
-    """Reads the EXIF orientation of a JPEG.
-
-    The segments before the picture are walked; at most a handful precede EXIF's.
+def orientation_at(encoded: Any, start: Any) -> Any:
+    """Reads the EXIF orientation of a picture.
 
     Args:
         encoded: the file's bytes, a scalar string tensor.
+        start: where its TIFF header is; 0 if it has none.
 
     Returns:
         A scalar int32 tensor from 1 (upright) to 8; 1 where there is none, or where it makes no sense.
@@ -29,33 +28,42 @@ def jpeg_orientation(encoded: Any) -> Any:
     Reference:
         CIPA DC-008 (EXIF 2.32), sections 4.5.4 and 4.6.4.
     """
+    return tf.cond(start > 0, lambda: _tiff_orientation(encoded, start), lambda: tf.constant(1))
+
+
+def exif_in_jpeg(encoded: Any) -> Any:
+    """Gives where the TIFF header of a JPEG's EXIF segment is, or 0.
+
+    The segments before the picture are walked; at most a handful precede EXIF's.
+    """
     # Most files go on with the picture's tables, at once or after JFIF's segment of the usual length. What is done for
     # each of them counts: 50 small operations take as long as a tenth of the decoding.
     head = tf.io.decode_raw(encoded, tf.uint8, fixed_length=_HEAD)
     marker = tf.where(tf.reduce_all(head[2:6] == tf.constant(_USUAL_JFIF, tf.uint8)), head[_HEAD - 1], head[3])
-    return tf.cond(_is_application(marker), lambda: _walked_orientation(encoded), lambda: tf.constant(1))
+    return tf.cond(_is_application(marker), lambda: _walked_segments(encoded), lambda: tf.constant(0))
 
 
-def png_orientation(encoded: Any) -> Any:
-    """Reads the EXIF orientation of a PNG, as `jpeg_orientation` does.
+def exif_in_png(encoded: Any) -> Any:
+    """Gives where the TIFF header of a PNG's EXIF chunk is, or 0.
 
     Reference:
         PNG (Third Edition), section 11.3.4.5, the chunk eXIf.
     """
     # The chunk may stand behind thousands of others, which a loop in a graph would take long to walk. That a picture's
     # compressed bytes spell its name is as likely as four bytes are.
-    parts = tf.strings.split(encoded, "eXIf", maxsplit=1)
-    return tf.cond(tf.size(parts) > 1, lambda: tiff_orientation(parts[1], 0), lambda: tf.constant(1))
+    before = tf.strings.length(tf.strings.split(encoded, "eXIf", maxsplit=1)[0])
+    return tf.where(before < tf.strings.length(encoded), before + 4, 0)
 
 
-def tiff_orientation(encoded: Any, start: Any) -> Any:
+@rarely
+def _tiff_orientation(encoded: Any, start: Any) -> Any:
     """Reads the tag from the first directory of the TIFF header at `start`; all its entries are compared at once.
 
     Returns:
-        A scalar int32 tensor from 1 to 8, as `jpeg_orientation` gives it.
+        A scalar int32 tensor from 1 to 8, as `orientation_at` gives it.
     """
     # Two bytes to a number, as far as the directory of any sane file reaches.
-    tiff = _numbers(tf.strings.substr(encoded, start, 4096), 4096)
+    tiff = _numbers(tf.strings.substr(encoded, tf.minimum(start, tf.strings.length(encoded)), 4096), 4096)
     is_little = tiff[0] == ord("I")
     low, high = tf.where(is_little, tiff[0::2], tiff[1::2]), tf.where(is_little, tiff[1::2], tiff[0::2])
     numbers = low + 256 * high
@@ -115,8 +123,8 @@ def _is_application(marker: Any) -> Any:
 
 
 @rarely
-def _walked_orientation(encoded: Any) -> Any:
-    """Walks application segments up to EXIF's."""
+def _walked_segments(encoded: Any) -> Any:
+    """Walks application segments up to EXIF's, and gives where what it holds begins, or 0."""
 
     def is_among_them(offset: Any, found: Any) -> Any:
         return (found == 0) & (offset > 0)
@@ -128,5 +136,4 @@ def _walked_orientation(encoded: Any) -> Any:
         found = tf.where(is_application & is_exif, offset + _SEGMENT_HEADER, found)
         return [tf.where(is_application, offset + 2 + 256 * header[2] + header[3], 0), found]
 
-    start = tf.while_loop(is_among_them, step, [tf.constant(2), tf.constant(0)], maximum_iterations=100)[1]
-    return tf.cond(start > 0, lambda: tiff_orientation(encoded, start), lambda: tf.constant(1))
+    return tf.while_loop(is_among_them, step, [tf.constant(2), tf.constant(0)], maximum_iterations=100)[1]

@@ -43,14 +43,14 @@ class CachedPictures:
         self._is_finished = form.is_finished(self._sizes)
 
     def batch(self, indices: Any, crop_positions: Any) -> Any:
-        """Gives, in graph operations, what `DecodedForm.decode` gives for some pictures, as one batch.
+        """Gives, in graph operations, what `DecodedForm.spec` says of some pictures, as one batch.
 
         Args:
             indices: int64 tensor of shape `(batch,)`.
             crop_positions: float32 tensor of shape `(batch,)`.
         """
         positions = tf.gather(self._positions, indices)
-        windows = self._form.windows(tf.gather(self._sizes, positions), crop_positions)
+        windows = self._form.parts(tf.gather(self._sizes, positions), crop_positions)
         spec = self._form.spec
         if not self._is_finished:
             return tf.map_fn(self._finished, (positions, windows), fn_output_signature=spec)
@@ -59,7 +59,7 @@ class CachedPictures:
         batch = tf.numpy_function(self._read_batch, [positions, windows], tf.uint8, stateful=False)
         if not self._form.is_resampled:
             return tf.reshape(batch, [-1, *spec.shape])
-        return tf.reshape(batch, [-1, *spec[0].shape]), windows[:, 2:]
+        return tf.reshape(batch, [-1, *spec[0].shape]), tf.pad(windows[:, 2:], [[0, 0], [0, 1]], constant_values=1)
 
     def _finished(self, picture: tuple[Any, Any]) -> Any:
         part = tf.numpy_function(self._read_part, picture, tf.uint8, stateful=False)

@@ -7,18 +7,21 @@ import tensorflow as tf
 
 from keras_sgdr.data.transforms import IDENTITY, Transform, is_affine
 
+_GRID = 64
+
 
 def render(
-    pixels: Any, transform: Transform, brightness: Any, contrast: Any, *, sizes: Any, image_size: tuple[int, int]
+    pixels: Any, transform: Transform, brightness: Any, contrast: Any, *, windows: Any, image_size: tuple[int, int]
 ) -> Any:
     """Resamples pictures and changes their lighting in one pass, compiled by XLA (six times as fast, on a CPU too).
 
     Args:
-        pixels: tensor of shape `(batch, room, 3)`: each picture's pixels row by row, and zeros in what room is left.
+        pixels: tensor of shape `(batch, 3 * room)`: each picture's pixels row by row, and anything in the room left.
         transform: from the result to the picture.
         brightness: float32 of shape `(batch,)`: what is added.
         contrast: float32 of shape `(batch,)`: what the distance from the picture's mean is multiplied by.
-        sizes: int32 of shape `(batch, 2)`: the height and width of each picture.
+        windows: int32 of shape `(batch, 4)`: the first pixel of the part that is the picture, its height and width, and
+            the number of pixels from one row to the next.
         image_size: `(height, width)` of the result.
 
     Returns:
@@ -27,30 +30,30 @@ def render(
     # What is drawn stays outside: XLA would compute it anew for every pixel, and take four times as long to compile.
     entries = [tf.broadcast_to(value, tf.shape(brightness)) for row in transform for value in row]
     compiled = _compiled_render(image_size, not is_affine(transform))
-    return compiled(pixels, tf.stack(entries), brightness, contrast, sizes)
+    return compiled(pixels, tf.stack(entries), brightness, contrast, windows)
 
 
 @lru_cache
 def _compiled_render(image_size: tuple[int, int], is_projective: bool) -> Any:
     """Gives one compiled function for all pictures of a size, whatever is drawn."""
 
-    def render_entries(pixels: Any, entries: Any, brightness: Any, contrast: Any, sizes: Any) -> Any:
+    def render_entries(pixels: Any, entries: Any, brightness: Any, contrast: Any, windows: Any) -> Any:
         first, second, last = (tuple(entries[row : row + 3][column] for column in range(3)) for row in (0, 3, 6))
         transform = first, second, last if is_projective else IDENTITY[2]
-        moved = resample(pixels, transform, sizes=sizes, image_size=image_size)
-        offsets = mean_values(pixels, sizes) * (1.0 - contrast) + brightness
+        moved = resample(pixels, transform, windows=windows, image_size=image_size)
+        offsets = mean_values(pixels, windows) * (1.0 - contrast) + brightness
         return tf.clip_by_value(moved * contrast[:, None, None, None] + offsets[:, None, None, None], 0.0, 255.0)
 
     return tf.function(render_entries, jit_compile=True, autograph=False)
 
 
-def resample(pixels: Any, transform: Transform, *, sizes: Any, image_size: tuple[int, int]) -> Any:
+def resample(pixels: Any, transform: Transform, *, windows: Any, image_size: tuple[int, int]) -> Any:
     """Looks up every pixel of the result in the picture, where a transform says that it came from.
 
     Args:
-        pixels: tensor of shape `(batch, room, 3)`, as for `render`.
+        pixels: as for `render`.
         transform: from the result to the picture.
-        sizes: int32 of shape `(batch, 2)`: the height and width of each picture.
+        windows: as for `render`.
         image_size: `(height, width)` of the result.
 
     Returns:
@@ -58,15 +61,13 @@ def resample(pixels: Any, transform: Transform, *, sizes: Any, image_size: tuple
         edge pixels repeated (`mode="reflect"` of `scipy.ndimage`).
     """
     x, y = _source_coordinates(transform, image_size)
-    heights, widths = sizes[:, 0, None, None], sizes[:, 1, None, None]
+    _, heights, widths, _ = (part[:, None, None] for part in tf.unstack(windows, axis=1))
     x, y = _reflected(x, tf.cast(widths, tf.float32)), _reflected(y, tf.cast(heights, tf.float32))
     left, top = tf.cast(x, tf.int32), tf.cast(y, tf.int32)
     right, bottom = tf.minimum(left + 1, widths - 1), tf.minimum(top + 1, heights - 1)
-    starts = tf.range(tf.shape(pixels)[0])[:, None, None] * pixels.shape[1]
-    pixels = tf.reshape(pixels, [-1, 3])
 
-    def at(row: Any, column: Any) -> Any:
-        return tf.cast(tf.gather(pixels, starts + row * widths + column), tf.float32)
+    def at(rows: Any, columns: Any) -> Any:
+        return _looked_up(pixels, windows, rows, columns)
 
     from_left = (x - tf.cast(left, tf.float32))[..., None]
     from_top = (y - tf.cast(top, tf.float32))[..., None]
@@ -75,22 +76,29 @@ def resample(pixels: Any, transform: Transform, *, sizes: Any, image_size: tuple
     return upper * (1.0 - from_top) + lower * from_top
 
 
-def mean_values(pixels: Any, sizes: Any) -> Any:
-    """Gives each picture's mean value, from some of its pixels.
+def mean_values(pixels: Any, windows: Any) -> Any:
+    """Gives each picture's mean value, from a grid of its pixels.
 
     Args:
-        pixels: tensor of shape `(batch, room, 3)`, as for `render`.
-        sizes: int32 of shape `(batch, 2)`, as for `render`.
+        pixels: as for `render`.
+        windows: as for `render`.
 
     Returns:
         float32 tensor of shape `(batch,)`.
     """
-    # Every pixel of a small picture, one in 37 of a large one: to look at all of them would take as long as the
-    # resampling, and contrast needs no better than this.
-    stride = 37 if pixels.shape[1] > 1 << 14 else 1
-    sampled = tf.cast(pixels[:, ::stride], tf.float32)
-    counts = (sizes[:, 0] * sizes[:, 1] - 1) // stride + 1
-    return tf.reduce_sum(sampled, axis=[1, 2]) / (3.0 * tf.cast(counts, tf.float32))
+    # To look at all of a large picture would take as long as the resampling, and contrast needs no better than this.
+    _, heights, widths, _ = (part[:, None, None] for part in tf.unstack(windows, axis=1))
+    odd = 2 * tf.range(_GRID) + 1
+    rows, columns = (odd[:, None] * heights) // (2 * _GRID), (odd * widths) // (2 * _GRID)
+    return tf.reduce_mean(_looked_up(pixels, windows, rows, columns), axis=[1, 2, 3])
+
+
+def _looked_up(pixels: Any, windows: Any, rows: Any, columns: Any) -> Any:
+    """Gives the pixels at rows and columns of windows, as float32 of one dimension more."""
+    room = pixels.shape[1] // 3
+    starts = tf.range(tf.shape(pixels)[0]) * room + windows[:, 0]
+    indices = starts[:, None, None] + rows * windows[:, 3, None, None] + columns
+    return tf.cast(tf.gather(tf.reshape(pixels, [-1, 3]), indices), tf.float32)
 
 
 def _source_coordinates(transform: Transform, image_size: tuple[int, int]) -> tuple[Any, Any]:

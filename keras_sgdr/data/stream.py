@@ -93,13 +93,18 @@ class Pictures:
             return epoch, place, index, seed, self.form.decode(paths[index], crop_position(seed))
 
         decoded = pictures.map(decode, num_parallel_calls=_NUM_PARALLEL).ignore_errors()
-        return refuse_gaps(decoded.batch(batch_size), lambda *batch: batch[1])
+        *others, _ = decoded.element_spec
+        shapes = tf.nest.map_structure(lambda spec: spec.shape, (*others, self.form.spec))
+        return refuse_gaps(decoded.padded_batch(batch_size, shapes), lambda *batch: batch[1])
 
     def finish(self, indices: Any, seeds: Any, decoded: Any) -> Any:
         """Augments a batch, and adds the labels and weights."""
         labels = self.split.labels
         if labels is not None:
             labels = tf.gather(labels, indices)
+        if self.form.is_resampled:
+            pixels, frames = decoded
+            decoded = pixels, self.form.windows(frames, crop_position(seeds))
         if self.augmentation is not None:
             decoded, labels = self.augmentation.augment(decoded, labels, seeds)
         if labels is None:

@@ -4,8 +4,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_sgdr.data.exif import tiff_orientation
-
 _FIRST_CHUNK = 12  # after "RIFF", a size and "WEBP"
 _CHUNK_HEADER = 8
 _FRAME_HEADER = 16  # x, y, width - 1, height - 1, duration (3 bytes each), flags
@@ -26,16 +24,15 @@ def decode_webp(encoded: Any) -> Any:
     return tf.ensure_shape(tf.io.decode_image(encoded, expand_animations=False), (None, None, None))
 
 
-def webp_orientation(encoded: Any) -> Any:
-    """Reads the EXIF orientation of a WebP, as `keras_sgdr.data.exif.jpeg_orientation` does."""
-    return tf.cond(_has(encoded, _HAS_EXIF), lambda: _noted_orientation(encoded), lambda: tf.constant(1))
+def exif_in_webp(encoded: Any) -> Any:
+    """Gives where the TIFF header of a WebP's EXIF chunk is, or 0."""
+    return tf.cond(_has(encoded, _HAS_EXIF), lambda: _exif_chunk(encoded), lambda: tf.constant(0))
 
 
-def _noted_orientation(encoded: Any) -> Any:
-    data = _slice(encoded, _chunk_offset(encoded, b"EXIF") + _CHUNK_HEADER, 4096)
+def _exif_chunk(encoded: Any) -> Any:
+    start = _chunk_offset(encoded, b"EXIF") + _CHUNK_HEADER
     # What JPEG demands before the TIFF header, some put here too.
-    is_prefixed = _slice(data, 0, 6) == b"Exif\0\0"
-    return tiff_orientation(data, tf.where(is_prefixed, 6, 0))
+    return start + tf.where(_slice(encoded, start, 6) == b"Exif\0\0", 6, 0)
 
 
 def _has(encoded: Any, feature: int) -> Any:

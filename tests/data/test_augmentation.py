@@ -48,13 +48,13 @@ def resampled_by_scipy(picture, matrix, image_size):
 
 def rendered(pictures, transform, image_size=None, brightness=0.0, contrast=1.0):
     count = len(pictures)
-    sizes = np.tile(np.int32([pictures.shape[1:3]]), (count, 1))
+    height, width = pictures.shape[1:3]
     return render(
-        tf.reshape(tf.constant(pictures), [count, -1, 3]),
+        tf.reshape(tf.constant(pictures), [count, -1]),
         transform,
         tf.fill([count], brightness),
         tf.fill([count], contrast),
-        sizes=tf.constant(sizes),
+        windows=tf.constant([[0, height, width, width]] * count),
         image_size=image_size or pictures.shape[1:3],
     ).numpy()
 
@@ -87,10 +87,20 @@ def test_far_outside_the_picture_is_reflected_again_and_again():
 
 def with_room(pictures, room):
     """Lays pixels out row by row, one picture after the other, each with zeros behind it."""
-    pixels = np.zeros((len(pictures), room, 3), pictures[0].dtype)
+    pixels = np.zeros((len(pictures), 3 * room), pictures[0].dtype)
     for row, picture in zip(pixels, pictures, strict=True):
-        row[: picture.shape[0] * picture.shape[1]] = picture.reshape(-1, 3)
-    return pixels, np.int32([picture.shape[:2] for picture in pictures])
+        row[: picture.size] = picture.ravel()
+    return pixels, np.int32([[0, *picture.shape[:2], picture.shape[1]] for picture in pictures])
+
+
+def test_part_of_a_picture_is_all_that_is_seen_of_it():
+    layer, seeds = side_on(max_zoom=1.3, max_lighting=0.3), seeds_of(3)
+    pictures = smooth_pictures(3, 40, 50).astype(np.uint8)
+    parts = pictures[:, 7:35, 11:44]
+    pixels, windows = with_room(list(pictures), 2000)
+    windows = np.int32([[7 * 50 + 11, 28, 33, 50]] * 3)
+    expected = layer.augment_pixels(*with_room(list(parts), 2000), seeds, image_size=(24, 24))
+    np.testing.assert_array_equal(layer.augment_pixels(pixels, windows, seeds, image_size=(24, 24)), expected)
 
 
 def test_pictures_of_several_sizes_are_resized_in_the_same_resampling():

@@ -9,7 +9,8 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from keras_sgdr.data.bad_pictures import check_pictures, find_bad_pictures
-from keras_sgdr.data.decoding import decode_image, decode_pixels
+from keras_sgdr.data.decoded_form import DecodedForm
+from keras_sgdr.data.decoding import decode_image, decode_pixels, room_for
 
 
 def smooth_picture(height=40, width=60):
@@ -264,15 +265,30 @@ def test_bad_files_are_found_in_order_and_named(tmp_path):
 
 
 @pytest.mark.parametrize("resize", ["crop", "squish", "pad"])
-@pytest.mark.parametrize("size", [(40, 60), (41, 47), (300, 290), (9, 200)])
-def test_pixels_to_resample_are_those_of_the_reduced_picture(resize, size):
+@pytest.mark.parametrize("position", [None, 0.0, 0.3, 1.0])
+@pytest.mark.parametrize("size", [(40, 60), (41, 47), (300, 290), (9, 200), (70, 100)])
+def test_pixels_to_resample_are_those_of_the_reduced_picture(resize, position, size):
+    form = DecodedForm((32, 40), resize, is_cropped_anywhere=position is not None, is_resampled=True)
     encoded = encode(Image.fromarray(smooth_picture(*size)), "JPEG", quality=95)
-    pixels, (height, width) = decode_pixels(encoded, image_size=(32, 40), resize=resize)
-    assert pixels.shape == (4 * 32 * 40, 3)
-    picture = tf.reshape(pixels[: height * width], [1, height, width, 3])
-    resized = tf.image.resize(picture, (32, 40))[0].numpy()
-    assert_close(np.round(resized), decode_image(encoded, image_size=(32, 40), resize=resize).numpy(), 0.01)
-    assert not pixels[height * width :].numpy().any()
+    pixels, frame = decode_pixels(encoded, image_size=(32, 40), resize=resize, crop_position=position)
+    assert pixels.shape[0] == 3 * frame[0] * frame[1] <= 3 * room_for((32, 40))
+    ((start, height, width, stride),) = form.windows(
+        frame[None], tf.constant([0.5 if position is None else position])
+    ).numpy()
+    rows = start + stride * np.arange(height)[:, None] + np.arange(width)
+    part = pixels.numpy().reshape(-1, 3)[rows]
+    resized = tf.image.resize(part, (32, 40)).numpy()
+    expected = decode_image(encoded, image_size=(32, 40), resize=resize, crop_position=position)
+    assert_close(np.round(resized), expected.numpy(), 0.01)
+
+
+@pytest.mark.parametrize(
+    ("size", "is_whole"), [((40, 60), True), ((62, 90), False), ((20, 200), True), ((600, 580), False)]
+)
+def test_small_picture_is_left_whole(size, is_whole):
+    encoded = encode(Image.fromarray(smooth_picture(*size)), "JPEG")
+    _, frame = decode_pixels(encoded, image_size=(32, 32), resize="crop", crop_position=0.5)
+    assert frame[2] == (not is_whole)
 
 
 def test_bmp_of_one_bit_is_named_as_unreadable(tmp_path):
