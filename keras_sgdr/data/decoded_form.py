@@ -30,7 +30,7 @@ class DecodedForm:
     def spec(self) -> Any:
         """What a picture of a batch is: uint8 of shape `(height, width, 3)`, or what `decode_pixels` gives.
 
-        The latter has zeros behind it: uint8 of shape `(3 * room,)`; and the frame, int32 of shape `(3,)`.
+        The latter has something behind it: uint8 of shape `(3 * room,)`; and the frame, int32 of shape `(3,)`.
         """
         if not self.is_resampled:
             return tf.TensorSpec((*self.image_size, 3), tf.uint8)
@@ -87,6 +87,12 @@ class DecodedForm:
         whole = tf.stack([tf.zeros_like(heights), heights, widths, widths], axis=1)
         part = tf.stack([tops * widths + lefts, part_heights, part_widths, widths], axis=1)
         return tf.where(are_parts[:, None] == 1, whole, part)
+
+    def are_left_whole(self, sizes: Any) -> Any:
+        """Whether kept pictures come whole, for their windows to be looked at: bool of shape `(batch,)`."""
+        if not (self.is_resampled and self.is_cropped_anywhere):
+            return tf.zeros_like(sizes[:, 0], tf.bool)
+        return sizes[:, 0] * sizes[:, 1] <= room_for(self.image_size)
 
     def is_finished(self, sizes: Any) -> bool:
         """Whether parts of these sizes are what `decode` gives, as they are."""

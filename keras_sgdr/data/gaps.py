@@ -18,22 +18,23 @@ class Place(NamedTuple):
         position: of the picture, int64.
         start: of the first picture of this pass, int64.
         end: one more than the last picture's position, int64.
-        first_path: the first picture's file.
-        next_path: the file of the picture after this one.
+        first_index: the first picture's index.
+        next_index: the index of the picture after this one.
     """
 
     position: Any
     start: Any
     end: Any
-    first_path: Any
-    next_path: Any
+    first_index: Any
+    next_index: Any
 
 
-def refuse_gaps(dataset: tf.data.Dataset, places_of: Callable[..., Place]) -> tf.data.Dataset:
+def refuse_gaps(dataset: tf.data.Dataset, paths: Any, places_of: Callable[..., Place]) -> tf.data.Dataset:
     """Passes batches on until a picture is missing, and then fails with the name of its file.
 
     Args:
         dataset: batches of pictures.
+        paths: the pictures' files, by their indices, string of shape `(pictures,)`.
         places_of: gives the pictures' places, with tensors of shape `(batch,)`, from a batch's parts.
 
     Returns:
@@ -41,12 +42,14 @@ def refuse_gaps(dataset: tf.data.Dataset, places_of: Callable[..., Place]) -> tf
     """
     # An epoch may end with a gap: the empty batch at the end looks for that.
     with_end = dataset.concatenate(tf.data.Dataset.from_tensors(_empty(dataset.element_spec)))
-    start = (tf.constant(-1, tf.int64), tf.constant(-1, tf.int64), tf.constant("every file"))
+    start = (tf.constant(-1, tf.int64),) * 3
 
     @tf.autograph.experimental.do_not_convert
     def check(state: Any, batch: Any) -> tuple[Any, Any]:
         places = places_of(*batch)
-        return tf.cond(tf.size(places.position) > 0, lambda: _after(state, places), lambda: _at_end(state)), batch
+        return tf.cond(
+            tf.size(places.position) > 0, lambda: _after(state, places, paths), lambda: _at_end(state, paths)
+        ), batch
 
     checked = with_end.scan(start, check)
 
@@ -57,19 +60,20 @@ def refuse_gaps(dataset: tf.data.Dataset, places_of: Callable[..., Place]) -> tf
     return checked.filter(is_batch)
 
 
-def _after(state: tuple[Any, Any, Any], places: Place) -> tuple[Any, Any, Any]:
-    expected, _, path = state
+def _after(state: tuple[Any, Any, Any], places: Place, paths: Any) -> tuple[Any, Any, Any]:
+    expected, _, index = state
     is_first = expected < 0
     expected = tf.where(is_first, places.start[0], expected)
-    path = tf.where(is_first, places.first_path[0], path)
+    index = tf.where(is_first, places.first_index[0], index)
     steps = places.position - tf.concat([[expected - 1], places.position[:-1]], axis=0)
-    missing = tf.gather(tf.concat([[path], places.next_path], axis=0), tf.argmax(steps != 1))
-    with tf.control_dependencies([_fail_unless(tf.reduce_all(steps == 1), missing)]):
-        return places.position[-1] + 1, places.end[-1], places.next_path[-1]
+    missing = tf.gather(tf.concat([[index], places.next_index], axis=0), tf.argmax(steps != 1))
+    with tf.control_dependencies([_fail_unless(tf.reduce_all(steps == 1), paths[missing])]):
+        return places.position[-1] + 1, places.end[-1], places.next_index[-1]
 
 
-def _at_end(state: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-    expected, end, path = state
+def _at_end(state: tuple[Any, Any, Any], paths: Any) -> tuple[Any, Any, Any]:
+    expected, end, index = state
+    path = tf.where(index < 0, "every file", paths[tf.maximum(index, 0)])
     with tf.control_dependencies([_fail_unless((expected == end) & (expected >= 0), path)]):
         return tuple(tf.identity(part) for part in state)
 

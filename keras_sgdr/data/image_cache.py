@@ -50,16 +50,20 @@ class CachedPictures:
             crop_positions: float32 tensor of shape `(batch,)`.
         """
         positions = tf.gather(self._positions, indices)
-        windows = self._form.parts(tf.gather(self._sizes, positions), crop_positions)
+        sizes = tf.gather(self._sizes, positions)
+        windows = self._form.parts(sizes, crop_positions)
         spec = self._form.spec
         if not self._is_finished:
             return tf.map_fn(self._finished, (positions, windows), fn_output_signature=spec)
+        are_whole = self._form.are_left_whole(sizes)[:, None]
+        windows = tf.where(are_whole, tf.pad(sizes, [[0, 0], [2, 0]]), windows)
         # One call of Python for a batch takes no longer than graph operations for each picture, which copy three times;
         # and the copying itself is done without Python's lock.
         batch = tf.numpy_function(self._read_batch, [positions, windows], tf.uint8, stateful=False)
         if not self._form.is_resampled:
             return tf.reshape(batch, [-1, *spec.shape])
-        return tf.reshape(batch, [-1, *spec[0].shape]), tf.pad(windows[:, 2:], [[0, 0], [0, 1]], constant_values=1)
+        frames = tf.concat([windows[:, 2:], tf.cast(~are_whole, tf.int32)], axis=1)
+        return tf.reshape(batch, [-1, *spec[0].shape]), frames
 
     def _finished(self, picture: tuple[Any, Any]) -> Any:
         part = tf.numpy_function(self._read_part, picture, tf.uint8, stateful=False)
@@ -75,9 +79,7 @@ class CachedPictures:
         batch = _aligned_empty(len(positions), spec.shape.num_elements())
         scratch = self._scratch(windows, positions)
         for row, position, window in zip(batch, positions, windows, strict=True):
-            length = 3 * window[2] * window[3]
-            self._read_into(row[:length], position, window, scratch)
-            row[length:] = 0
+            self._read_into(row[: 3 * window[2] * window[3]], position, window, scratch)
         return batch
 
     def _scratch(self, windows: Sizes, positions: npt.NDArray[np.int64]) -> Pixels:

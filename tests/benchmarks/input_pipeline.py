@@ -1,6 +1,6 @@
 """Pictures a second from JPEG files to augmented batches, as ratios of things measured in the same run.
 
-    python tests/benchmarks/input_pipeline.py [--pictures 256] [--large 16] [--repeats 5]
+    python tests/benchmarks/input_pipeline.py [--pictures 2048] [--large 96] [--repeats 5]
 
 Builds its own JPEGs of 500x375 and 4000x3000 from scikit-image's photographs, and compares `load_dataset` with
 `image_dataset_from_directory` followed by the equivalent KerasCV layers, and with decoding alone, all in turn in each
@@ -138,7 +138,7 @@ def _spread(ratios: list[float]) -> str:
 def main() -> None:
     """Runs the comparison at both sizes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=512, help="pictures of 500x375")
+    parser.add_argument("--pictures", type=int, default=2048, help="pictures of 500x375")
     parser.add_argument("--large", type=int, default=96, help="pictures of 4000x3000; 0 leaves them out")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
