@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -15,7 +17,6 @@ MOMENTA = ("momentum", "beta_1")
 class MomentumVariable(keras.Variable):
     """A variable that is known to be above 0 while a step is compiled: SGD and RMSprop ask, with a Python `if`."""
 
-    own_value: float
     __hash__ = object.__hash__
 
     def __ne__(self, other: object) -> bool:
@@ -28,6 +29,9 @@ class MomentumVariable(keras.Variable):
 class MovableMomentum:
     """An optimizer's momentum as a variable, for Keras makes it a constant of the compiled step.
 
+    It is one only while a step is compiled (or run, where nothing is compiled). To all others, who may read it or save
+    the model, it is the present number, and the optimizer has the variables that it always has.
+
     Args:
         model: A compiled model whose optimizer has a `momentum` or a `beta_1` above 0.
     """
@@ -35,35 +39,70 @@ class MovableMomentum:
     def __init__(self, model: Any) -> None:
         self.model = model
         *_, self.optimizer = optimizer_chain(model.optimizer)
-        self._put_back_what_a_failed_training_left()
+        left = self.optimizer.__dict__.get("_moved_momentum")  # by a training that failed
+        if left is not None:
+            left.put_back()
         self.name = next((name for name in MOMENTA if getattr(self.optimizer, name, 0)), "")
         must = f"The optimizer must have one of {MOMENTA} above 0 for `momentum` to be moved"
         require(bool(self.name), must, optimizer=type(self.optimizer).__name__)
-        own_value = float(getattr(self.optimizer, self.name))
-        variable = MomentumVariable(own_value, trainable=False, name=self.name)
-        variable.own_value = own_value
-        # As an attribute of the optimizer it becomes part of its state, which JAX's trainer passes from step to step.
-        setattr(self.optimizer, self.name, variable)
+        self._own_value = float(getattr(self.optimizer, self.name))
+        self._variable = MomentumVariable(self._own_value, trainable=False, name=self.name)
+        self._replaced: list[tuple[Any, str]] = []
+        if keras.backend.backend() == "jax":
+            # As an attribute of the optimizer it becomes part of its state, which the trainer passes from step to step.
+            self.optimizer.momentum_variable = self._variable
+        for name in ("apply", "stateless_apply"):
+            self._replace(model.optimizer, name, self._stepping(getattr(model.optimizer, name)))
+        for optimizer in optimizer_chain(model.optimizer):
+            self._replace(optimizer, "save_own_variables", self._saving(optimizer))
+        self.optimizer.__dict__["_moved_momentum"] = self
         model.make_train_function(force=True)
 
     def write(self, value: float) -> None:
         """Sets the momentum of the next batch."""
         sync_variables(self.model)
-        write_number(getattr(self.optimizer, self.name), value)
+        write_number(self._variable, value)
+        self.optimizer.__dict__[self.name] = value
 
     def put_back(self) -> None:
         """Makes it the number again that it was."""
         sync_variables(self.model)
-        self._put_back(self.name)
+        state = self.optimizer.__dict__
+        state[self.name] = self._own_value
+        for optimizer, name in self._replaced:
+            optimizer.__dict__.pop(name, None)
+        del state["_moved_momentum"]
+        if keras.backend.backend() == "jax":
+            # Private: Keras untracks by itself only the variable of a rate.
+            self.optimizer._untrack_variable(self._variable)
+            del self.optimizer.momentum_variable
         self.model.make_train_function(force=True)
 
-    def _put_back(self, name: str) -> None:
-        variable = getattr(self.optimizer, name)
-        setattr(self.optimizer, name, variable.own_value)
-        # Private: Keras untracks by itself only the variable of a rate.
-        self.optimizer._untrack_variable(variable)
+    def _replace(self, optimizer: Any, name: str, method: Callable[..., Any]) -> None:
+        # Past Keras's tracking of attributes. A method of the object comes before that of its class.
+        optimizer.__dict__[name] = method
+        self._replaced.append((optimizer, name))
 
-    def _put_back_what_a_failed_training_left(self) -> None:
-        for name in MOMENTA:
-            if isinstance(getattr(self.optimizer, name, None), MomentumVariable):
-                self._put_back(name)
+    def _stepping(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*args: Any, **kwargs: Any) -> Any:
+            with self._as_variable():
+                return method(*args, **kwargs)
+
+        return step
+
+    def _saving(self, optimizer: Any) -> Callable[..., None]:
+        def save(store: Any) -> None:
+            variables = [variable for variable in optimizer.variables if variable is not self._variable]
+            for position, variable in enumerate(variables):
+                store[str(position)] = variable.numpy()
+
+        return save
+
+    @contextmanager
+    def _as_variable(self) -> Iterator[None]:
+        state = self.optimizer.__dict__
+        number, state[self.name] = state[self.name], self._variable
+        try:
+            yield
+        finally:
+            state[self.name] = number

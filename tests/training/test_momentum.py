@@ -89,6 +89,28 @@ def test_momentum_is_put_back_after_a_training_that_failed():
     assert all("dense" in path for path in slots)
 
 
+@pytest.mark.parametrize("optimizer", [keras.optimizers.SGD, keras.optimizers.AdamW])
+def test_model_saved_during_training_is_as_any_other(optimizer, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2), keras.layers.Dense(1)])
+    name = "momentum" if optimizer is keras.optimizers.SGD else "beta_1"
+    model.compile(optimizer(0.1, **{name: 0.5}), "mse")
+    saved = []
+
+    class Keep(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            saved.append([variable.numpy() for variable in self.model.optimizer.variables])
+
+    checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
+    fit(model, scheduler(), Keep(), checkpoint)
+    for epoch in range(3):
+        loaded = keras.models.load_model(tmp_path / f"{epoch + 1}.keras").optimizer
+        for variable, expected in zip(loaded.variables, saved[epoch], strict=True):
+            np.testing.assert_array_equal(variable.numpy(), expected)
+        assert getattr(loaded, name) == pytest.approx(MOMENTA[5 * epoch + 4])
+    assert any(np.abs(value).sum() > 0 for value in saved[0][2:])
+
+
 def test_momentum_out_of_range_is_refused():
     with pytest.raises(ValueError, match=r"Received: momentum=\(0.85, 0.95\)"):
         SGDRScheduler(0.1, momentum=(0.85, 0.95))
