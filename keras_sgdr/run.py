@@ -78,7 +78,9 @@ class Run:
         shown = [ProgressTable(), *callbacks] if self.verbose else list(callbacks)
         # `shuffle` is for arrays; left at its default, Keras warns that it has no effect on a dataset
         arguments = {"epochs": epochs, "initial_epoch": first, "shuffle": False, "verbose": 0}
-        log = model.fit(data, validation_data=valid, callbacks=shown, **arguments).history
+        # Without end, they begin once; before each pass TensorFlow prepares their graph, which takes a second.
+        arguments |= {"steps_per_epoch": len(data), "validation_steps": len(valid)}
+        log = model.fit(data.repeat(), validation_data=valid.repeat(), callbacks=shown, **arguments).history
         return [
             {"stage": stage, "epoch": epoch + 1, **{name: float(values[epoch]) for name, values in log.items()}}
             for epoch in range(len(log["loss"]))

@@ -49,6 +49,9 @@ def load_dataset(
     taken; a pass that is left before is begun anew by the next one. To put a dataset back to where it was, save
     `epoch = dataset.epoch_counter.numpy()` and later call `dataset.epoch_counter.assign(epoch)`.
 
+    Before each pass TensorFlow prepares the dataset's graph, for half a second or so. Where there are few pictures,
+    `model.fit(dataset.repeat(), steps_per_epoch=len(dataset))` does that once, and shows the model the same.
+
     What the batches depend on is in `dataset.source`, where `precompute_features` looks for it.
 
     Args:

@@ -132,6 +132,16 @@ def test_pass_that_is_left_is_begun_anew(numbered):
     assert dataset.epoch_counter.numpy() == 1
 
 
+def test_stream_without_end_is_one_epoch_after_the_other(numbered):
+    options = {"image_size": 8, "batch_size": 5, "shuffle": True, "augmentation": side_on()}
+    expected = [batch for dataset in [load_dataset(numbered, **options)] for _ in range(3) for batch in dataset]
+    endless = load_dataset(numbered, **options)
+    for batch, (images, labels) in zip(endless.repeat().take(15), expected, strict=True):
+        np.testing.assert_array_equal(batch[0], images)
+        np.testing.assert_array_equal(batch[1], labels)
+    assert endless.epoch_counter.numpy() == 3
+
+
 def test_counter_puts_a_dataset_back(numbered):
     dataset = load_dataset(numbered, image_size=8, batch_size=5, shuffle=True)
     epochs = [epoch_of(dataset)[1] for _ in range(3)]
