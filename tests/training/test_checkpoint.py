@@ -170,6 +170,21 @@ def test_callbacks_remember(kill_after, tmp_path):
     assert [s.value for s in resumed_callbacks[2].snapshots] == LOSSES[:7]
 
 
+def test_model_checkpoint_counts_on_in_the_midst_of_an_epoch(tmp_path):
+    class Watched(keras.callbacks.ModelCheckpoint):
+        wait = None  # for `broken_off` to know it as one that remembers
+
+        def _save_model(self, *args, **kwargs):
+            saved.append(int(self.model.optimizer.iterations.numpy()))
+
+    def make_callbacks():
+        return [Watched(str(tmp_path / "model.keras"), save_freq=3)]
+
+    saved = []
+    broken_off(make_model, make_callbacks, tmp_path / "run", kill_after=STEPS + 1, save_every=1)
+    assert saved == [3, 6, 9, 12]
+
+
 def test_pictures_go_on_in_the_midst_of_an_epoch(tmp_path):
     # Here, for the rest of the module serves the backends without TensorFlow too.
     from keras_sgdr.data.augmentation import side_on
