@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import keras
@@ -47,6 +48,8 @@ class MovableMomentum:
         require(bool(self.name), must, optimizer=type(self.optimizer).__name__)
         self._own_value = float(getattr(self.optimizer, self.name))
         self._variable = MomentumVariable(self._own_value, trainable=False, name=self.name)
+        self._number = self._own_value
+        self._num_inside, self._lock = 0, Lock()
         self._replaced: list[tuple[Any, str]] = []
         if keras.backend.backend() == "jax":
             # As an attribute of the optimizer it becomes part of its state, which the trainer passes from step to step.
@@ -62,7 +65,7 @@ class MovableMomentum:
         """Sets the momentum of the next batch."""
         sync_variables(self.model)
         write_number(self._variable, value)
-        self.optimizer.__dict__[self.name] = value
+        self.optimizer.__dict__[self.name] = self._number = value
 
     def put_back(self) -> None:
         """Makes it the number again that it was."""
@@ -101,8 +104,14 @@ class MovableMomentum:
     @contextmanager
     def _as_variable(self) -> Iterator[None]:
         state = self.optimizer.__dict__
-        number, state[self.name] = state[self.name], self._variable
+        # Counted, for steps nest, and those of the replicas of a strategy are compiled in threads by turns.
+        with self._lock:
+            self._num_inside += 1
+            state[self.name] = self._variable
         try:
             yield
         finally:
-            state[self.name] = number
+            with self._lock:
+                self._num_inside -= 1
+                if not self._num_inside:
+                    state[self.name] = self._number
