@@ -54,10 +54,11 @@ class MovableMomentum:
         if keras.backend.backend() == "jax":
             # As an attribute of the optimizer it becomes part of its state, which the trainer passes from step to step.
             self.optimizer.momentum_variable = self._variable
+            for optimizer in optimizer_chain(model.optimizer):
+                self._replace(optimizer, "save_own_variables", self._saving(optimizer))
+                self._replace(optimizer, "load_own_variables", self._loading(optimizer))
         for name in ("apply", "stateless_apply"):
             self._replace(model.optimizer, name, self._stepping(getattr(model.optimizer, name)))
-        for optimizer in optimizer_chain(model.optimizer):
-            self._replace(optimizer, "save_own_variables", self._saving(optimizer))
         self.optimizer.__dict__["_moved_momentum"] = self
         model.make_train_function(force=True)
 
@@ -93,13 +94,28 @@ class MovableMomentum:
 
         return step
 
-    def _saving(self, optimizer: Any) -> Callable[..., None]:
+    def _saving(self, optimizer: Any) -> Callable[[Any], None]:
         def save(store: Any) -> None:
-            variables = [variable for variable in optimizer.variables if variable is not self._variable]
-            for position, variable in enumerate(variables):
+            for position, variable in enumerate(self._others(optimizer)):
                 store[str(position)] = variable.numpy()
 
         return save
+
+    def _loading(self, optimizer: Any) -> Callable[[Any], None]:
+        refuse = optimizer.load_own_variables
+
+        def load(store: Any) -> None:
+            others = self._others(optimizer)
+            if len(store.keys()) != len(others):
+                refuse(store)
+            else:
+                for position, variable in enumerate(others):
+                    variable.assign(store[str(position)])
+
+        return load
+
+    def _others(self, optimizer: Any) -> list[Any]:
+        return [variable for variable in optimizer.variables if variable is not self._variable]
 
     @contextmanager
     def _as_variable(self) -> Iterator[None]:
