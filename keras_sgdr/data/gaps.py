@@ -29,13 +29,16 @@ class Place(NamedTuple):
     next_index: Any
 
 
-def refuse_gaps(dataset: tf.data.Dataset, paths: Any, places_of: Callable[..., Place]) -> tf.data.Dataset:
+def refuse_gaps(
+    dataset: tf.data.Dataset, paths: Any, places_of: Callable[..., Place], *, batch_size: int
+) -> tf.data.Dataset:
     """Passes batches on until a picture is missing, and then fails with the name of its file.
 
     Args:
         dataset: batches of pictures.
         paths: the pictures' files, by their indices, string of shape `(pictures,)`.
         places_of: gives the pictures' places, with tensors of shape `(batch,)`, from a batch's parts.
+        batch_size: pictures in a batch; one of fewer is the last.
 
     Returns:
         The same batches; `tf.errors.InvalidArgumentError` instead of the first one that lacks a picture.
@@ -48,7 +51,9 @@ def refuse_gaps(dataset: tf.data.Dataset, paths: Any, places_of: Callable[..., P
     def check(state: Any, batch: Any) -> tuple[Any, Any]:
         places = places_of(*batch)
         return tf.cond(
-            tf.size(places.position) > 0, lambda: _after(state, places, paths), lambda: _at_end(state, paths)
+            tf.size(places.position) > 0,
+            lambda: _after(state, places, paths, batch_size),
+            lambda: _at_end(state, paths),
         ), batch
 
     checked = with_end.scan(start, check)
@@ -60,12 +65,15 @@ def refuse_gaps(dataset: tf.data.Dataset, paths: Any, places_of: Callable[..., P
     return checked.filter(is_batch)
 
 
-def _after(state: tuple[Any, Any, Any], places: Place, paths: Any) -> tuple[Any, Any, Any]:
+def _after(state: tuple[Any, Any, Any], places: Place, paths: Any, batch_size: int) -> tuple[Any, Any, Any]:
     expected, _, index = state
     is_first = expected < 0
     expected = tf.where(is_first, places.start[0], expected)
     index = tf.where(is_first, places.first_index[0], index)
     steps = places.position - tf.concat([[expected - 1], places.position[:-1]], axis=0)
+    # After the last batch Keras asks for no more: if that is short of a picture, it must be said now.
+    is_last = tf.size(steps) < batch_size
+    steps = tf.concat([steps, [tf.where(is_last, places.end[0] - places.position[-1], 1)]], axis=0)
     missing = tf.gather(tf.concat([[index], places.next_index], axis=0), tf.argmax(steps != 1))
     with tf.control_dependencies([_fail_unless(tf.reduce_all(steps == 1), paths[missing])]):
         return places.position[-1] + 1, places.end[-1], places.next_index[-1]

@@ -96,7 +96,8 @@ class Pictures:
         decoded = pictures.map(decode, num_parallel_calls=_NUM_PARALLEL).ignore_errors()
         *others, _ = decoded.element_spec
         shapes = tf.nest.map_structure(lambda spec: spec.shape, (*others, self.form.spec))
-        return refuse_gaps(decoded.padded_batch(batch_size, shapes), paths, lambda *batch: batch[1])
+        batches = decoded.padded_batch(batch_size, shapes)
+        return refuse_gaps(batches, paths, lambda *batch: batch[1], batch_size=batch_size)
 
     def finish(self, indices: Any, seeds: Any, decoded: Any) -> Any:
         """Augments a batch, and adds the labels and weights."""

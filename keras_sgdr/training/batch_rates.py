@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from typing import Any
 
@@ -29,9 +28,6 @@ class BatchRates(keras.callbacks.Callback):
     Subclasses define `rate_at`.
     """
 
-    # `on_train_batch_end` may run beside the next batch. Otherwise Keras would wait for each batch's metrics.
-    async_safe = True
-
     def __init__(self, *, steps_per_epoch: int | None = None, momentum: tuple[float, float] | None = None) -> None:
         super().__init__()
         if steps_per_epoch is not None and not steps_per_epoch >= 1:
@@ -43,8 +39,7 @@ class BatchRates(keras.callbacks.Callback):
         self._moved: MovableMomentum | None = None
         self.given_steps_per_epoch = steps_per_epoch
         self.steps_per_epoch: int | None = None
-        self._epoch = self._first_batch = 0
-        self._batches = itertools.count()
+        self._epoch = self._first_batch = self._batches = 0
         self._warned = False
 
     def rate_at(self, epoch: int, batch: int, *, held: int) -> float:
@@ -89,7 +84,7 @@ class BatchRates(keras.callbacks.Callback):
         super().on_epoch_begin(epoch, logs)
         start = self.params.get("resumed_at")  # of a TrainingCheckpoint
         self._first_batch = start.batch if start is not None and start.epoch == epoch else 0
-        self._epoch, self._batches = epoch, itertools.count(self._first_batch)
+        self._epoch, self._batches = epoch, self._first_batch
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the batch's rate and momentum."""
@@ -103,19 +98,18 @@ class BatchRates(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Counts; here, for data of unknown length have one `on_train_batch_begin` more than batches."""
         super().on_train_batch_end(batch, logs)
-        next(self._batches)  # atomic, for several of these may run at once
+        self._batches = self._first_batch + batch + 1
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Records the rate of the last batch, and learns the number of batches where it was not known."""
         if logs is not None:
             logs["learning_rate"] = read_learning_rate(self.model.optimizer)
-        batches = next(self._batches)
         if self.steps_per_epoch is None:
-            self.steps_per_epoch = batches
-        elif batches != self.steps_per_epoch and not (self.model.stop_training or self._warned):
+            self.steps_per_epoch = self._batches
+        elif self._batches != self.steps_per_epoch and not (self.model.stop_training or self._warned):
             self._warned = True
             warnings.warn(
-                f"Epoch {epoch + 1} had {batches} batches where {self.steps_per_epoch} were expected; its rates "
+                f"Epoch {epoch + 1} had {self._batches} batches where {self.steps_per_epoch} were expected; its rates "
                 f"end early or stay at the last one. Received: steps_per_epoch={self.steps_per_epoch}.",
                 stacklevel=2,
             )

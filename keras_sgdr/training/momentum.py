@@ -31,7 +31,8 @@ class MovableMomentum:
     """An optimizer's momentum as a variable, for Keras makes it a constant of the compiled step.
 
     It is one only while a step is compiled (or run, where nothing is compiled). To all others, who may read it or save
-    the model, it is the present number, and the optimizer has the variables that it always has.
+    the model, it is the present number, and the optimizer has the variables that it always has. After a training that
+    failed, the next one with a scheduler puts it back, or compiling the model again.
 
     Args:
         model: A compiled model whose optimizer has a `momentum` or a `beta_1` above 0.
@@ -72,6 +73,8 @@ class MovableMomentum:
         """Makes it the number again that it was."""
         sync_variables(self.model)
         state = self.optimizer.__dict__
+        if state.get("_moved_momentum") is not self:  # another scheduler of the same training took over
+            return
         state[self.name] = self._own_value
         for optimizer, name in self._replaced:
             optimizer.__dict__.pop(name, None)

@@ -152,7 +152,6 @@ class LRFinder(keras.callbacks.Callback):
         self._average, self._best = 0.0, math.inf
         self._accumulates = accumulation_steps(self.model.optimizer) > 1
         self._means = next((metric for metric in self.model.metrics if metric.name == "loss"), None)
-        self._zero = keras.ops.zeros(())
         self.keep(self.model)
         self._schedule = rate_as_variable(self.model.optimizer)
         if self._schedule is not None:
@@ -191,7 +190,7 @@ class LRFinder(keras.callbacks.Callback):
         else:
             # Half as dear as `reset_state`, which makes its zeros: before each batch, that shows in a small network.
             for variable in self._means.variables:
-                write_number(variable, self._zero)
+                write_number(variable, 0.0)
 
     def _waits_for_update(self) -> bool:
         if not self._accumulates:

@@ -187,6 +187,17 @@ def test_bad_file_is_named_on_the_way(numbered, tmp_path, content):
         next(batches)
 
 
+@pytest.mark.parametrize(("bad", "batch_size"), [(21, 5), (21, 7), (20, 5), (4, 5)])
+def test_bad_file_is_named_in_fit(numbered, tmp_path, bad, batch_size):
+    (tmp_path / "bad.jpg").write_bytes(b"text")
+    paths = [*numbered.paths[:bad], str(tmp_path / "bad.jpg"), *numbered.paths[bad + 1 :]]
+    split = Split("train", paths, numbered.labels, numbered.class_names)
+    model = keras.Sequential([keras.layers.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"Received: not a picture:\] \[.*bad\.jpg"):
+        model.fit(load_dataset(split, image_size=8, batch_size=batch_size), shuffle=False, verbose=0)
+
+
 def test_bad_files_are_left_out_with_a_warning_and_the_count_is_right(numbered, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"text")
     paths = [*numbered.paths[:7], str(tmp_path / "bad.jpg"), *numbered.paths[8:]]

@@ -73,6 +73,13 @@ def test_batches_are_the_same_with_a_cache(split, tmp_path, augmentation, resize
         assert all(np.abs(first[label] - second[label]).max() > 1 for label in first)
 
 
+def test_small_pictures_come_whole_from_a_cache_and_are_the_same(split):
+    fitting = split.take([index for index, path in enumerate(split.paths) if "large" not in path])
+    options = {"image_size": (32, 40), "batch_size": 4, "augmentation": side_on(max_zoom=1.2), "shuffle": True}
+    cached = load_dataset(fitting, cache="memory", verbose=0, **options)
+    assert_same(batches_of(cached), batches_of(load_dataset(fitting, **options)))
+
+
 def test_threads_and_the_first_step_change_nothing(split, tmp_path):
     def dataset(threads, step):
         stream = load_dataset(

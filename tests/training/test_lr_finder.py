@@ -309,6 +309,26 @@ def test_loss_that_is_not_reported_is_refused():
         lr_find(model, make_data())
 
 
+def test_loss_of_another_dtype_is_noted():
+    class Precise(keras.Sequential):
+        def __init__(self, layers):
+            super().__init__(layers)
+            self.mean = keras.metrics.Mean("loss", dtype="float64")
+
+        @property
+        def metrics(self):
+            return [self.mean]
+
+        def train_step(self, data):
+            self.mean.update_state(keras.ops.mean(data[0]))
+            return {"loss": self.mean.result()}
+
+    model = Precise([keras.layers.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    curve = lr_find(model, make_dataset(shuffle=False), num_steps=4, stop_factor=float("inf"))
+    np.testing.assert_allclose(curve.losses, make_data()[0].reshape(4, -1).mean(axis=1), rtol=1e-5)
+
+
 def test_curve_before_training_is_refused():
     with pytest.raises(RuntimeError, match="Received: no batch so far"):
         _ = LRFinder().curve
