@@ -4,7 +4,6 @@ Training, prediction and the exported model call the same function, so that they
 """
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,6 +12,7 @@ import tensorflow as tf
 
 from keras_sgdr.data.cropping import Crop
 from keras_sgdr.data.exif import exif_in_jpeg, exif_in_png, is_reversed, orientation_at, rarely, upright
+from keras_sgdr.data.jpeg import decode_jpeg
 from keras_sgdr.data.webp import decode_webp, exif_in_webp
 
 RESIZE_MODES = ("crop", "squish", "pad")
@@ -174,7 +174,7 @@ def _decode(encoded: Any, crop: Crop) -> tuple[Any, Any]:
     orientation = orientation_at(encoded, start)
     crop = crop._replace(target=_lying(crop.target, orientation), is_reversed=is_reversed(orientation))
     picture, is_whole = tf.cond(
-        is_jpeg, lambda: _decode_jpeg(encoded, crop), lambda: _decode_other_kind(encoded, kind, crop)
+        is_jpeg, lambda: decode_jpeg(encoded, crop), lambda: _decode_other_kind(encoded, kind, crop)
     )
     return upright(picture, orientation), is_whole
 
@@ -209,47 +209,6 @@ def _lying(image_size: tuple[int, int], orientation: Any) -> tuple[Any, Any]:
         return height, width
     is_lying = orientation >= 5
     return tf.where(is_lying, width, height), tf.where(is_lying, height, width)
-
-
-def _decode_jpeg(encoded: Any, crop: Crop) -> tuple[Any, Any]:
-    shape = tf.io.extract_jpeg_shape(encoded)
-    height, width = crop.size(shape[0], shape[1])
-    either = tf.maximum if crop.resize == "pad" else tf.minimum
-    factor = either(height // crop.target[0], width // crop.target[1])
-    scale = tf.reduce_sum(tf.cast(factor >= tf.constant([2, 4, 8]), tf.int32))
-    ratio = tf.bitwise.left_shift(1, scale)
-    reduced = (shape[:2] + ratio - 1) // ratio
-    is_left_whole = crop.is_left_whole(reduced[0], reduced[1])
-    if crop.is_all:
-        return _whole_jpeg(encoded, scale), is_left_whole
-    if not crop.room:
-        return _part_of_jpeg(encoded, scale, reduced, crop), is_left_whole
-    part = partial(rarely(_part_of_jpeg), encoded, scale, reduced, crop)
-    return tf.cond(is_left_whole, lambda: _whole_jpeg(encoded, scale), part), is_left_whole
-
-
-# The accurate transform costs nothing measurable, and gives what every other libjpeg gives.
-_ACCURATE = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
-
-
-def _whole_jpeg(encoded: Any, scale: Any) -> Any:
-    def at(ratio: int) -> Callable[[], Any]:
-        return lambda: tf.io.decode_jpeg(encoded, ratio=ratio, **_ACCURATE)
-
-    return tf.switch_case(scale, [at(1), at(2), at(4), at(8)])
-
-
-def _part_of_jpeg(encoded: Any, scale: Any, reduced: Any, crop: Crop) -> Any:
-    top, left, height, width = crop.window(reduced[0], reduced[1])
-    # The outer columns of a part lack the colours beside it: one more on each side gives those of the whole picture.
-    first, last = tf.maximum(left - 1, 0), tf.minimum(left + width + 1, reduced[1])
-    window = tf.stack([top, first, height, last - first])
-
-    def at(ratio: int) -> Callable[[], Any]:
-        return lambda: tf.image.decode_and_crop_jpeg(encoded, window, ratio=ratio, **_ACCURATE)
-
-    picture = tf.switch_case(scale, [at(1), at(2), at(4), at(8)])
-    return picture[:, left - first : left - first + width]
 
 
 def _decode_png(encoded: Any) -> Any:

@@ -1,0 +1,59 @@
+"""JPEG, decoded no larger than needed."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import tensorflow as tf
+
+from keras_sgdr.data.cropping import Crop
+from keras_sgdr.data.exif import rarely
+
+# The accurate transform costs nothing measurable, and gives what every other libjpeg gives.
+_ACCURATE = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
+
+
+def decode_jpeg(encoded: Any, crop: Crop) -> tuple[Any, Any]:
+    """Decodes a JPEG at the smallest scale that still covers the crop's target, and crops it.
+
+    Args:
+        encoded: the file's bytes, a scalar string tensor.
+        crop: which part of it, as the file stores it.
+
+    Returns:
+        uint8 tensor of shape `(height, width, 3)`, and whether it is whole though a part of it is wanted.
+    """
+    shape = tf.io.extract_jpeg_shape(encoded)
+    height, width = crop.size(shape[0], shape[1])
+    either = tf.maximum if crop.resize == "pad" else tf.minimum
+    factor = either(height // crop.target[0], width // crop.target[1])
+    scale = tf.reduce_sum(tf.cast(factor >= tf.constant([2, 4, 8]), tf.int32))
+    ratio = tf.bitwise.left_shift(1, scale)
+    reduced = (shape[:2] + ratio - 1) // ratio
+    is_left_whole = crop.is_left_whole(reduced[0], reduced[1])
+    if crop.is_all:
+        return _whole_jpeg(encoded, scale), is_left_whole
+    if not crop.room:
+        return _part_of_jpeg(encoded, scale, reduced, crop), is_left_whole
+    part = partial(rarely(_part_of_jpeg), encoded, scale, reduced, crop)
+    return tf.cond(is_left_whole, lambda: _whole_jpeg(encoded, scale), part), is_left_whole
+
+
+def _whole_jpeg(encoded: Any, scale: Any) -> Any:
+    def at(ratio: int) -> Callable[[], Any]:
+        return lambda: tf.io.decode_jpeg(encoded, ratio=ratio, **_ACCURATE)
+
+    return tf.switch_case(scale, [at(1), at(2), at(4), at(8)])
+
+
+def _part_of_jpeg(encoded: Any, scale: Any, reduced: Any, crop: Crop) -> Any:
+    top, left, height, width = crop.window(reduced[0], reduced[1])
+    # The outer columns of a part lack the colours beside it: one more on each side gives those of the whole picture.
+    first, last = tf.maximum(left - 1, 0), tf.minimum(left + width + 1, reduced[1])
+    window = tf.stack([top, first, height, last - first])
+
+    def at(ratio: int) -> Callable[[], Any]:
+        return lambda: tf.image.decode_and_crop_jpeg(encoded, window, ratio=ratio, **_ACCURATE)
+
+    picture = tf.switch_case(scale, [at(1), at(2), at(4), at(8)])
+    return picture[:, left - first : left - first + width]
