@@ -92,14 +92,17 @@ class DecodedForm:
         """Whether kept pictures come whole, for their windows to be looked at: bool of shape `(batch,)`."""
         if not (self.is_resampled and self.is_cropped_anywhere):
             return tf.zeros_like(sizes[:, 0], tf.bool)
-        return sizes[:, 0] * sizes[:, 1] <= room_for(self.image_size)
+        return Crop(self.image_size, self.resize, room=room_for(self.image_size)).is_left_whole(
+            sizes[:, 0], sizes[:, 1]
+        )
 
     def is_finished(self, sizes: Any) -> bool:
         """Whether parts of these sizes are what `decode` gives, as they are."""
         if not self.is_cropped_anywhere:
             return True
-        parts = self.parts(sizes, tf.zeros(len(sizes)))[:, 2:]
-        return self.is_resampled and not bool(tf.reduce_any(parts >= 2 * tf.constant(self.image_size)))
+        crop = Crop(self.image_size, self.resize)
+        are_too_large = crop.is_too_large(*crop.size(sizes[:, 0], sizes[:, 1]))
+        return self.is_resampled and not bool(tf.reduce_any(are_too_large))
 
     def finish(self, picture: Any) -> Any:
         """Makes of the part of a kept picture what `spec` says."""

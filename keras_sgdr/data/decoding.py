@@ -112,8 +112,7 @@ def decode_pixels(
     room = room_for(image_size) if resize == "crop" and crop_position is not None else 0.0
     crop = Crop(image_size, checked_resize(resize), crop_position, room=room)
     picture, is_whole = _decode(encoded, crop)
-    pixels, frame = pixels_of(picture, image_size=image_size, resize=resize, is_whole=is_whole)
-    return pixels, frame
+    return pixels_of(picture, image_size=image_size, resize=resize, is_whole=is_whole)
 
 
 @tf.autograph.experimental.do_not_convert

@@ -90,7 +90,8 @@ def _fail_unless(condition: Any, path: Any) -> Any:
     message = "Every file must be a picture that can be decoded. Received: not a picture:"
     # A name need not be UTF-8; a message that is not would be a UnicodeDecodeError.
     path = tf.strings.unicode_transcode(path, "UTF-8", "UTF-8")
-    return tf.debugging.Assert(condition, [message, path])
+    advice = 'Remove it, or load with on_bad_image="skip".'
+    return tf.debugging.Assert(condition, [message, path, advice])
 
 
 def _empty(spec: Any) -> Any:

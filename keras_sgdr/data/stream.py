@@ -48,11 +48,13 @@ class Plan:
         end = tf.constant(self.num_pictures, tf.int64)
         start = tf.where(epoch == self.first_epoch, tf.constant(self.first_position, tf.int64), 0)
 
+        first = order[start]
+
         @graph_code
         def picture(position: Any) -> tuple[Any, Place, Any, Any]:
             index = order[position]
             following = order[tf.minimum(position + 1, self.num_in_split - 1)]
-            place = Place(position, start, end, order[start], following)
+            place = Place(position, start, end, first, following)
             return epoch, place, index, seeds[index]
 
         return tf.data.Dataset.range(start, self.num_pictures).map(picture)

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from keras_sgdr.data.epoch_counter import epoch_kept
 from keras_sgdr.models.graph import leaves
 
 
@@ -57,7 +58,7 @@ def recalibrate(
         ValueError: If the dataset has no batches.
     """
     number = 0
-    with _only_norms_in_training_mode(model, norms), _epoch_kept(dataset):
+    with _only_norms_in_training_mode(model, norms), epoch_kept(dataset):
         for number, batch in enumerate(islice(dataset, num_batches), start=1):
             for norm in norms:
                 # A moving average with this momentum is the mean over the batches so far.
@@ -65,18 +66,6 @@ def recalibrate(
             model(batch[0] if isinstance(batch, tuple) else batch, training=True)
     if not number:
         raise ValueError("`dataset` must have at least one batch. Received: an empty dataset.")
-
-
-@contextlib.contextmanager
-def _epoch_kept(dataset: Any) -> Iterator[None]:
-    """Puts back the epoch of a dataset of `load_dataset`, so that training begins with the first all the same."""
-    counter = getattr(dataset, "epoch_counter", None)
-    before = None if counter is None else counter.numpy()
-    try:
-        yield
-    finally:
-        if counter is not None:
-            counter.assign(before)
 
 
 @contextlib.contextmanager

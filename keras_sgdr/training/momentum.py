@@ -32,7 +32,7 @@ class MovableMomentum:
 
     It is one only while a step is compiled (or run, where nothing is compiled). To all others, who may read it or save
     the model, it is the present number, and the optimizer has the variables that it always has. After a training that
-    failed, the next one with a scheduler puts it back, or compiling the model again.
+    failed, the step keeps the momentum that it had, until one with a scheduler, or another optimizer.
 
     Args:
         model: A compiled model whose optimizer has a `momentum` or a `beta_1` above 0.
@@ -41,7 +41,7 @@ class MovableMomentum:
     def __init__(self, model: Any) -> None:
         self.model = model
         *_, self.optimizer = optimizer_chain(model.optimizer)
-        left = self.optimizer.__dict__.get("_moved_momentum")  # by a training that failed
+        left = self.optimizer.__dict__.get("_moved_momentum")  # by a training that failed, or an earlier callback
         if left is not None:
             left.put_back()
         self.name = next((name for name in MOMENTA if getattr(self.optimizer, name, 0)), "")

@@ -13,6 +13,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_sgdr.data.epoch_counter import epoch_kept
+
 
 def check_data(data: Any) -> None:
     """Refuses data that can be gone through once only."""
@@ -117,14 +119,12 @@ def copy_pipeline(dataset: Any, tensorflow: Any) -> Any:
 
 @contextmanager
 def _kept_place(data: Any) -> Iterator[None]:
-    """Puts back what the datasets of `load_dataset` count epochs with, and the generator of a torch DataLoader."""
-    counter, generator = getattr(data, "epoch_counter", None), getattr(data, "generator", None)
-    epoch = None if counter is None else counter.numpy()
+    """Puts back the epoch of a dataset of `load_dataset`, and the generator of a torch DataLoader."""
+    generator = getattr(data, "generator", None)
     state = None if generator is None else generator.get_state()
     try:
-        yield
+        with epoch_kept(data):
+            yield
     finally:
-        if counter is not None:
-            counter.assign(epoch)
         if generator is not None:
             generator.set_state(state)

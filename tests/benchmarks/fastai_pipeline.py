@@ -1,7 +1,7 @@
 """Pictures a second of `load_dataset` and of fastai's data loader, from the same JPEG files.
 
-    python -m venv /tmp/fastai && /tmp/fastai/bin/pip install fastai
-    python tests/benchmarks/fastai_pipeline.py --fastai-python /tmp/fastai/bin/python
+    python -m venv .venv/fastai && .venv/fastai/bin/pip install fastai
+    python tests/benchmarks/fastai_pipeline.py --fastai-python .venv/fastai/bin/python
 
 fastai brings its own torch, so another Python measures it, with as many workers as there are processors. Both flip,
 rotate by 10 degrees, zoom by 1.1, and change brightness and contrast by 0.05. It asserts nothing.

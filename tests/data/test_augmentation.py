@@ -97,7 +97,7 @@ def test_part_of_a_picture_is_all_that_is_seen_of_it():
     layer, seeds = side_on(max_zoom=1.3, max_lighting=0.3), seeds_of(3)
     pictures = smooth_pictures(3, 40, 50).astype(np.uint8)
     parts = pictures[:, 7:35, 11:44]
-    pixels, windows = with_room(list(pictures), 2000)
+    pixels, _ = with_room(list(pictures), 2000)
     windows = np.int32([[7 * 50 + 11, 28, 33, 50]] * 3)
     expected = layer.augment_pixels(*with_room(list(parts), 2000), seeds, image_size=(24, 24))
     np.testing.assert_array_equal(layer.augment_pixels(pixels, windows, seeds, image_size=(24, 24)), expected)
