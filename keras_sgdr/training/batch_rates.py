@@ -8,14 +8,18 @@ from typing import Any
 import keras
 
 from keras_sgdr.training.learning_rate import (
+    NumberWriter,
+    accumulation_steps,
     has_settable_rate,
     held_batches,
     read_learning_rate,
     sync_variables,
-    write_number,
 )
 from keras_sgdr.training.momentum import MovableMomentum
 from keras_sgdr.training.schedules import require
+
+# Batches whose rates are computed at once.
+AHEAD = 100
 
 
 class BatchRates(keras.callbacks.Callback):
@@ -25,7 +29,7 @@ class BatchRates(keras.callbacks.Callback):
     repeated epoch runs at its own rates again, and a second `fit` starts the schedule anew. With gradient
     accumulation (`held_batches`) all batches of one update run at one rate, that of the first of them.
 
-    Subclasses define `rate_at`.
+    Subclasses define `rate_at`, a function of its arguments alone while an epoch runs.
     """
 
     def __init__(self, *, steps_per_epoch: int | None = None, momentum: tuple[float, float] | None = None) -> None:
@@ -40,6 +44,8 @@ class BatchRates(keras.callbacks.Callback):
         self.given_steps_per_epoch = steps_per_epoch
         self.steps_per_epoch: int | None = None
         self._epoch = self._first_batch = self._batches = 0
+        self._accumulates = False
+        self._ahead = range(0)
         self._warned = False
 
     def rate_at(self, epoch: int, batch: int, *, held: int) -> float:
@@ -67,6 +73,7 @@ class BatchRates(keras.callbacks.Callback):
                 "Compile with a number, for instance keras.optimizers.SGD(0.1), or leave the callback out."
             )
         self.steps_per_epoch = self._agreed_steps_per_epoch()
+        self._accumulates = accumulation_steps(self.model.optimizer) > 1
         if self.momentum is not None:
             self._moved = MovableMomentum(self.model)
 
@@ -84,16 +91,27 @@ class BatchRates(keras.callbacks.Callback):
         super().on_epoch_begin(epoch, logs)
         start = self.params.get("resumed_at")  # of a TrainingCheckpoint
         self._first_batch = start.batch if start is not None and start.epoch == epoch else 0
-        self._epoch, self._batches = epoch, self._first_batch
+        self._epoch, self._batches, self._ahead = epoch, self._first_batch, range(0)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the batch's rate and momentum."""
         super().on_train_batch_begin(batch, logs)
         sync_variables(self.model)
-        held, batch = held_batches(self.model.optimizer), self._first_batch + batch
-        write_number(self.model.optimizer.learning_rate, self.rate_at(self._epoch, batch, held=held))
+        batch += self._first_batch
+        held = held_batches(self.model.optimizer) if self._accumulates else 0
+        if batch not in self._ahead or self._accumulates:
+            self._look_ahead(batch, held=held)
+        self._rates.write(batch - self._ahead.start)
         if self._moved is not None:
             self._moved.write(self.momentum_at(self._epoch, batch, held=held))
+
+    def _look_ahead(self, batch: int, *, held: int) -> None:
+        num_left = (self.steps_per_epoch or batch + AHEAD) - batch
+        # Which batches make up an update is known from one to the next only: a loss scale may skip some.
+        num_batches = 1 if self._accumulates else max(1, min(AHEAD, num_left))
+        self._ahead = range(batch, batch + num_batches)
+        rates = [self.rate_at(self._epoch, each, held=held) for each in self._ahead]
+        self._rates = NumberWriter(self.model.optimizer.learning_rate, rates)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Counts; here, for data of unknown length have one `on_train_batch_begin` more than batches."""

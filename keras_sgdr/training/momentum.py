@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_sgdr.training.learning_rate import optimizer_chain, sync_variables, write_number
+from keras_sgdr.training.learning_rate import optimizer_chain, sync_variables, write_value
 from keras_sgdr.training.schedules import require
 
 MOMENTA = ("momentum", "beta_1")
@@ -66,7 +66,7 @@ class MovableMomentum:
     def write(self, value: float) -> None:
         """Sets the momentum of the next batch."""
         sync_variables(self.model)
-        write_number(self._variable, value)
+        write_value(self._variable, value)
         self.optimizer.__dict__[self.name] = self._number = value
 
     def put_back(self) -> None:

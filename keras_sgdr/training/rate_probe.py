@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_sgdr.training.learning_rate import (
+    NumberWriter,
     accumulation_steps,
     has_settable_rate,
     held_batches,
     rate_as_variable,
     sync_variables,
-    write_number,
 )
 from keras_sgdr.training.lr_curve import LRCurve
 from keras_sgdr.training.schedules import require, require_count
@@ -156,13 +156,15 @@ class LRFinder(keras.callbacks.Callback):
         self._schedule = rate_as_variable(self.model.optimizer)
         if self._schedule is not None:
             self.model.make_train_function(force=True)
+        self._writer = NumberWriter(self.model.optimizer.learning_rate, self.rates.tolist())
+        self._zeros = [NumberWriter(variable, [0.0]) for variable in getattr(self._means, "variables", [])]
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the batch's rate, and empties the mean of the losses, so that it shows this batch alone."""
         super().on_train_batch_begin(batch, logs)
         sync_variables(self.model)
         self._empty_losses()
-        write_number(self.model.optimizer.learning_rate, float(self.rates[len(self._losses)]))
+        self._writer.write(len(self._losses))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Notes the loss of an update, and stops when enough is known."""
@@ -170,7 +172,7 @@ class LRFinder(keras.callbacks.Callback):
         self._pending.append(_loss_in(logs or {}))
         if self._waits_for_update() and math.isfinite(self._pending[-1]):
             return
-        self._losses.append(float(np.mean(self._pending)))
+        self._losses.append(math.fsum(self._pending) / len(self._pending))
         self._pending = []
         if self.validation_batch is not None:
             self._validation_losses.append(self._validation_loss(*self.validation_batch))
@@ -188,9 +190,8 @@ class LRFinder(keras.callbacks.Callback):
         elif keras.backend.backend() == "jax":  # where variables that share a zero are donated to XLA twice
             self._means.reset_state()
         else:
-            # Half as dear as `reset_state`, which makes its zeros: before each batch, that shows in a small network.
-            for variable in self._means.variables:
-                write_number(variable, 0.0)
+            for zero in self._zeros:
+                zero.write(0)
 
     def _waits_for_update(self) -> bool:
         if not self._accumulates:

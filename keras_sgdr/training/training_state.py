@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_sgdr.training.learning_rate import sync_variables
+from keras_sgdr.training.learning_rate import sync_variables, write_value
 
 ATTRIBUTES = ("stop_training", "train_function", "test_function", "steps_per_execution")
 
@@ -43,7 +43,7 @@ class TrainingState:
         # For metrics that were made since.
         self.model.reset_metrics()
         for variable, value in zip(self.variables, self.values, strict=True):
-            variable.assign(value)
+            write_value(variable, value)
         for name, attribute in self.attributes.items():
             setattr(self.model, name, attribute)
         self.generators.restore()
@@ -92,7 +92,9 @@ def require_built(model: Any) -> None:
 
 
 def to_numpy(variable: Any) -> NDArray[Any]:
-    """A copy of a variable's value; Keras's own conversion may share its memory."""
+    """A copy of a variable's value; Keras's own conversion may share its memory, or copy it once more."""
+    if keras.backend.backend() == "tensorflow":
+        return np.asarray(variable.value.numpy())
     return np.array(keras.ops.convert_to_numpy(variable), copy=True)
 
 

@@ -65,6 +65,14 @@ def stand_in_for(cls, num_groups, made):
     return Meta(cls.__name__, (cls,), {})
 
 
+@pytest.fixture
+def kept_logging():
+    """Some of Keras's tests turn its progress bars off, for all tests after them."""
+    yield
+    keras.config.enable_interactive_logging()
+
+
+@pytest.mark.usefixtures("kept_logging")
 @pytest.mark.parametrize("name", MODULES)
 def test_keras_tests_pass(name, monkeypatch, request):
     request.config.addinivalue_line("markers", "requires_trainable_backend: in Keras's own tests")

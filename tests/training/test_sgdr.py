@@ -1,6 +1,7 @@
 import contextlib
 import itertools
 import json
+import math
 import warnings
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_sgdr.training.batch_rates import AHEAD
 from keras_sgdr.training.learning_rate import read_learning_rate
 from keras_sgdr.training.sgdr import SGDRScheduler
 
@@ -62,6 +64,13 @@ def test_restart_returns_to_max_lr_in_a_fit(cycle_mult, steps_per_epoch):
     at_peak = [step for step, rate in enumerate(rates) if rate == np.float32(0.3)]
     assert at_peak == (starts if steps_per_epoch > 1 or cycle_mult > 1 else [0, 1, 2])
     assert len(history.epoch) == 1 + cycle_mult + cycle_mult**2
+
+
+def test_every_batch_of_a_long_epoch_has_its_rate():
+    num_batches = 2 * AHEAD + 30
+    rates, _, _ = run(SGDRScheduler(0.3), steps_per_epoch=num_batches, epochs=2)
+    cosine = [0.15 * (1 + math.cos(math.pi * i / num_batches)) for i in range(num_batches)]
+    np.testing.assert_allclose(rates, np.float32(cosine + cosine), rtol=2e-6)
 
 
 def test_epoch_logs_show_the_rate_of_the_last_batch():
