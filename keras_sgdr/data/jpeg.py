@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_sgdr.data.cropping import Crop
@@ -11,6 +12,26 @@ from keras_sgdr.data.exif import rarely
 
 # The accurate transform costs nothing measurable, and gives what every other libjpeg gives.
 _ACCURATE = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
+
+# How most files begin: with JFIF's segment, and behind its 14 bytes with the tables.
+_PLAIN_HEAD = np.frombuffer(b"\xff\xd8\xff\xe0\0\x10" + bytes(14) + b"\xff\xdb", np.uint8)
+_IS_OF_JFIF = (np.arange(22) >= 6) & (np.arange(22) < 20)
+
+
+def plain_jpeg_shape(encoded: Any) -> Any:
+    """Gives the height, width and channels of a JPEG that begins as most do, and so has no EXIF; zeros for any other.
+
+    Returns:
+        int32 tensor of shape `(3,)`.
+    """
+    head = tf.io.decode_raw(encoded, tf.uint8, fixed_length=len(_PLAIN_HEAD))
+    is_plain = tf.reduce_all((head == _PLAIN_HEAD) | _IS_OF_JFIF)
+    return tf.cond(is_plain, lambda: tf.io.extract_jpeg_shape(encoded), lambda: tf.zeros([3], tf.int32))
+
+
+def decode_whole_jpeg(encoded: Any) -> Any:
+    """Decodes all of a JPEG at its full size: uint8 tensor of shape `(height, width, 3)`."""
+    return tf.io.decode_jpeg(encoded, **_ACCURATE)
 
 
 def decode_jpeg(encoded: Any, crop: Crop) -> tuple[Any, Any]:
