@@ -118,8 +118,8 @@ def _source_coordinates(transform: Transform, image_size: tuple[int, int]) -> tu
 
 def _reflected(position: Any, size: Any) -> Any:
     """Folds positions, measured from the picture's centre, into the picture; then counts them from its first pixel."""
-    period = 2.0 * size
+    period, per_period = 2.0 * size, 0.5 / size  # one division a picture, not one a pixel
     position += size / 2.0
-    folded = position - period * tf.floor(position / period)
+    folded = position - period * tf.floor(position * per_period)
     folded = tf.minimum(folded, period - folded)
     return tf.clip_by_value(folded - 0.5, 0.0, size - 1.0)

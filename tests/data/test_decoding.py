@@ -293,6 +293,26 @@ def test_small_picture_is_left_whole(size, is_whole):
     assert frame[2] == (not is_whole)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("size", [(40, 60), (62, 90), (600, 580)])
+def test_beginning_of_a_jpeg_makes_no_difference(size, mode):
+    picture, exif = Image.fromarray(smooth_picture(*size)).convert(mode), Image.Exif()
+    exif[0x0112] = 3  # upside down
+    usual, commented, turned = (
+        encode(picture, "JPEG", **options) for options in ({}, {"comment": b"by hand"}, {"exif": exif})
+    )
+    assert usual[20:22] == b"\xff\xdb"
+    assert b"\xff\xdb" not in (commented[20:22], turned[20:22])
+    (pixels, frame), *others = (
+        decode_pixels(encoded, image_size=(32, 32), resize="crop", crop_position=position)
+        for encoded, position in [(usual, 0.0), (commented, 0.0), (turned, 0.999)]
+    )
+    upside_down = tf.reverse(tf.reshape(pixels, [-1, 3]), [0])
+    for expected, (other, other_frame) in zip((pixels, tf.reshape(upside_down, [-1])), others, strict=True):
+        np.testing.assert_array_equal(other, expected)
+        np.testing.assert_array_equal(other_frame, frame)
+
+
 def test_bmp_of_one_bit_is_named_as_unreadable(tmp_path):
     RGB.convert("1").save(tmp_path / "one_bit.bmp")
     with pytest.raises(ValueError, match=r"Received: not a picture: .*one_bit\.bmp \(Number of channels"):
