@@ -46,7 +46,7 @@ class NumberWriter:
     def write(self, index: int) -> None:
         """Writes the number at `index`."""
         if self._handle is None:
-            self._variable.assign(self._numbers[index])
+            write_value(self._variable, self._numbers[index])
         else:
             self._assign(resource=self._handle, value=self._numbers[index])
 
