@@ -19,7 +19,7 @@ _IS_OF_JFIF = (np.arange(22) >= 6) & (np.arange(22) < 20)
 
 
 def plain_jpeg_shape(encoded: Any) -> Any:
-    """Gives the height, width and channels of a JPEG that begins as most do, and so has no EXIF; zeros for any other.
+    """Gives the height, width and channels of a JPEG that begins as most do, and so not with EXIF; zeros for any other.
 
     Returns:
         int32 tensor of shape `(3,)`.

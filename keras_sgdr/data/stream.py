@@ -29,7 +29,7 @@ class Own(NamedTuple):
     Attributes:
         position: in the epoch, int64.
         index: in the split, int64.
-        next_index: that of the picture after it.
+        next_index: that of the picture after it; the last one's own.
         seed: int32 of shape `(2,)`.
         crop_position: where along its long side it is cropped, float32.
     """
@@ -59,7 +59,11 @@ class Plan:
         return -(-self.num_pictures // self.batch_size)
 
     def pictures(self, epoch: Any) -> tf.data.Dataset:
-        """Gives an epoch's pictures; with each the epoch, and its first and last position (and one) and first index."""
+        """Gives an epoch's pictures.
+
+        With each comes what it shares with all of them, int64 of shape `(4,)`: the epoch, the first position, one more
+        than the last, and the index of the first picture.
+        """
         order, seeds = epoch_draws(self.num_in_split, seed=self.seed, epoch=epoch)
         if not self.shuffle:
             order = tf.range(self.num_in_split, dtype=tf.int64)
@@ -97,7 +101,7 @@ class Pictures:
     class_weights: npt.NDArray[np.float32] | None
 
     def batches(self, pictures: tf.data.Dataset, paths: Any, batch_size: int) -> tf.data.Dataset:
-        """Makes batches of what `Plan.pictures` gave, with the decoded pictures behind."""
+        """Makes batches of what `Plan.pictures` gave, and of the decoded pictures as a third part."""
         cached = self.cached
         if cached is not None:
 

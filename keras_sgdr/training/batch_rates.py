@@ -45,7 +45,7 @@ class BatchRates(keras.callbacks.Callback):
         self.steps_per_epoch: int | None = None
         self._epoch = self._first_batch = self._batches = 0
         self._accumulates = False
-        self._ahead = range(0)
+        self._forget_ahead()
         self._warned = False
 
     def rate_at(self, epoch: int, batch: int, *, held: int) -> float:
@@ -74,6 +74,7 @@ class BatchRates(keras.callbacks.Callback):
             )
         self.steps_per_epoch = self._agreed_steps_per_epoch()
         self._accumulates = accumulation_steps(self.model.optimizer) > 1
+        self._forget_ahead()
         if self.momentum is not None:
             self._moved = MovableMomentum(self.model)
 
@@ -91,7 +92,8 @@ class BatchRates(keras.callbacks.Callback):
         super().on_epoch_begin(epoch, logs)
         start = self.params.get("resumed_at")  # of a TrainingCheckpoint
         self._first_batch = start.batch if start is not None and start.epoch == epoch else 0
-        self._epoch, self._batches, self._ahead = epoch, self._first_batch, range(0)
+        self._epoch, self._batches = epoch, self._first_batch
+        self._forget_ahead()
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the batch's rate and momentum."""
@@ -104,6 +106,10 @@ class BatchRates(keras.callbacks.Callback):
         self._rates.write(batch - self._ahead.start)
         if self._moved is not None:
             self._moved.write(self.momentum_at(self._epoch, batch, held=held))
+
+    def _forget_ahead(self) -> None:
+        self._ahead = range(0)
+        self._rates: Any = None
 
     def _look_ahead(self, batch: int, *, held: int) -> None:
         num_left = (self.steps_per_epoch or batch + AHEAD) - batch
@@ -135,6 +141,7 @@ class BatchRates(keras.callbacks.Callback):
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Gives the optimizer its own momentum back."""
         super().on_train_end(logs)
+        self._forget_ahead()
         if self._moved is not None:
             self._moved.put_back()
             self._moved = None

@@ -32,7 +32,7 @@ class MovableMomentum:
 
     It is one only while a step is compiled (or run, where nothing is compiled). To all others, who may read it or save
     the model, it is the present number, and the optimizer has the variables that it always has. After a training that
-    failed, the step keeps the momentum that it had, until one with a scheduler, or another optimizer.
+    failed, the step keeps the momentum that it had, until the next training with a scheduler, or another optimizer.
 
     Args:
         model: A compiled model whose optimizer has a `momentum` or a `beta_1` above 0.

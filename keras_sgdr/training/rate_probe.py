@@ -172,7 +172,7 @@ class LRFinder(keras.callbacks.Callback):
         self._pending.append(_loss_in(logs or {}))
         if self._waits_for_update() and math.isfinite(self._pending[-1]):
             return
-        self._losses.append(math.fsum(self._pending) / len(self._pending))
+        self._losses.append(sum(self._pending) / len(self._pending))
         self._pending = []
         if self.validation_batch is not None:
             self._validation_losses.append(self._validation_loss(*self.validation_batch))
