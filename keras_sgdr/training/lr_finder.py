@@ -42,6 +42,7 @@ def lr_find(
     its order afterwards is as it was:
 
     - A `tf.data` pipeline is copied, shuffles, captured variables and all; where TensorFlow cannot, a warning says so.
+      Large arrays in a pipeline that shuffles are copied several times over: give them as a tuple, or a function.
     - Arrays are shuffled by the random generators, which are restored. A `PyDataset` is copied, whatever it holds.
     - Of a torch `DataLoader`, the generator is restored; what its dataset draws in workers is not.
     - A function without arguments that makes any of these is called once, and its result is used here only.

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from keras_sgdr.data.epoch_counter import epoch_kept
+from keras_sgdr.training.pipeline_copy import copy_pipeline
 
 
 def check_data(data: Any) -> None:
@@ -94,27 +95,6 @@ def _own_copy(data: Any) -> Any:
             stacklevel=2,
         )
         return data
-
-
-def copy_pipeline(dataset: Any, tensorflow: Any) -> Any:
-    """Copies a `tf.data` pipeline by writing its graph out and reading it in.
-
-    Captured variables become copies on the way. The generator from which a shuffle draws one seed for each pass would
-    be shared, and the copy's passes would count; so it gets new ones, which start from the pipeline's own seeds.
-
-    Args:
-        dataset: The `tf.data.Dataset`.
-        tensorflow: The module; it is not imported here, so that this room runs without it.
-    """
-    variant = tensorflow.data.experimental.to_variant(dataset)
-    written = tensorflow.raw_ops.DatasetToGraphV2(input_dataset=variant, external_state_policy=1)
-    graph = tensorflow.compat.v1.GraphDef.FromString(written.numpy())
-    for node in [node for node in graph.node if node.op in ("ShuffleDatasetV3", "ShuffleAndRepeatDatasetV2")]:
-        generator = graph.node.add(name=f"{node.name}_seeds", op="DummySeedGenerator")
-        # Inputs: data, buffer size, two seeds, (count,) generator
-        node.input[5 if node.op.startswith("ShuffleAndRepeat") else 4] = generator.name
-    read = tensorflow.raw_ops.DatasetFromGraph(graph_def=graph.SerializeToString())
-    return tensorflow.data.experimental.from_variant(read, dataset.element_spec)
 
 
 @contextmanager

@@ -17,10 +17,13 @@ RANGE = {"start_lr": 1e-9, "end_lr": 1e-7, "stop_factor": float("inf"), "verbose
 def compare(title, make_model, *, steps, rounds, batch_size):
     model, _, batch = prepared(make_model, bare, batch_size)
     dataset = tf.data.Dataset.from_tensors(batch).repeat(steps)
+    # Of which a finder must make a copy, if their order is to be as it was.
+    shuffling = dataset.shuffle(2)
     ways = {
         "plain steps": lambda: model.fit(dataset, shuffle=False, verbose=0),
         "lr_find": lambda: lr_find(model, dataset, num_steps=steps, **RANGE),
         "lr_find, verify": lambda: lr_find(model, dataset, num_steps=steps, verify=True, **RANGE),
+        "lr_find, data that shuffles": lambda: lr_find(model, shuffling, num_steps=steps, **RANGE),
     }
     print_ratios(title, paired_times(ways, rounds=rounds), steps=steps)
 
