@@ -22,6 +22,16 @@ def write_value(variable: Any, value: Any) -> None:
         variable.assign(value)
 
 
+def tensorflow_handle(variable: Any) -> Any:
+    """The handle of the TensorFlow variable in a `keras.Variable`; None on other backends.
+
+    None also under a distribution strategy, where each device has one.
+    """
+    if keras.backend.backend() != "tensorflow" or type(variable.value).__name__ != "ResourceVariable":
+        return None
+    return variable.value.handle
+
+
 class NumberWriter:
     """Writes into a scalar `keras.Variable`, before each batch, one of many numbers known beforehand.
 
@@ -35,12 +45,11 @@ class NumberWriter:
     """
 
     def __init__(self, variable: Any, numbers: Sequence[float]) -> None:
-        self._variable, self._handle = variable, None
+        self._variable, self._handle = variable, tensorflow_handle(variable)
         self._numbers: Sequence[Any] = numbers
-        tensorflow: Any = sys.modules.get("tensorflow")
-        # Not the variable of a distribution strategy, which has a handle on each device.
-        if keras.backend.backend() == "tensorflow" and type(variable.value).__name__ == "ResourceVariable":
-            self._handle, self._assign = variable.value.handle, tensorflow.raw_ops.AssignVariableOp
+        if self._handle is not None:
+            tensorflow = sys.modules["tensorflow"]
+            self._assign = tensorflow.raw_ops.AssignVariableOp
             self._numbers = tensorflow.unstack(tensorflow.constant(numbers, variable.dtype))
 
     def write(self, index: int) -> None:

@@ -101,7 +101,9 @@ class LRFinder(keras.callbacks.Callback):
         self._state: TrainingState | None = None
         self._schedule: Any = None
         self._accumulates = False
+        self._rate: Any = None
         self._means: Any = None
+        self._zeros: list[NumberWriter] = []
 
     @property
     def curve(self) -> LRCurve:
@@ -114,6 +116,8 @@ class LRFinder(keras.callbacks.Callback):
 
     def keep(self, model: Any) -> TrainingState:
         """Copies what `restore` puts back, unless it has been; `fit` does so before its first batch."""
+        if self._state is not None and self._state.model is not model:
+            self.restore()  # another one, whose training was interrupted
         if self._state is None:
             require_built(model)
             self._state = TrainingState(model)
@@ -128,6 +132,7 @@ class LRFinder(keras.callbacks.Callback):
         state, self._state = self._state, None
         if state is None:
             return
+        self._rate, self._means, self._zeros = None, None, []
         schedule, self._schedule = self._schedule, None
         if schedule is not None:
             state.model.optimizer.learning_rate = schedule
@@ -151,29 +156,33 @@ class LRFinder(keras.callbacks.Callback):
         self._losses, self._validation_losses, self._pending = [], [], []
         self._average, self._best = 0.0, math.inf
         self._accumulates = accumulation_steps(self.model.optimizer) > 1
-        self._means = next((metric for metric in self.model.metrics if metric.name == "loss"), None)
         self.keep(self.model)
         self._schedule = rate_as_variable(self.model.optimizer)
         if self._schedule is not None:
             self.model.make_train_function(force=True)
-        self._writer = NumberWriter(self.model.optimizer.learning_rate, self.rates.tolist())
-        self._zeros = [NumberWriter(variable, [0.0]) for variable in getattr(self._means, "variables", [])]
+        self._rate = NumberWriter(self.model.optimizer.learning_rate, self.rates.tolist())
+        self._means = next((metric for metric in self.model.metrics if metric.name == "loss"), None)
+        # Not on JAX, where variables that share a zero would be donated to XLA twice.
+        emptied = [] if keras.backend.backend() == "jax" else getattr(self._means, "variables", [])
+        self._zeros = [NumberWriter(variable, [0.0]) for variable in emptied]
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the batch's rate, and empties the mean of the losses, so that it shows this batch alone."""
         super().on_train_batch_begin(batch, logs)
         sync_variables(self.model)
         self._empty_losses()
-        self._writer.write(len(self._losses))
+        self._rate.write(len(self._losses))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Notes the loss of an update, and stops when enough is known."""
         super().on_train_batch_end(batch, logs)
-        self._pending.append(_loss_in(logs or {}))
-        if self._waits_for_update() and math.isfinite(self._pending[-1]):
-            return
-        self._losses.append(sum(self._pending) / len(self._pending))
-        self._pending = []
+        loss = _loss_in(logs or {})
+        if self._accumulates:
+            self._pending.append(loss)
+            if math.isfinite(loss) and self._waits_for_update():
+                return
+            loss, self._pending = sum(self._pending) / len(self._pending), []
+        self._losses.append(loss)
         if self.validation_batch is not None:
             self._validation_losses.append(self._validation_loss(*self.validation_batch))
         if self._is_over():
@@ -185,17 +194,14 @@ class LRFinder(keras.callbacks.Callback):
         self.restore()
 
     def _empty_losses(self) -> None:
+        for zero in self._zeros:
+            zero.write(0)
         if self._means is None:
             self.model.reset_metrics()
-        elif keras.backend.backend() == "jax":  # where variables that share a zero are donated to XLA twice
+        elif not self._zeros:
             self._means.reset_state()
-        else:
-            for zero in self._zeros:
-                zero.write(0)
 
     def _waits_for_update(self) -> bool:
-        if not self._accumulates:
-            return False
         sync_variables(self.model)
         return held_batches(self.model.optimizer) > 0
 

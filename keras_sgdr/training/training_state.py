@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_sgdr.training.learning_rate import sync_variables, write_value
+from keras_sgdr.training.learning_rate import sync_variables, tensorflow_handle, write_value
 
 ATTRIBUTES = ("stop_training", "train_function", "test_function", "steps_per_execution")
 
@@ -40,13 +40,18 @@ class TrainingState:
         """Puts everything back, bit by bit."""
         # On JAX first, or the values of the interrupted epoch would come back over those restored here.
         sync_variables(self.model)
-        # For metrics that were made since.
-        self.model.reset_metrics()
+        self._reset_new_metrics()
         for variable, value in zip(self.variables, self.values, strict=True):
             write_value(variable, value)
         for name, attribute in self.attributes.items():
             setattr(self.model, name, attribute)
         self.generators.restore()
+
+    def _reset_new_metrics(self) -> None:
+        known = {id(variable) for variable in self.variables}
+        for metric in self.model.metrics:
+            if any(id(variable) not in known for variable in metric.variables):
+                metric.reset_state()
 
     def digest(self) -> str:
         """SHA-256 of the copied values."""
@@ -93,8 +98,10 @@ def require_built(model: Any) -> None:
 
 def to_numpy(variable: Any) -> NDArray[Any]:
     """A copy of a variable's value; Keras's own conversion may share its memory, or copy it once more."""
-    if keras.backend.backend() == "tensorflow":
-        return np.asarray(variable.value.numpy())
+    handle = tensorflow_handle(variable)
+    if handle is not None:
+        read = sys.modules["tensorflow"].raw_ops.ReadVariableOp(resource=handle, dtype=variable.value.dtype)
+        return np.asarray(read.numpy())
     return np.array(keras.ops.convert_to_numpy(variable), copy=True)
 
 
