@@ -8,6 +8,9 @@ from typing import Any
 
 import keras
 
+# TensorFlow's classes of variables that are one; the second are made within a compiled step, as slots are.
+ONE_HANDLE = ("ResourceVariable", "UnliftedInitializerVariable")
+
 
 def read_learning_rate(optimizer: Any) -> float:
     """The optimizer's present rate as a float; a schedule is evaluated at the present step."""
@@ -15,8 +18,13 @@ def read_learning_rate(optimizer: Any) -> float:
 
 
 def write_value(variable: Any, value: Any) -> None:
-    """Writes a number or an array into a `keras.Variable` at half the cost of `assign`."""
-    if keras.backend.backend() == "tensorflow":
+    """Writes a number, or an array of the variable's shape and dtype, at a fraction of the cost of `assign`."""
+    handle = tensorflow_handle(variable)
+    if handle is not None:
+        tensorflow = sys.modules["tensorflow"]
+        tensor = tensorflow.constant(value, variable.value.dtype)
+        tensorflow.raw_ops.AssignVariableOp(resource=handle, value=tensor)
+    elif keras.backend.backend() == "tensorflow":
         variable.value.assign(value, read_value=False)
     else:
         variable.assign(value)
@@ -27,7 +35,7 @@ def tensorflow_handle(variable: Any) -> Any:
 
     None also under a distribution strategy, where each device has one.
     """
-    if keras.backend.backend() != "tensorflow" or type(variable.value).__name__ != "ResourceVariable":
+    if keras.backend.backend() != "tensorflow" or type(variable.value).__name__ not in ONE_HANDLE:
         return None
     return variable.value.handle
 

@@ -30,19 +30,53 @@ def bytes_of(model):
 
 RESTORED = """
 class Explode(keras.callbacks.Callback):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
     def on_train_batch_end(self, batch, logs=None):
         if batch == 1:
-            raise KeyboardInterrupt
+            raise self.error
 
-def interrupted(model):
-    model.fit(x, y, epochs=0, verbose=0)
-    with LRFinder(num_steps=20) as finder:
-        finder.keep(model)
-        try:
-            model.fit(x, y, epochs=9, batch_size=16, callbacks=[finder, Explode()], verbose=0)
-        except KeyboardInterrupt:
-            pass
-    assert len(finder.curve.losses) == 2
+class Broken(keras.utils.PyDataset):
+    def __len__(self):
+        return 3
+    def __getitem__(self, index):
+        if index == 2:
+            raise OSError("the disk is gone")
+        return x[:16], y[:16]
+
+def interrupted(error):
+    def probe(model):
+        model.fit(x, y, epochs=0, verbose=0)
+        with LRFinder(num_steps=20) as finder:
+            finder.keep(model)
+            try:
+                model.fit(x, y, epochs=9, batch_size=16, callbacks=[finder, Explode(error)], verbose=0)
+            except type(error):
+                return
+        raise AssertionError("the callback's error is gone")
+    return probe
+
+def as_callback(model):
+    model.fit(x, y, epochs=9, batch_size=16, callbacks=[LRFinder(num_steps=20)], verbose=0)
+    assert model.stop_training is False
+
+def diverging(model):
+    assert len(lr_find(model, (x, y), start_lr=1.0, stop_factor=1.1, num_steps=40).losses) < 40
+
+def not_a_number(model):
+    curve = lr_find(model, (x, y, np.where(np.arange(48) == 40, np.nan, 1).astype("float32")), num_steps=20)
+    assert np.isnan(curve.losses[-1])
+
+def data_error(model):
+    try:
+        lr_find(model, Broken(), num_steps=20)
+    except OSError:
+        return
+    raise AssertionError("the data's error is gone")
+
+def whole(model):
+    lr_find(model, (x, y), num_steps=20)
 
 def trained(probe, optimizer):
     model = make_model(optimizer())
@@ -57,10 +91,20 @@ def scheduled():
 def scaled():
     return keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01), initial_scale=1024.0)
 
-for optimizer in (keras.optimizers.Adam, scheduled, scaled):
+def accumulating():
+    return keras.optimizers.Adam(0.01, gradient_accumulation_steps=3)
+
+def averaging():
+    return keras.optimizers.Adam(0.01, use_ema=True, ema_overwrite_frequency=2)
+
+ctrl_c = interrupted(KeyboardInterrupt())
+for optimizer in (scheduled, scaled, accumulating, averaging):
     plain = trained(None, optimizer)
-    assert trained(lambda model: lr_find(model, (x, y), num_steps=20), optimizer) == plain, optimizer
-    assert trained(interrupted, optimizer) == plain, optimizer
+    for probe in (whole, ctrl_c):
+        assert trained(probe, optimizer) == plain, (probe, optimizer)
+plain = trained(None, keras.optimizers.Adam)
+for probe in (whole, ctrl_c, interrupted(RuntimeError()), as_callback, diverging, not_a_number, data_error):
+    assert trained(probe, keras.optimizers.Adam) == plain, probe
 """
 
 TRUE_LOSSES = """
