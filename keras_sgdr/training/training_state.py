@@ -64,12 +64,15 @@ class TrainingState:
 
 
 class RandomGenerators:
-    """The states of the global generators of Python, NumPy and, where it is loaded, PyTorch."""
+    """The states of the global generators of Python, NumPy and, where it is loaded, PyTorch with its GPUs."""
 
     def __init__(self) -> None:
         self.python, self.numpy = random.getstate(), np.random.get_state()
         self._torch = sys.modules.get("torch")
-        self.torch = None if self._torch is None else self._torch.get_rng_state()
+        if self._torch is not None:
+            gpus = self._torch.cuda
+            self.torch = self._torch.get_rng_state()
+            self.gpus = gpus.get_rng_state_all() if gpus.is_initialized() else []
 
     def restore(self) -> None:
         """Puts the states back."""
@@ -77,6 +80,7 @@ class RandomGenerators:
         np.random.set_state(self.numpy)
         if self._torch is not None:
             self._torch.set_rng_state(self.torch)
+            self._torch.cuda.set_rng_state_all(self.gpus)
 
 
 def variables_of(model: Any) -> list[Any]:
