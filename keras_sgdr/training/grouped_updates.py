@@ -22,7 +22,7 @@ class GroupState:
         inner_view: The inner optimizer, which shares all state and writes the config.
         averages: The moving averages (EMA) of all weights.
         flags: Which weights were trainable when the optimizer was last built; None before.
-        rate_factor: What the learning rate is multiplied by while a group's weights decay.
+        decay_rate: The learning rate of the group whose weights decay; None but while they do.
         in_step: Whether an update is being computed.
     """
 
@@ -31,7 +31,7 @@ class GroupState:
     settings: GroupSettings
     averages: list[Any] = field(default_factory=list)
     flags: tuple[bool, ...] | None = None
-    rate_factor: float = 1.0
+    decay_rate: Any = None
     in_step: bool = False
 
     @property
@@ -100,7 +100,8 @@ class GroupedUpdates(keras.optimizers.Optimizer):
             super()._parallel_update_step([grads[p] for p in places], [variables[p] for p in places], rate)
 
     def _get_current_learning_rate(self) -> Any:
-        return times(super()._get_current_learning_rate(), self._differential.rate_factor)
+        rate = self._differential.decay_rate
+        return super()._get_current_learning_rate() if rate is None else rate
 
     def _update_model_variables_moving_average(self, trainable_variables: Sequence[Any]) -> None:
         # The averages (EMA) of frozen weights are updated too, so that they are right when a layer is unfrozen.
@@ -129,12 +130,13 @@ class GroupedUpdates(keras.optimizers.Optimizer):
             names = [name for name in ("weight_decay", "adam_weight_decay") if name in self.__dict__]
             own = dict.fromkeys(names, state.settings.weight_decays[group])
         before = {name: self.__dict__[name] for name in own}
-        state.rate_factor = state.settings.multipliers[group]
+        # Once for the group: Keras asks for the rate at each variable.
+        state.decay_rate = times(super()._get_current_learning_rate(), state.settings.multipliers[group])
         self.__dict__.update(own)
         try:
             yield
         finally:
-            state.rate_factor = 1.0
+            state.decay_rate = None
             self.__dict__.update(before)
 
 

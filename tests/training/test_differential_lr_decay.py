@@ -56,6 +56,21 @@ def test_optimizer_with_a_decay_of_its_own_making_is_followed_at_each_groups_rat
     assert shrunk_by(optimizer, variables) == pytest.approx([0.001, 0.001, 0.01, 0.01, 0.1, 0.1], rel=1e-3)
 
 
+def test_a_schedule_is_evaluated_once_for_each_group_that_decays_and_once_for_the_updates():
+    class Counting(keras.optimizers.schedules.LearningRateSchedule):
+        calls = 0
+
+        def __call__(self, step):
+            self.calls += 1
+            return keras.ops.cast(1.0, "float32")
+
+    variables, schedule = weights(), Counting()
+    inner = keras.optimizers.SGD(schedule, weight_decay=0.1)
+    optimizer = DifferentialLR(inner, in_groups(variables), multipliers=RATES)
+    assert shrunk_by(optimizer, variables) == pytest.approx([0.001, 0.001, 0.01, 0.01, 0.1, 0.1], rel=1e-3)
+    assert schedule.calls == len(RATES) + 1 < len(variables)
+
+
 def test_biases_and_norms_can_be_left_out():
     model = keras.Sequential(
         [
