@@ -8,7 +8,7 @@ optimizers of the torch backend), and each of them has to find what it looks for
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -123,6 +123,12 @@ class DifferentialLR(GroupedUpdates):
         return list(own) if own else [self.weight_decay or 0.0] * len(self._differential.groups)
 
     @property
+    def weights_of_groups(self) -> list[list[Any]]:
+        """The weights of each group, frozen ones included, in the order of the slots."""
+        state = self._differential
+        return [[w for each, w in state.groups if each == group] for group in range(len(state.groups))]
+
+    @property
     def built(self) -> bool:
         """Whether `build` has nothing to do. The trainers call it if not, also after layers were (un)frozen."""
         state = self.__dict__.get("_differential")
@@ -208,8 +214,12 @@ class DifferentialLR(GroupedUpdates):
         Args:
             per_layer: False for the groups alone.
             print_fn: What to give the text to; by default it is written to the standard output.
+
+        Raises:
+            ValueError: If a group has no weights, for instance because the model is not built yet.
         """
         state, rates = self._differential, self.learning_rates
+        state.groups.check_none_empty()
         rows = [
             WeightRow(
                 group, w.path, math.prod(w.shape), rates[group], self._decay_of(w, group) or None, is_trainable(w)
@@ -237,6 +247,11 @@ class DifferentialLR(GroupedUpdates):
         inner = keras.saving.deserialize_keras_object(config.pop("inner_optimizer"), custom_objects=custom_objects)
         groups = [[_saved_weight(weight) for weight in group] for group in config.pop("groups")]
         return (cls.outer_class or cls)(inner, groups, **config)
+
+    def __reduce__(self) -> Any:
+        """Pickles as every Keras optimizer does, under this class's name."""
+        _, arguments = super().__reduce__()
+        return self.outer_class._unpickle_model, arguments
 
     def _build_for(self, variables: Sequence[Any]) -> None:
         state = self._differential
@@ -278,6 +293,10 @@ def _saved_weight(config: dict[str, Any]) -> SavedWeight:
 
 
 def _with_layers(groups: Sequence[Any], model: keras.Model | None) -> Sequence[Any]:
+    if isinstance(groups, str | keras.Layer) or not isinstance(groups, Iterable):
+        raise TypeError(
+            f"`groups` must be a list of layer groups. Received: groups={groups!r}. Take `layer_groups(model)`."
+        )
     return match_layers(model, groups) if model is not None and has_patterns(groups) else groups
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_sgdr.training.layer_rates import check_one_per_group, rates_per_group
+from keras_sgdr.training.layer_rates import one_per_group, rates_per_group
 
 _BIASES_AND_NORMS = ("bias", "gamma", "beta", "scale")
 
@@ -40,8 +40,7 @@ def own_decays(weight_decays: Sequence[float] | None, *, num_groups: int) -> tup
     """
     if weight_decays is None:
         return None
-    check_one_per_group("weight_decays", weight_decays, num_groups=num_groups)
-    return tuple(float(decay) for decay in weight_decays)
+    return tuple(one_per_group("weight_decays", weight_decays, num_groups=num_groups))
 
 
 def top_rate_and_multipliers(
@@ -58,8 +57,7 @@ def top_rate_and_multipliers(
             group, or if rates are given beside a schedule, which sets them.
     """
     if learning_rates is None and multipliers is not None:
-        check_one_per_group("multipliers", multipliers, num_groups=num_groups)
-        return None, tuple(float(multiplier) for multiplier in multipliers)
+        return None, tuple(one_per_group("multipliers", multipliers, num_groups=num_groups))
     if learning_rates is None or multipliers is not None:
         raise ValueError(
             "Exactly one of `learning_rates` and `multipliers` must be given. "

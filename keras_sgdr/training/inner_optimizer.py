@@ -36,7 +36,7 @@ def check_inner_optimizer(optimizer: Any) -> None:
 
     Raises:
         TypeError: If it is no Keras optimizer, or one that holds others.
-        ValueError: If it has slots already.
+        ValueError: If it has slots already, or is in another DifferentialLR.
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise TypeError(
@@ -48,6 +48,11 @@ def check_inner_optimizer(optimizer: Any) -> None:
         raise TypeError(
             "`inner_optimizer` must be a plain optimizer, not one that holds others. "
             f"Received: inner_optimizer={type(optimizer).__name__}. Put that one around the DifferentialLR."
+        )
+    if "_differential" in vars(optimizer):
+        raise ValueError(
+            "`inner_optimizer` must not be in a DifferentialLR already, which shares its state. "
+            f"Received: inner_optimizer={optimizer.name}. Make a new one."
         )
     if optimizer.built:
         raise ValueError(

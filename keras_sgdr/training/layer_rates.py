@@ -1,7 +1,11 @@
 """One learning rate per layer group, from a few numbers."""
 
 import math
-from collections.abc import Sequence
+import numbers
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
+
+from keras_sgdr.training.schedules import require_numbers
 
 LAST_GROUP_FACTOR = 10.0  # fastai 2: `slice(b)` trains every group but the last at b / 10
 ULMFIT_FACTOR = 2.6  # Howard and Ruder, 2018, section 3.2
@@ -120,11 +124,10 @@ def rates_per_group(learning_rates: float | slice | Sequence[float], *, num_grou
     _check_num_groups(num_groups)
     if isinstance(learning_rates, slice):
         return _slice_rates(learning_rates, num_groups)
-    if isinstance(learning_rates, int | float):
+    if isinstance(learning_rates, numbers.Real):
         _check_positive("learning_rates", learning_rates)
         return [float(learning_rates)] * num_groups
-    rates = [float(rate) for rate in learning_rates]
-    check_one_per_group("learning_rates", rates, num_groups=num_groups)
+    rates = one_per_group("learning_rates", learning_rates, num_groups=num_groups)
     if not rates[-1] > 0:
         raise ValueError(
             "`learning_rates` must end with a rate above 0, to which all others are in proportion. "
@@ -133,16 +136,29 @@ def rates_per_group(learning_rates: float | slice | Sequence[float], *, num_grou
     return rates
 
 
-def check_one_per_group(name: str, values: Sequence[float], *, num_groups: int) -> None:
-    """Raises ValueError unless there is one finite value >= 0 per group."""
-    if len(values) != num_groups:
+def one_per_group(name: str, values: Any, *, num_groups: int) -> list[float]:
+    """Returns the values as floats, checked.
+
+    Raises:
+        TypeError: If they are no numbers in an order.
+        ValueError: If there is not one finite value >= 0 per group.
+    """
+    try:
+        given = None if isinstance(values, str | Set | Mapping) else list(values)
+        floats = None if given is None else [float(value) for value in given]
+    except (TypeError, ValueError):
+        floats = None
+    if floats is None:
+        raise TypeError(f"`{name}` must be numbers, one per layer group. Received: {name}={values!r}.")
+    if len(floats) != num_groups:
         raise ValueError(
             f"`{name}` must have one value per layer group, {num_groups} here. "
-            f"Received: {name}={list(values)}, {len(values)} values. "
+            f"Received: {name}={given}, {len(floats)} values. "
             "The first value is for the earliest layers, the last one for the head."
         )
-    if not all(0 <= value < math.inf for value in values):
-        raise ValueError(f"`{name}` must be finite and >= 0. Received: {name}={list(values)}.")
+    if not all(0 <= value < math.inf for value in floats):
+        raise ValueError(f"`{name}` must be finite and >= 0. Received: {name}={given}.")
+    return floats
 
 
 def _slice_rates(rates: slice, num_groups: int) -> list[float]:
@@ -157,7 +173,8 @@ def _slice_rates(rates: slice, num_groups: int) -> list[float]:
     return geometric_rates(rates.start, rates.stop, num_groups=num_groups)
 
 
-def _check_positive(name: str, value: float) -> None:
+def _check_positive(name: str, value: Any) -> None:
+    require_numbers(**{name: value})
     if not 0 < value < math.inf:
         raise ValueError(f"`{name}` must be finite and above 0. Received: {name}={value}.")
 

@@ -73,6 +73,11 @@ class LRCurve:
         self._check_shapes()
         self._set("smoothed_losses", debiased_average(self.losses, smoothing=self.smoothing))
 
+    def __repr__(self) -> str:
+        rates, losses = self.learning_rates, self.smoothed_losses
+        ends = f"{rates[0]:.3g} to {rates[-1]:.3g}"
+        return f"<LRCurve: {len(rates)} batches, rates {ends}, smoothed losses {losses[0]:.4g} to {losses[-1]:.4g}>"
+
     def suggest(self, method: str = "valley") -> float:
         """Returns the rate that one rule reads off the smoothed losses.
 

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from keras_sgdr.training.batch_rates import BatchRates
-from keras_sgdr.training.schedules import cosine, require
+from keras_sgdr.training.schedules import cosine, require, require_numbers
 
 
 def one_cycle(position: float, *, start: float, peak: float, end: float, warmup_share: float) -> float:
@@ -30,7 +30,8 @@ class OneCycleScheduler(BatchRates):
     `initial_epoch`, and `epochs` as before, it goes on where it would have been.
 
     Momentum falls from `momentum[0]` to `momentum[1]` while the rate rises and comes back while it falls. It is what
-    the optimizer calls `momentum`, or else `beta_1`; the optimizer has its own value again when training ends.
+    the optimizer calls `momentum`, or else `beta_1`. Only training steps see it, and `present_momentum` tells it: the
+    optimizer's attribute, and a file that is saved, keep the optimizer's own.
 
     Like `SGDRScheduler`, it refuses `steps_per_execution > 1` and a rate that cannot be set, and gives all batches of
     one update the same rate under gradient accumulation.
@@ -71,6 +72,7 @@ class OneCycleScheduler(BatchRates):
         steps_per_epoch: int | None = None,
     ) -> None:
         super().__init__(steps_per_epoch=steps_per_epoch, momentum=momentum)
+        require_numbers(max_lr=max_lr, warmup_share=warmup_share, flat_share=flat_share, div=div, final_div=final_div)
         require(0 < max_lr < math.inf, "`max_lr` must be a finite number > 0", max_lr=max_lr)
         require(shape in ("one_cycle", "flat_cosine"), "`shape` must be 'one_cycle' or 'flat_cosine'", shape=shape)
         require(0 < warmup_share < 1, "`warmup_share` must be in (0, 1)", warmup_share=warmup_share)

@@ -25,7 +25,7 @@ class SchedulePreview:
         cycle_ends: Number of epochs after which each finished cycle ends.
 
     Raises:
-        ValueError: If a count is out of range.
+        ValueError: If a count is out of range, or a warm-up leaves the first cycle no batch.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class SchedulePreview:
     ) -> None:
         require_count("epochs", epochs)
         require_count("steps_per_epoch", steps_per_epoch)
+        cycles.check_warmup(steps_per_epoch)
         self.epochs = epochs
         self.steps_per_epoch = steps_per_epoch
         self.cycles = cycles.cycles(epochs)

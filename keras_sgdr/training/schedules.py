@@ -124,6 +124,7 @@ class CosineCycles:
     warmup_steps: int | None = None
 
     def __post_init__(self) -> None:
+        require_numbers(max_lr=self.max_lr, min_lr=self.min_lr, peak_decay=self.peak_decay)
         require(0 < self.max_lr < math.inf, "`max_lr` must be a finite number > 0", max_lr=self.max_lr)
         ordered = 0 <= self.min_lr <= self.max_lr
         require(ordered, "`min_lr` must be in [0, max_lr]", min_lr=self.min_lr, max_lr=self.max_lr)
@@ -258,6 +259,13 @@ def require(holds: bool, must: str, **received: object) -> None:
         raise ValueError(f"{must}. Received: {values}.")
 
 
+def require_numbers(**values: object) -> None:
+    """Refuses anything but real numbers, Python's or NumPy's; True is none."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}.")
+
+
 def require_count(name: str, value: object) -> None:
     """Refuses anything but an integer >= 1; True is none."""
     counts = isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 1
@@ -266,6 +274,7 @@ def require_count(name: str, value: object) -> None:
 
 def _check_cycles(cycle_len: int, cycle_mult: float) -> None:
     require_count("cycle_len", cycle_len)
+    require_numbers(cycle_mult=cycle_mult)
     require(1 <= cycle_mult < math.inf, "`cycle_mult` must be a finite number >= 1", cycle_mult=cycle_mult)
 
 

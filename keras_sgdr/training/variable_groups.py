@@ -98,7 +98,7 @@ class VariableGroups:
         if not self._weights:
             weights = list(self._flattened())
             _check_disjoint(weights)
-            self._check_none_empty(weights)
+            self.check_none_empty(weights)
             self._weights = weights
         known = {id(weight) for weight in self.weights}
         strangers = [variable for variable in variables if id(variable) not in known]
@@ -111,7 +111,7 @@ class VariableGroups:
         Args:
             trained: The variables trained at present, in the model's order.
         """
-        self._check_none_empty(list(self))
+        self.check_none_empty()
         positions = {id(variable): position for position, variable in enumerate(trained)}
         groups: list[list[dict[str, Any]]] = [[] for _ in self._members]
         for group, weight in self:
@@ -126,12 +126,19 @@ class VariableGroups:
                     seen.add(id(weight))
                     yield group, weight
 
-    def _check_none_empty(self, weights: list[tuple[int, Any]]) -> None:
-        for group in set(range(len(self))).difference(group for group, _ in weights):
-            names = [getattr(member, "name", member) for member in self._members[group]]
+    def check_none_empty(self, weights: Iterable[tuple[int, Any]] | None = None) -> None:
+        """Refuses a group without weights, in these or at present.
+
+        Raises:
+            ValueError: If there is one; the message names it and tells layers that are not built.
+        """
+        for group in set(range(len(self))).difference(group for group, _ in (weights or self)):
+            members = self._members[group]
+            is_built = all(getattr(member, "built", True) for member in members)
+            advice = "Leave the group out, with its rate." if is_built else "Build the model first."
             raise ValueError(
-                f"Every layer group must have weights. Received: groups[{group}]={names}, which have none. "
-                "Leave the group out, with its rate."
+                "Every layer group must have weights. Received: "
+                f"groups[{group}]={[getattr(member, 'name', member) for member in members]}, which have none. {advice}"
             )
 
     def _recognise(self, variables: Sequence[Any], strangers: Sequence[Any]) -> None:
@@ -184,7 +191,8 @@ def stand_in(weight: SavedWeight) -> Any:
 
 
 def _members(group: Any, index: int) -> list[Any]:
-    members = [group] if isinstance(group, keras.Layer | keras.Variable | str) else list(group)
+    is_one = isinstance(group, keras.Layer | keras.Variable | str) or not isinstance(group, Iterable)
+    members = [group] if is_one else list(group)
     if not members:
         raise ValueError(f"Every layer group must hold a layer. Received: groups[{index}]={group}.")
     for member in members:

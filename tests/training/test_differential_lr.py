@@ -1,3 +1,5 @@
+import pickle
+
 import keras
 import numpy as np
 import pytest
@@ -230,6 +232,36 @@ def test_used_inner_optimizer_is_refused():
     inner.build(variables)
     with pytest.raises(ValueError, match="Received: inner_optimizer=used, already built"):
         DifferentialLR(inner, in_groups(variables), RATES)
+
+
+def test_inner_optimizer_of_another_differential_lr_is_refused():
+    inner, groups = keras.optimizers.SGD(name="shared"), in_groups(weights())
+    first = DifferentialLR(inner, groups, RATES)
+    with pytest.raises(ValueError, match=r"in a DifferentialLR already.* Received: inner_optimizer=shared"):
+        DifferentialLR(inner, in_groups(weights()), RATES)
+    assert first.learning_rates == pytest.approx(RATES)
+
+
+@pytest.mark.parametrize("groups", [None, 3, keras.layers.Dense(1, name="one"), "head"])
+def test_groups_that_are_no_list_are_refused(groups):
+    with pytest.raises(TypeError, match=r"`groups` must be a list of layer groups. Received: groups="):
+        DifferentialLR(keras.optimizers.SGD(), groups, [0.1])
+    with pytest.raises(TypeError, match=r"Received: groups\[0\] with None"):
+        DifferentialLR(keras.optimizers.SGD(), [None], [0.1])
+
+
+def test_groups_of_a_model_that_is_not_built_have_no_summary():
+    optimizer = DifferentialLR(keras.optimizers.SGD(), [[keras.layers.Dense(2, name="later")], weights()], [0.1, 0.1])
+    with pytest.raises(ValueError, match=r"Received: groups\[0\]=\['later'\], which have none. Build the model first"):
+        optimizer.summary()
+
+
+def test_pickled_optimizer_is_one_of_the_same_groups():
+    optimizer = DifferentialLR(keras.optimizers.SGD(momentum=0.9), in_groups(weights()), RATES)
+    copied = pickle.loads(pickle.dumps(optimizer))
+    assert isinstance(copied, keras.optimizers.SGD)
+    assert copied.learning_rates == pytest.approx(RATES)
+    assert copied.get_config() == optimizer.get_config()
 
 
 def test_variable_in_no_group_is_named():

@@ -1,12 +1,14 @@
+import re
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from keras_sgdr.training.layer_rates import (
-    check_one_per_group,
     discounted_rates,
     geometric_rates,
     layer_decay_rates,
+    one_per_group,
     rates_per_group,
 )
 
@@ -87,4 +89,21 @@ def test_helpers_refuse_values_out_of_range():
 
 def test_one_value_per_group_is_checked_under_the_arguments_name():
     with pytest.raises(ValueError, match=r"Received: multipliers=\[1\], 1 values"):
-        check_one_per_group("multipliers", [1], num_groups=2)
+        one_per_group("multipliers", [1], num_groups=2)
+
+
+@pytest.mark.parametrize("values", [0.1, "12", ["a", "b"], {0.1, 0.2}, {"a": 1}, [None, 0.1], [[0.1], [0.2]]])
+def test_values_that_are_no_numbers_in_an_order_are_refused_under_the_arguments_name(values):
+    with pytest.raises(TypeError, match=re.escape("`multipliers` must be numbers, one per layer group. Received: m")):
+        one_per_group("multipliers", values, num_groups=2)
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert rates_per_group(np.float32(0.5), num_groups=2) == [0.5, 0.5]
+    assert rates_per_group(np.array([0.25, 0.5]), num_groups=2) == [0.25, 0.5]
+    assert rates_per_group(slice(np.float32(0.5)), num_groups=2) == [0.05, 0.5]
+
+
+def test_ends_that_are_no_numbers_are_refused():
+    with pytest.raises(TypeError, match=r"`low` must be a number. Received: low='a'"):
+        rates_per_group(slice("a", 0.1), num_groups=2)

@@ -41,6 +41,12 @@ def test_preview_needs_an_end_and_a_rate():
         SGDRScheduler(n_cycles=1).preview(steps_per_epoch=5)
 
 
+def test_preview_refuses_the_warmup_that_fit_refuses():
+    scheduler = SGDRScheduler(0.1, n_cycles=2, warmup="start", warmup_steps=4)
+    with pytest.raises(ValueError, match=r"below the 4 batches of the first cycle. Received: warmup_steps=4"):
+        scheduler.preview(steps_per_epoch=4)
+
+
 @pytest.mark.parametrize("arguments", [{"epochs": 0}, {"steps_per_epoch": 0}])
 def test_preview_refuses_what_is_out_of_range(arguments):
     ((name, _),) = arguments.items()
