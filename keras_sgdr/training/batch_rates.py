@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -16,7 +17,7 @@ from keras_sgdr.training.learning_rate import (
     sync_variables,
 )
 from keras_sgdr.training.momentum import MovableMomentum
-from keras_sgdr.training.schedules import require
+from keras_sgdr.training.schedules import require, require_count, require_numbers
 
 # Batches whose rates are computed at once.
 AHEAD = 100
@@ -30,23 +31,31 @@ class BatchRates(keras.callbacks.Callback):
     accumulation (`held_batches`) all batches of one update run at one rate, that of the first of them.
 
     Subclasses define `rate_at`, a function of its arguments alone while an epoch runs.
+
+    Attributes:
+        present_momentum: The momentum of the batch that was begun last; None where none is moved.
     """
 
     def __init__(self, *, steps_per_epoch: int | None = None, momentum: tuple[float, float] | None = None) -> None:
         super().__init__()
-        if steps_per_epoch is not None and not steps_per_epoch >= 1:
-            raise ValueError(f"`steps_per_epoch` must be an integer >= 1. Received: steps_per_epoch={steps_per_epoch}.")
+        if steps_per_epoch is not None:
+            require_count("steps_per_epoch", steps_per_epoch)
         if momentum is not None:
-            ordered = len(momentum) == 2 and 0 < momentum[1] <= momentum[0] < 1
-            require(ordered, "`momentum` must be (highest, lowest) in (0, 1)", momentum=momentum)
+            must = "`momentum` must be (highest, lowest) in (0, 1)"
+            require(isinstance(momentum, (tuple, list)) and len(momentum) == 2, must, momentum=momentum)
+            highest, lowest = momentum
+            require_numbers(highest=highest, lowest=lowest)
+            require(0 < lowest <= highest < 1, must, momentum=momentum)
         self.momentum = momentum
+        self.present_momentum: float | None = None
         self._moved: MovableMomentum | None = None
         self.given_steps_per_epoch = steps_per_epoch
         self.steps_per_epoch: int | None = None
         self._epoch = self._first_batch = self._batches = 0
         self._accumulates = False
         self._forget_ahead()
-        self._warned = False
+        self._written: float | None = None
+        self._warned = self._warned_of_another = False
 
     def rate_at(self, epoch: int, batch: int, *, held: int) -> float:
         """The rate of one batch of one epoch, `held` batches into an update."""
@@ -75,6 +84,7 @@ class BatchRates(keras.callbacks.Callback):
         self.steps_per_epoch = self._agreed_steps_per_epoch()
         self._accumulates = accumulation_steps(self.model.optimizer) > 1
         self._forget_ahead()
+        self._written = None
         if self.momentum is not None:
             self._moved = MovableMomentum(self.model)
 
@@ -100,24 +110,30 @@ class BatchRates(keras.callbacks.Callback):
         super().on_train_batch_begin(batch, logs)
         sync_variables(self.model)
         batch += self._first_batch
+        if batch == self._first_batch:
+            self._check_sole_writer(read_learning_rate(self.model.optimizer))
         held = held_batches(self.model.optimizer) if self._accumulates else 0
         if batch not in self._ahead or self._accumulates:
             self._look_ahead(batch, held=held)
-        self._rates.write(batch - self._ahead.start)
+        place = batch - self._ahead.start
+        self._rates.write(place)
+        self._written = self._numbers[place]
         if self._moved is not None:
-            self._moved.write(self.momentum_at(self._epoch, batch, held=held))
+            self.present_momentum = self.momentum_at(self._epoch, batch, held=held)
+            self._moved.write(self.present_momentum)
 
     def _forget_ahead(self) -> None:
         self._ahead = range(0)
         self._rates: Any = None
+        self._numbers: list[float] = []
 
     def _look_ahead(self, batch: int, *, held: int) -> None:
         num_left = (self.steps_per_epoch or batch + AHEAD) - batch
         # Which batches make up an update is known from one to the next only: a loss scale may skip some.
         num_batches = 1 if self._accumulates else max(1, min(AHEAD, num_left))
         self._ahead = range(batch, batch + num_batches)
-        rates = [self.rate_at(self._epoch, each, held=held) for each in self._ahead]
-        self._rates = NumberWriter(self.model.optimizer.learning_rate, rates)
+        self._numbers = [self.rate_at(self._epoch, each, held=held) for each in self._ahead]
+        self._rates = NumberWriter(self.model.optimizer.learning_rate, self._numbers)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Counts; here, for data of unknown length have one `on_train_batch_begin` more than batches."""
@@ -126,8 +142,10 @@ class BatchRates(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Records the rate of the last batch, and learns the number of batches where it was not known."""
+        rate = read_learning_rate(self.model.optimizer)
+        self._check_sole_writer(rate)
         if logs is not None:
-            logs["learning_rate"] = read_learning_rate(self.model.optimizer)
+            logs["learning_rate"] = rate
         if self.steps_per_epoch is None:
             self.steps_per_epoch = self._batches
         elif self._batches != self.steps_per_epoch and not (self.model.stop_training or self._warned):
@@ -138,10 +156,25 @@ class BatchRates(keras.callbacks.Callback):
                 stacklevel=2,
             )
 
+    def has_written(self, rate: float) -> bool:
+        """Whether this was the last rate that was written, as far as the optimizer's dtype tells."""
+        return self._written is not None and math.isclose(rate, self._written, rel_tol=0.01, abs_tol=1e-7)
+
+    def _check_sole_writer(self, rate: float) -> None:
+        if self._written is None or self.has_written(rate) or self._warned_of_another:
+            return
+        self._warned_of_another = True
+        name = type(self).__name__
+        warnings.warn(
+            f"Another callback sets the learning rate too, in vain or over {name}, which sets it before every batch. "
+            f"Received: learning_rate={rate:.6g} where {name} had set {self._written:.6g}. Leave one of them out.",
+            stacklevel=2,
+        )
+
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Gives the optimizer its own momentum back."""
         super().on_train_end(logs)
         self._forget_ahead()
         if self._moved is not None:
             self._moved.put_back()
-            self._moved = None
+            self._moved = self.present_momentum = None

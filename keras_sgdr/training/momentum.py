@@ -31,8 +31,8 @@ class MovableMomentum:
     """An optimizer's momentum as a variable, for Keras makes it a constant of the compiled step.
 
     It is one only while a step is compiled (or run, where nothing is compiled). To all others, who may read it or save
-    the model, it is the present number, and the optimizer has the variables that it always has. After a training that
-    failed, the step keeps the momentum that it had, until the next training with a scheduler, or another optimizer.
+    the model, the optimizer has its own momentum, and the variables that it always has. After a training that failed
+    the next one begins by putting it back.
 
     Args:
         model: A compiled model whose optimizer has a `momentum` or a `beta_1` above 0.
@@ -49,7 +49,6 @@ class MovableMomentum:
         require(bool(self.name), must, optimizer=type(self.optimizer).__name__)
         self._own_value = float(getattr(self.optimizer, self.name))
         self._variable = MomentumVariable(self._own_value, trainable=False, name=self.name)
-        self._number = self._own_value
         self._num_inside, self._lock = 0, Lock()
         self._replaced: list[tuple[Any, str]] = []
         if keras.backend.backend() == "jax":
@@ -62,12 +61,13 @@ class MovableMomentum:
             self._replace(model.optimizer, name, self._stepping(getattr(model.optimizer, name)))
         self.optimizer.__dict__["_moved_momentum"] = self
         model.make_train_function(force=True)
+        # What each training begins with, before its callbacks.
+        self._replace(model, "make_train_function", self._after_putting_back(model.make_train_function))
 
     def write(self, value: float) -> None:
         """Sets the momentum of the next batch."""
         sync_variables(self.model)
         write_value(self._variable, value)
-        self.optimizer.__dict__[self.name] = self._number = value
 
     def put_back(self) -> None:
         """Makes it the number again that it was."""
@@ -75,9 +75,8 @@ class MovableMomentum:
         state = self.optimizer.__dict__
         if state.get("_moved_momentum") is not self:  # another scheduler of the same training took over
             return
-        state[self.name] = self._own_value
-        for optimizer, name in self._replaced:
-            optimizer.__dict__.pop(name, None)
+        for owner, name in self._replaced:
+            owner.__dict__.pop(name, None)
         del state["_moved_momentum"]
         if keras.backend.backend() == "jax":
             # Private: Keras untracks by itself only the variable of a rate.
@@ -85,10 +84,18 @@ class MovableMomentum:
             del self.optimizer.momentum_variable
         self.model.make_train_function(force=True)
 
-    def _replace(self, optimizer: Any, name: str, method: Callable[..., Any]) -> None:
+    def _replace(self, owner: Any, name: str, method: Callable[..., Any]) -> None:
         # Past Keras's tracking of attributes. A method of the object comes before that of its class.
-        optimizer.__dict__[name] = method
-        self._replaced.append((optimizer, name))
+        owner.__dict__[name] = method
+        self._replaced.append((owner, name))
+
+    def _after_putting_back(self, make_train_function: Callable[..., Any]) -> Callable[..., Any]:
+        def make(force: bool = False) -> Any:
+            if not force:
+                self.put_back()
+            return make_train_function(force=force)
+
+        return make
 
     def _stepping(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def step(*args: Any, **kwargs: Any) -> Any:
@@ -133,4 +140,4 @@ class MovableMomentum:
             with self._lock:
                 self._num_inside -= 1
                 if not self._num_inside:
-                    state[self.name] = self._number
+                    state[self.name] = self._own_value

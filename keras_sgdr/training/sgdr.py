@@ -10,7 +10,7 @@ from typing import Any
 from keras_sgdr.training.batch_rates import BatchRates
 from keras_sgdr.training.learning_rate import read_learning_rate
 from keras_sgdr.training.preview import SchedulePreview
-from keras_sgdr.training.schedules import CosineCycles, nearest_plans, require
+from keras_sgdr.training.schedules import CosineCycles, nearest_plans, require, require_numbers
 from keras_sgdr.training.sgdr_schedule import SGDR
 
 __all__ = ["SGDR", "SGDRScheduler"]
@@ -41,7 +41,7 @@ class SGDRScheduler(BatchRates):
 
     Args:
         max_lr: The rate at the first restart, > 0. None takes the optimizer's own rate, and puts it back at the end of
-            the training.
+            the training; or, where that was interrupted, takes the same again at the next one's beginning.
         cycle_len: Length of the first cycle in epochs, an integer >= 1.
         cycle_mult: Factor from one cycle's length to the next, a number >= 1; cycles are rounded to whole epochs.
         n_cycles: Number of cycles after which training stops, or None to go on to the end of `epochs`.
@@ -52,7 +52,8 @@ class SGDRScheduler(BatchRates):
         warmup_steps: Batches of the warm-ups "start" and "restarts".
         momentum: Highest and lowest momentum, in (0, 1): the lowest at the peak of each cycle, and from there in step
             with the rate toward the highest, as `CosineCycles.momentum` says; None leaves it alone. It is what the
-            optimizer calls `momentum`, or else `beta_1`; the optimizer has its own back when training ends.
+            optimizer calls `momentum`, or else `beta_1`. Only training steps see it, and `present_momentum` tells
+            it: the optimizer's attribute, and a file that is saved, keep the optimizer's own.
 
     Raises:
         ValueError: On construction or before the first batch, if an argument is out of its range, the optimizer's rate
@@ -81,6 +82,7 @@ class SGDRScheduler(BatchRates):
         momentum: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(steps_per_epoch=steps_per_epoch, momentum=momentum)
+        require_numbers(min_lr=min_lr)
         self.max_lr = max_lr
         self._begun = False
         self.cycles = CosineCycles(
@@ -151,10 +153,12 @@ class SGDRScheduler(BatchRates):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks the plan against `fit`'s, and takes the optimizer's rate where no `max_lr` was given."""
+        own_rate = self._own_rate()
         super().on_train_begin(logs)
         self._begun = False
         if self.max_lr is None:
-            self.cycles = dataclasses.replace(self.cycles, max_lr=read_learning_rate(self.model.optimizer))
+            self.cycles = dataclasses.replace(self.cycles, max_lr=own_rate)
+            vars(self.model.optimizer)["_annealed_by"] = self
         if self.steps_per_epoch is None:
             self._accept_unknown_length()
         else:
@@ -182,6 +186,13 @@ class SGDRScheduler(BatchRates):
         super().on_train_end(logs)
         if self.max_lr is None:
             self.model.optimizer.learning_rate = self.cycles.max_lr
+            vars(self.model.optimizer).pop("_annealed_by", None)
+
+    def _own_rate(self) -> float:
+        """The optimizer's rate, or the one that it had before a training that was interrupted annealed it."""
+        rate = read_learning_rate(self.model.optimizer)
+        left: SGDRScheduler | None = vars(self.model.optimizer).get("_annealed_by")
+        return left.cycles.max_lr if left is not None and left.has_written(rate) else rate
 
     def _place(self, epoch: int, batch: int, held: int) -> dict[str, int]:
         if self.steps_per_epoch is None:

@@ -35,9 +35,8 @@ def trained(strategy, *, probe):
             callbacks = [SGDRScheduler(0.1, cycle_mult=2, momentum=(0.95, 0.85)), recorder, saving]
             model.fit(dataset, epochs=3, callbacks=callbacks, shuffle=False, verbose=0)
             saved = keras.models.load_model(saving.filepath).optimizer
-    # In the midst of training it is the present number; after it, the optimizer's own again.
-    np.testing.assert_allclose(saved.beta_1, 0.95 - 0.1 * rates_in_cycles()[-1], rtol=1e-6)
-    assert (len(saved.variables), model.optimizer.beta_1) == (len(model.optimizer.variables), 0.9)
+    # The optimizer's own, also in the midst of training
+    assert (len(saved.variables), saved.beta_1, model.optimizer.beta_1) == (len(model.optimizer.variables), 0.9, 0.9)
     return model.get_weights(), recorder.rates, curve
 
 

@@ -72,11 +72,11 @@ def test_beta_1_is_moved_where_there_is_no_momentum(tmp_path):
     model = make_model()
     model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.1)), loss="mse")
     seen = []
+    scheduler = OneCycleScheduler(0.1, momentum=(0.95, 0.85))
     watch = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: seen.append(float(model.optimizer.inner_optimizer.beta_1))
+        on_train_batch_end=lambda batch, logs: seen.append(scheduler.present_momentum)
     )
     x, y = batches(5)
-    scheduler = OneCycleScheduler(0.1, momentum=(0.95, 0.85))
     model.fit(x, y, batch_size=1, epochs=2, verbose=0, callbacks=[scheduler, watch])
     assert seen[0] == pytest.approx(0.95)
     assert min(seen) == pytest.approx(0.851, abs=1e-3)
@@ -113,3 +113,9 @@ def test_one_cycle_refuses_what_is_out_of_range(arguments):
     ((name, _),) = arguments.items()
     with pytest.raises(ValueError, match=f"Received: {name}="):
         OneCycleScheduler(**{"max_lr": 0.1} | arguments)
+
+
+@pytest.mark.parametrize("name", ["max_lr", "warmup_share", "flat_share", "div", "final_div"])
+def test_one_cycle_refuses_what_is_no_number(name):
+    with pytest.raises(TypeError, match=f"`{name}` must be a number. Received: {name}='1'"):
+        OneCycleScheduler(**{"max_lr": 0.1, name: "1"})

@@ -2,6 +2,7 @@ import contextlib
 import itertools
 import json
 import math
+import re
 import warnings
 from pathlib import Path
 
@@ -120,6 +121,58 @@ def test_max_lr_none_takes_the_optimizers_rate_and_puts_it_back():
         assert read_learning_rate(model.optimizer) == 0.125
 
 
+class StopAt(keras.callbacks.Callback):
+    """Ctrl-C in a batch of the first epoch."""
+
+    def __init__(self, batch):
+        super().__init__()
+        self.batch = batch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == self.batch:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("with_the_same", [True, False])
+def test_max_lr_none_takes_the_same_rate_again_after_an_interrupted_training(with_the_same):
+    model, scheduler = make_model(0.125), SGDRScheduler()
+    x, y = batches(4)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, batch_size=1, verbose=0, callbacks=[scheduler, StopAt(2)])
+    assert read_learning_rate(model.optimizer) == 0.0625
+    again = scheduler if with_the_same else SGDRScheduler()
+    rates, _, _ = run(again, steps_per_epoch=4, epochs=1, model=model)
+    assert rates[0] == read_learning_rate(model.optimizer) == 0.125
+
+
+def test_max_lr_none_takes_a_rate_that_was_set_after_an_interrupted_training():
+    model, scheduler = make_model(0.125), SGDRScheduler()
+    x, y = batches(4)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, batch_size=1, verbose=0, callbacks=[scheduler, StopAt(2)])
+    model.optimizer.learning_rate = 0.5
+    rates, _, _ = run(scheduler, steps_per_epoch=4, epochs=1, model=model)
+    assert rates[0] == 0.5
+
+
+ANOTHERS = {
+    "LearningRateScheduler": lambda: keras.callbacks.LearningRateScheduler(lambda epoch: 0.01),
+    "ReduceLROnPlateau": lambda: keras.callbacks.ReduceLROnPlateau("loss", min_delta=1e9, patience=1),
+    "SGDRScheduler": lambda: SGDRScheduler(0.1),
+}
+
+
+@pytest.mark.parametrize("name", ANOTHERS)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_another_callback_that_sets_the_rate_too_is_told_once(name, is_first):
+    model, (x, y) = make_model(), batches(2)
+    callbacks = [SGDRScheduler(0.3), ANOTHERS[name]()]
+    with pytest.warns(UserWarning, match="Another callback sets the learning rate too") as told:
+        model.fit(x, y, batch_size=1, epochs=4, verbose=0, callbacks=callbacks[:: 1 if is_first else -1])
+    messages = [str(each.message) for each in told if str(each.message).startswith("Another callback")]
+    assert len(messages) == (2 if name == "SGDRScheduler" else 1)  # each of the two schedulers tells it
+
+
 def test_max_lr_none_cannot_go_on_with_a_training():
     with pytest.raises(ValueError, match=r"`max_lr` must be given.* Received: initial_epoch=1, max_lr=None"):
         run(SGDRScheduler(), steps_per_epoch=3, epochs=2, initial_epoch=1)
@@ -216,8 +269,29 @@ def test_contradicting_steps_per_epoch_is_refused():
         run(SGDRScheduler(0.3, steps_per_epoch=3), steps_per_epoch=4, epochs=1)
 
 
-@pytest.mark.parametrize("arguments", [{"steps_per_epoch": 0}, {"max_lr": -1.0}, {"cycle_len": 0}, {"min_lr": -2.0}])
+@pytest.mark.parametrize(
+    "arguments",
+    [{"steps_per_epoch": 0}, {"steps_per_epoch": 2.5}, {"max_lr": -1.0}, {"cycle_len": 0}, {"min_lr": -2.0}],
+)
 def test_sgdr_scheduler_refuses_what_is_out_of_range(arguments):
     ((name, value),) = arguments.items()
     with pytest.raises(ValueError, match=f"Received: {name}={value}"):
         SGDRScheduler(**arguments)
+
+
+@pytest.mark.parametrize("arguments", [{"max_lr": "0.1"}, {"max_lr": True}, {"min_lr": None}, {"cycle_mult": [2]}])
+def test_sgdr_scheduler_refuses_what_is_no_number(arguments):
+    ((name, value),) = arguments.items()
+    with pytest.raises(TypeError, match=re.escape(f"`{name}` must be a number. Received: {name}={value!r}")):
+        SGDRScheduler(**arguments)
+
+
+@pytest.mark.parametrize("momentum", [0.9, "ab", (0.9,), (0.85, 0.95), (1.0, 0.5)])
+def test_momentum_is_a_highest_and_a_lowest(momentum):
+    with pytest.raises((TypeError, ValueError), match=r"must be (\(highest, lowest\) in \(0, 1\)|a number)"):
+        SGDRScheduler(0.1, momentum=momentum)
+
+
+def test_numbers_of_numpy_are_numbers():
+    rates, _, _ = run(SGDRScheduler(np.float32(0.25), cycle_len=np.int64(2)), steps_per_epoch=2, epochs=2)
+    assert rates[0] == 0.25
