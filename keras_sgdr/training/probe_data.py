@@ -73,8 +73,12 @@ def reordered(arguments: dict[str, Any], order: int) -> dict[str, Any]:
     np.random.seed(order)
     if "y" not in arguments:
         return arguments
-    permutation = np.random.permutation(len(arguments["x"]))
-    return {name: np.asarray(values)[permutation] for name, values in arguments.items()}
+    permutation = np.random.permutation(len(keras.tree.flatten(arguments["x"])[0]))
+
+    def permuted(values: Any) -> Any:
+        return None if values is None else np.asarray(values)[permutation]
+
+    return keras.tree.map_structure(permuted, arguments)
 
 
 def _is_function(data: Any) -> bool:
@@ -84,27 +88,35 @@ def _is_function(data: Any) -> bool:
 def _own_copy(data: Any) -> Any:
     """A copy of a `tf.data` pipeline, whose passes, shuffles and variables are its own; other data as it is."""
     tensorflow: Any = sys.modules.get("tensorflow")
-    if tensorflow is None or not isinstance(data, tensorflow.data.Dataset):
+    if tensorflow is None:
+        return data
+    if isinstance(data, tensorflow.distribute.DistributedDataset):
+        return _told_not_copied(data, "it is distributed to replicas already.")
+    if not isinstance(data, tensorflow.data.Dataset):
         return data
     try:
         return copy_pipeline(data, tensorflow)
     except tensorflow.errors.OpError as error:
-        warnings.warn(
-            "The finder trains on `dataset` itself: TensorFlow cannot copy it. If it shuffles anew on each pass, its "
-            f"order goes on by the finder's; give a function that makes it to avoid that. Received: {error.message}",
-            stacklevel=2,
-        )
-        return data
+        return _told_not_copied(data, error.message)
+
+
+def _told_not_copied(data: Any, reason: str) -> Any:
+    warnings.warn(
+        "The finder trains on `dataset` itself: TensorFlow cannot copy it. If it shuffles anew on each pass, its "
+        f"order goes on by the finder's; give a function that makes it to avoid that. Received: {reason}",
+        stacklevel=3,
+    )
+    return data
 
 
 @contextmanager
 def _kept_place(data: Any) -> Iterator[None]:
     """Puts back the epoch of a dataset of `load_dataset`, and the generator of a torch DataLoader."""
-    generator = getattr(data, "generator", None)
-    state = None if generator is None else generator.get_state()
+    generator: Any = getattr(data, "generator", None)
+    state = generator.get_state() if hasattr(generator, "set_state") else None
     try:
         with epoch_kept(data):
             yield
     finally:
-        if generator is not None:
+        if state is not None:
             generator.set_state(state)

@@ -18,7 +18,7 @@ from keras_sgdr.training.learning_rate import (
     sync_variables,
 )
 from keras_sgdr.training.lr_curve import LRCurve
-from keras_sgdr.training.schedules import require, require_count
+from keras_sgdr.training.schedules import require, require_count, require_numbers
 from keras_sgdr.training.training_state import TrainingState, require_built
 
 MODES = ("exponential", "linear")
@@ -86,6 +86,7 @@ class LRFinder(keras.callbacks.Callback):
         validation_batch: tuple[Any, Any] | None = None,
     ) -> None:
         super().__init__()
+        require_numbers(start_lr=start_lr, end_lr=end_lr, smoothing=smoothing, stop_factor=stop_factor)
         require(0 < start_lr < end_lr < math.inf, "`end_lr` must be above `start_lr`", start_lr=start_lr, end_lr=end_lr)
         require_count("num_steps", num_steps)
         require(mode in MODES, f"`mode` must be one of {MODES}", mode=mode)
@@ -129,20 +130,23 @@ class LRFinder(keras.callbacks.Callback):
 
     def restore(self) -> None:
         """Puts model and optimizer back to where they were before the first batch; once, and harmless after that."""
-        state, self._state = self._state, None
-        if state is None:
+        if self._state is None:
             return
         self._rate, self._means, self._zeros = None, None, []
-        schedule, self._schedule = self._schedule, None
-        if schedule is not None:
-            state.model.optimizer.learning_rate = schedule
-        state.restore()
+        if self._schedule is not None:
+            self._state.model.optimizer.learning_rate = self._schedule
+        self._state.restore()
+        # Not before: after a Ctrl-C in the middle it can be done again.
+        self._state = self._schedule = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.restore()
+        try:
+            self.restore()
+        finally:
+            self.restore()  # again, if that was interrupted
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Checks that the rate can be set before each batch, and copies what will be restored."""
@@ -163,8 +167,8 @@ class LRFinder(keras.callbacks.Callback):
         self._rate = NumberWriter(self.model.optimizer.learning_rate, self.rates.tolist())
         self._means = next((metric for metric in self.model.metrics if metric.name == "loss"), None)
         # Not on JAX, where variables that share a zero would be donated to XLA twice.
-        emptied = [] if keras.backend.backend() == "jax" else getattr(self._means, "variables", [])
-        self._zeros = [NumberWriter(variable, [0.0]) for variable in emptied]
+        is_mean = type(self._means) is keras.metrics.Mean and keras.backend.backend() != "jax"
+        self._zeros = [NumberWriter(variable, [0.0]) for variable in self._means.variables] if is_mean else []
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the batch's rate, and empties the mean of the losses, so that it shows this batch alone."""

@@ -21,8 +21,8 @@ class TrainingState:
 
     That is every variable of the model (weights, batch-norm statistics, the seed generators of dropout, which
     `get_weights` leaves out), of the optimizer (slots, iterations, rate, accumulated gradients, loss scale) and of the
-    compiled metrics; the compiled functions and `stop_training`; and the global random generators
-    of Python, NumPy and PyTorch.
+    compiled metrics; the compiled functions and `stop_training`; and the global random generators of Python, NumPy,
+    Keras and PyTorch. TensorFlow's own (`tf.random.normal` in a layer) cannot be put back.
 
     Args:
         model: A compiled model that is built, its optimizer too.
@@ -64,10 +64,12 @@ class TrainingState:
 
 
 class RandomGenerators:
-    """The states of the global generators of Python, NumPy and, where it is loaded, PyTorch with its GPUs."""
+    """The states of the global generators of Python, NumPy, Keras and, where it is loaded, PyTorch with its GPUs."""
 
     def __init__(self) -> None:
         self.python, self.numpy = random.getstate(), np.random.get_state()
+        self._seeds = _unseeded_generator()
+        self.keras = None if self._seeds is None else to_numpy(self._seeds.state)
         self._torch = sys.modules.get("torch")
         if self._torch is not None:
             gpus = self._torch.cuda
@@ -78,9 +80,26 @@ class RandomGenerators:
         """Puts the states back."""
         random.setstate(self.python)
         np.random.set_state(self.numpy)
+        self._restore_keras()
         if self._torch is not None:
             self._torch.set_rng_state(self.torch)
             self._torch.cuda.set_rng_state_all(self.gpus)
+
+    def _restore_keras(self) -> None:
+        seeds = _unseeded_generator()
+        if seeds is None:
+            return
+        if seeds is self._seeds:
+            write_value(seeds.state, self.keras)
+        elif self._seeds is None:
+            # Made meanwhile, and held by what was compiled. It begins anew, as one that is made now.
+            write_value(seeds.state, to_numpy(keras.random.SeedGenerator().state))
+
+
+def _unseeded_generator() -> Any:
+    """What `keras.random` draws from where it is given no seed, once there is one; Keras has no public name for it."""
+    states = sys.modules["keras.src.backend.common.global_state"]
+    return states.get_global_attribute("global_seed_generator")
 
 
 def variables_of(model: Any) -> list[Any]:
@@ -90,12 +109,14 @@ def variables_of(model: Any) -> list[Any]:
 
 
 def require_built(model: Any) -> None:
-    """Builds the optimizer if that has not been done, and refuses a model that has no variables yet."""
+    """Builds the optimizer if that has not been done, and refuses a model that has no variables, or no optimizer."""
     if not model.built:
         raise ValueError(
             "`model` must be built: what its first batch creates can be neither kept nor restored. Received: a model "
             "without weights. Call it on a batch, or give it an `Input`."
         )
+    if getattr(model, "optimizer", None) is None:
+        raise ValueError("`model` must be compiled. Received: a model without optimizer. Call `compile` first.")
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
 

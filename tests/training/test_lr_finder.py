@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_sgdr.training import training_state
 from keras_sgdr.training.differential_lr import DifferentialLR
 from keras_sgdr.training.lr_finder import LRFinder, lr_find
 from keras_sgdr.training.training_state import TrainingState, to_numpy, variables_of
@@ -157,6 +158,46 @@ def untouched():
 @pytest.mark.parametrize("probe", PROBES.values(), ids=PROBES)
 def test_training_after_a_finder_is_bit_identical(probe, untouched):
     assert trained(probe) == untouched
+
+
+@pytest.mark.parametrize("others", [[], [Explode(RuntimeError())]], ids=["at the end", "after an error"])
+def test_ctrl_c_while_a_finder_restores_loses_nothing(others, untouched, monkeypatch):
+    writes = []
+    write_value = training_state.write_value
+
+    def interrupted_write(variable, value):
+        writes.append(variable)
+        if len(writes) == 5:
+            raise KeyboardInterrupt
+        write_value(variable, value)
+
+    def probe(model, dataset):
+        with pytest.raises(KeyboardInterrupt), LRFinder(num_steps=20) as finder:
+            model.fit(make_dataset(), epochs=9, callbacks=[finder, *others], shuffle=False, verbose=0)
+
+    monkeypatch.setattr(training_state, "write_value", interrupted_write)
+    assert trained(probe) == untouched
+    assert len(writes) > 10
+
+
+class UnseededNoise(keras.layers.Layer):
+    def call(self, x, training=False):
+        return x + keras.random.normal(keras.ops.shape(x)) if training else x
+
+
+@pytest.mark.parametrize("is_drawn_before", [False, True])
+def test_draws_without_a_seed_go_on_as_if_no_finder_had_been(is_drawn_before):
+    def losses(*, probes):
+        keras.utils.set_random_seed(3)
+        model = keras.Sequential([keras.layers.Input((4,)), UnseededNoise(), keras.layers.Dense(1, "sigmoid")])
+        model.compile("sgd", "binary_crossentropy")
+        if is_drawn_before:
+            keras.random.normal((1,))
+        if probes:
+            lr_find(model, make_data(), num_steps=5)
+        return model.fit(*make_data(), epochs=2, verbose=0).history["loss"]
+
+    assert losses(probes=True) == losses(probes=False)
 
 
 def scaled_adam():
@@ -327,6 +368,41 @@ def test_loss_of_another_dtype_is_noted():
     model.compile("sgd", "mse")
     curve = lr_find(model, make_dataset(shuffle=False), num_steps=4, stop_factor=float("inf"))
     np.testing.assert_allclose(curve.losses, make_data()[0].reshape(4, -1).mean(axis=1), rtol=1e-5)
+
+
+def test_metric_named_loss_that_is_no_mean_is_reset_its_own_way():
+    class Largest(keras.metrics.Metric):
+        def __init__(self):
+            super().__init__(name="loss")
+            self.largest = self.add_variable((), "zeros", name="largest")
+            self.reset_state()
+
+        def reset_state(self):
+            self.largest.assign(-100.0)
+
+        def update_state(self, values):
+            self.largest.assign(keras.ops.maximum(self.largest, keras.ops.max(values)))
+
+        def result(self):
+            return self.largest
+
+    class Watched(keras.Sequential):
+        def __init__(self, layers):
+            super().__init__(layers)
+            self.largest = Largest()
+
+        @property
+        def metrics(self):
+            return [self.largest]
+
+        def train_step(self, data):
+            self.largest.update_state(data[0] - 10.0)
+            return {"loss": self.largest.result()}
+
+    model = Watched([keras.layers.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    curve = lr_find(model, make_dataset(shuffle=False), num_steps=4, stop_factor=float("inf"))
+    np.testing.assert_allclose(curve.losses, make_data()[0].reshape(4, -1).max(axis=1) - 10.0, rtol=1e-5)
 
 
 def test_curve_before_training_is_refused():

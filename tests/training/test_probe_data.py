@@ -4,7 +4,7 @@ import pytest
 
 from keras_sgdr.training import probe_data
 from keras_sgdr.training.lr_finder import lr_find
-from keras_sgdr.training.probe_data import probe_arguments
+from keras_sgdr.training.probe_data import _kept_place, probe_arguments, reordered
 from tests.training.test_lr_finder import make_data, make_dataset, make_model
 
 tf = pytest.importorskip("tensorflow")
@@ -60,6 +60,37 @@ def test_pipeline_that_cannot_be_copied_is_used_with_a_warning(monkeypatch):
     dataset = make_dataset()
     with pytest.warns(UserWarning, match="Received: no copy of this"), probe_arguments(dataset) as arguments:
         assert arguments["x"] is dataset
+
+
+def test_pipeline_distributed_already_is_used_with_a_warning():
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    dataset = strategy.experimental_distribute_dataset(make_dataset())
+    with pytest.warns(UserWarning, match="distributed to replicas"), probe_arguments(dataset) as arguments:
+        assert arguments["x"] is dataset
+
+
+class DataWithGenerator(list):
+    """Batches that were drawn from NumPy's kind of generator, which has no `get_state`."""
+
+    generator = np.random.default_rng(0)
+
+
+def test_generator_of_another_kind_is_left_alone():
+    data = DataWithGenerator([make_data()])
+    with _kept_place(data):
+        pass
+
+
+def test_structured_arrays_are_reordered_together():
+    rows = np.arange(8)
+    arguments = {"x": {"a": rows, "b": [rows * 10]}, "y": rows * 100, "sample_weight": None}
+    other = reordered(arguments, 1)
+    order = other["x"]["a"]
+    assert order.tolist() != rows.tolist()
+    assert sorted(order) == rows.tolist()
+    np.testing.assert_array_equal(other["x"]["b"][0], order * 10)
+    np.testing.assert_array_equal(other["y"], order * 100)
+    assert other["sample_weight"] is None
 
 
 def test_iterator_is_refused():
