@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_sgdr.training.callback_state import check_has_state, get_state, set_state
 from keras_sgdr.training.checkpoint_file import read_tree, write_tree
-from keras_sgdr.training.learning_rate import sync_variables
+from keras_sgdr.training.learning_rate import optimizer_chain, sync_variables
 from keras_sgdr.training.momentum import MomentumVariable
 from keras_sgdr.training.schedules import require, require_count
 from keras_sgdr.training.training_state import require_built, to_numpy
@@ -74,8 +74,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     Raises:
         TypeError: If `callbacks` holds one of which it is not known what to remember.
-        ValueError: If `save_every` is out of range; when training begins, if the file is there but was not restored,
-            if `fit` begins elsewhere than restored, or the number of batches is another.
+        ValueError: If `save_every` is out of range or `path` no file; when training begins, if the file is there but
+            was not restored, if `fit` begins elsewhere than restored, if the number of batches is another, or one of
+            `callbacks` does not come before it in `fit`'s.
 
     Example:
         ```python
@@ -97,9 +98,13 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         super().__init__()
         if save_every != "epoch":
             require_count("save_every", save_every)
+        if isinstance(callbacks, keras.callbacks.Callback):
+            callbacks = [callbacks]
         for callback in callbacks:
             check_has_state(callback)
         self.path = Path(path)
+        is_free = self.path.is_file() or not self.path.exists()
+        require(is_free, "`path` must be a file, or free for one", path=str(self.path))
         self.save_every = save_every
         self.callbacks = list(callbacks)
         self._start = TrainingPosition()
@@ -116,7 +121,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             The position; the beginning of the first epoch if there is no file.
 
         Raises:
-            ValueError: If the file is no checkpoint, or its variables are not those of the model.
+            ValueError: If the file is no checkpoint, or its variables or optimizer are not those of the model.
         """
         self._may_overwrite = True
         self._start, self._restored = TrainingPosition(), {}
@@ -134,6 +139,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     def set_params(self, params: dict[str, Any]) -> None:
         """Tells the other callbacks, which share `params`, where the training goes on."""
+        # Keras gives them to one callback after the other.
+        late = [type(callback).__name__ for callback in self.callbacks if callback.params is not params]
+        must = "`fit`'s callbacks must hold the TrainingCheckpoint after all of its `callbacks`"
+        require(not late, must, not_before_it=late)
         super().set_params(params)
         start, steps = self._start, params.get("steps")
         if self._restored:
@@ -215,6 +224,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         variables = _lasting_variables(self.model)
         tree = {
             "position": asdict(position),
+            "optimizers": _optimizers_of(self.model),
             "variables": [_description(variable) for variable in variables],
             "values": [to_numpy(variable) for variable in variables],
             "metrics": [to_numpy(variable) for variable in self.model.metrics_variables] if position.batch else [],
@@ -241,6 +251,14 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 f"{len(now)} variables; the first that differs is {differing[1]}, in the checkpoint {differing[0]}. "
                 "Make and compile the model as it was, with the same layers frozen."
             )
+        then, here = saved.get("optimizers", []), _optimizers_of(model)  # the file of an earlier version has none
+        if then and not _agree(then, here):
+            names, received = ([name for name, _ in optimizers] for optimizers in (then, here))
+            others = " with weights in other groups" if names == received else ""
+            raise ValueError(
+                f"The optimizer must be the checkpoint's, {names}. Received: {received}{others}. "
+                "Compile the model as it was."
+            )
         count = len(saved["callbacks"])
         must = f"`callbacks` must be those of the checkpoint, {count}"
         require(count == len(self.callbacks), must, callbacks=self.callbacks)
@@ -250,6 +268,24 @@ def _lasting_variables(model: Any) -> list[Any]:
     """Variables of the model and its optimizer, without what a scheduler writes before each batch and takes away."""
     every = [*model.variables, *model.optimizer.variables]
     return [v for v in {id(variable): variable for variable in every}.values() if not isinstance(v, MomentumVariable)]
+
+
+def _optimizers_of(model: Any) -> list[Any]:
+    """What tells slots from others of the same shapes: each optimizer's name, and its groups' places in the model."""
+    places = {id(variable): place for place, variable in enumerate(model.variables)}
+    optimizers = []
+    for optimizer in optimizer_chain(model.optimizer):
+        # Keras's own name: a DifferentialLR's class is its own, and on PyTorch Adam's a private one.
+        name = next(kind.__name__ for kind in type(optimizer).__mro__ if hasattr(keras.optimizers, kind.__name__))
+        groups = getattr(optimizer, "weights_of_groups", [])
+        optimizers.append([name, [[places.get(id(weight)) for weight in group] for group in groups]])
+    return optimizers
+
+
+def _agree(before: Any, now: Any) -> bool:
+    """Whether two descriptions are one, as far as they go: a loaded optimizer has not seen all weights."""
+    before, now = keras.tree.flatten(before), keras.tree.flatten(now)
+    return len(before) == len(now) and all(a == b or None in (a, b) for a, b in zip(before, now, strict=True))
 
 
 def _description(variable: Any) -> str:

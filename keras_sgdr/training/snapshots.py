@@ -44,13 +44,22 @@ class _AtCycleEnd(keras.callbacks.Callback):
 
     def __init__(self, scheduler: Any, *, monitor: str) -> None:
         super().__init__()
-        if not hasattr(scheduler, "ends_cycle"):
+        if not hasattr(scheduler, "ends_cycle") or isinstance(scheduler, type):
             raise TypeError(
                 "`scheduler` must be the SGDRScheduler of the same `fit`. Received: "
                 f"scheduler={scheduler!r}. Pass the object itself."
             )
         self.scheduler = scheduler
         self.monitor = monitor
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Checks that the scheduler is of the same `fit`."""
+        super().on_train_begin(logs)
+        if getattr(self.scheduler, "params", self.params) is not self.params:
+            raise ValueError(
+                "`scheduler` must be the SGDRScheduler of the same `fit`. Received: "
+                f"scheduler={self.scheduler!r}, which is not among its callbacks. Pass both."
+            )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Looks whether a cycle ends, and from the first epoch on whether what is to be monitored is there."""
@@ -77,7 +86,8 @@ class CycleSnapshots(_AtCycleEnd):
 
     Args:
         scheduler: The `SGDRScheduler` of the same `fit`.
-        directory: Where the files `cycle-01.weights.h5`, `cycle-02.weights.h5`, … go; None keeps the weights in memory.
+        directory: Where the files `cycle-01.weights.h5`, `cycle-02.weights.h5`, … go, in place of those of a training
+            before, of which later cycles stay; None keeps the weights in memory.
         monitor: What tells a good cycle, a name that `fit` logs.
         mode: "min" if less of it is better, or "max".
         restore_best_cycle: Whether to give the model the weights of the best cycle when training ends.
@@ -206,6 +216,7 @@ class SnapshotEnsemble:
         last: Use the last so many, an integer >= 1; None uses all.
 
     Raises:
+        TypeError: If `snapshots` is one file and no list.
         ValueError: If there is no snapshot, or `last` is out of range.
 
     Example:
@@ -218,11 +229,13 @@ class SnapshotEnsemble:
     ) -> None:
         if last is not None:
             require_count("last", last)
+        if isinstance(snapshots, str | os.PathLike):
+            raise TypeError(f"`snapshots` must be a list. Received: snapshots={snapshots!r}.")
         require(len(snapshots) > 0, "`snapshots` must hold at least one", snapshots=snapshots)
         self.model = model
         self.snapshots = list(snapshots)[-(last or 0) :]
 
-    def predict(self, x: Any, **arguments: Any) -> NDArray[Any]:
+    def predict(self, x: Any, **arguments: Any) -> Any:
         """Returns the mean over the snapshots of `model.predict(x, **arguments)`.
 
         Args:
@@ -230,14 +243,16 @@ class SnapshotEnsemble:
             arguments: More of what it takes.
 
         Returns:
-            Predictions, shape and dtype as those of the model: for a classifier probabilities, `(n, num_classes)`.
+            Predictions, structure, shape and dtype as those of the model: for a classifier probabilities,
+            `(n, num_classes)`.
         """
         with _kept_weights(self.model):
-            mean: Any = 0.0
+            total: Any = None
             for snapshot in self.snapshots:
                 load_weights(self.model, snapshot.weights if isinstance(snapshot, Snapshot) else snapshot)
-                mean = mean + np.asarray(self.model.predict(x, **arguments)) / len(self.snapshots)
-        return np.asarray(mean)
+                predicted = self.model.predict(x, **arguments)
+                total = predicted if total is None else keras.tree.map_structure(np.add, total, predicted)
+        return keras.tree.map_structure(lambda each: each / len(self.snapshots), total)
 
 
 def load_weights(model: Any, weights: Any) -> None:

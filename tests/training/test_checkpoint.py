@@ -147,6 +147,7 @@ def test_schedulers_go_on_in_the_midst_of_an_epoch(tmp_path):
 LOSSES = [5.0, 4.0, 4.5, 3.0, 3.5, 3.2, 3.1, 2.0]
 
 
+@pytest.mark.filterwarnings("ignore:Another callback sets")  # the scheduler, over ReduceLROnPlateau
 @pytest.mark.parametrize("kill_after", [STEPS, 5 * STEPS + 1, 7 * STEPS])
 def test_callbacks_remember(kill_after, tmp_path):
     """Cycles of one epoch: stops after the third that ends worse, with the fourth's weights; 7 epochs of 8."""
@@ -270,6 +271,8 @@ def written(tmp_path_factory):
 
 
 def test_arguments_out_of_range_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"`path` must be a file, or free for one. Received: path="):
+        TrainingCheckpoint(tmp_path)
     with pytest.raises(ValueError, match="Received: save_every=0"):
         TrainingCheckpoint(tmp_path / "run", save_every=0)
     with pytest.raises(TypeError, match=r"Received: <.*RateRecorder"):
@@ -288,6 +291,8 @@ def test_model_that_is_not_the_checkpoints_is_refused(written):
         checkpoint.restore(wider)
     with pytest.raises(ValueError, match="Received: a model without weights"):
         checkpoint.restore(keras.Sequential([keras.layers.Dense(8)]))
+    with pytest.raises(ValueError, match="Received: a model without optimizer"):
+        checkpoint.restore(keras.Sequential([keras.Input((4,)), keras.layers.Dense(8)]))
     with pytest.raises(ValueError, match=r"`callbacks` must be those of the checkpoint, 0. Received: callbacks=\[<"):
         TrainingCheckpoint(written, callbacks=[keras.callbacks.EarlyStopping()]).restore(make_model())
 
@@ -302,6 +307,45 @@ def test_training_that_does_not_go_on_where_the_checkpoint_was_written_is_refuse
         model.fit(X, Y, batch_size=8, initial_epoch=1, epochs=2, callbacks=[checkpoint], verbose=0)
     with pytest.raises(ValueError, match=r"must have the 4 batches .* Received: steps=2"):
         model.fit(X, Y, batch_size=16, callbacks=[checkpoint], verbose=0)
+
+
+def test_callbacks_that_do_not_come_before_the_checkpoint_are_refused(tmp_path):
+    for order in (slice(1, None), slice(None, None, -1)):
+        stop = keras.callbacks.EarlyStopping("loss")
+        checkpoint = TrainingCheckpoint(tmp_path / "run", callbacks=stop)
+        with pytest.raises(ValueError, match=r"Received: not_before_it=\['EarlyStopping'\]"):
+            make_model().fit(X, Y, callbacks=[stop, checkpoint][order], verbose=0)
+
+
+def test_optimizer_whose_slots_are_others_is_refused(tmp_path):
+    """Those of equal shapes, which would be taken for one another."""
+
+    def model(optimizer, order=None):
+        keras.utils.set_random_seed(1)
+        layers = [keras.layers.Dense(4) for _ in range(3)]
+        model = keras.Sequential([keras.Input((4,)), *layers])
+        if order is not None:
+            optimizer = DifferentialLR(optimizer, [[layers[place]] for place in order], 0.1)
+        model.compile(optimizer, "mse")
+        return model
+
+    def momentum():
+        return keras.optimizers.SGD(0.1, momentum=0.9)
+
+    path = tmp_path / "run"
+    model(momentum(), (0, 1, 2)).fit(X, X, verbose=0, callbacks=[TrainingCheckpoint(path)])
+    for other, received in [
+        (model(momentum(), (1, 0, 2)), r"\['SGD'\] with weights in other groups"),
+        (model(momentum()), r"\['SGD'\]"),
+        (model(keras.optimizers.Lion(0.1), (0, 1, 2)), r"\['Lion'\]"),
+    ]:
+        with pytest.raises(ValueError, match=rf"the checkpoint's, \['SGD'\]. Received: {received}"):
+            TrainingCheckpoint(path).restore(other)
+    assert TrainingCheckpoint(path).restore(model(momentum(), (0, 1, 2))).epoch == 1
+    tree = read_tree(path)
+    del tree["optimizers"]
+    write_tree(path, tree)
+    assert TrainingCheckpoint(path).restore(model(momentum(), (0, 1, 2))).epoch == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"not a zip file"])

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from keras_sgdr.training.sgdr import SGDRScheduler
-from keras_sgdr.training.snapshots import CycleSnapshots, SnapshotEnsemble, StopWhenOverfitting
+from keras_sgdr.training.snapshots import CycleSnapshots, Snapshot, SnapshotEnsemble, StopWhenOverfitting
 from tests.training.test_sgdr import make_model
 
 X = np.random.default_rng(0).normal(size=(5, 2)).astype("float32")
@@ -143,6 +143,34 @@ def test_what_is_not_logged_is_refused_after_the_first_epoch(callback):
 def test_what_is_no_scheduler_is_refused(callback):
     with pytest.raises(TypeError, match=r"Received: scheduler=0\.1"):
         callback(0.1)
+    with pytest.raises(TypeError, match=r"Received: scheduler=<class .*Pass the object itself"):
+        callback(SGDRScheduler)
+
+
+@pytest.mark.parametrize("callback", [CycleSnapshots, StopWhenOverfitting])
+def test_scheduler_of_no_callback_of_the_fit_is_refused(callback):
+    with pytest.raises(ValueError, match="which is not among its callbacks"):
+        train(callback(SGDRScheduler(0.1)), scheduler=SGDRScheduler(0.1), epochs=1)
+
+
+def test_ensemble_keeps_the_structure_of_several_outputs():
+    inputs = keras.Input((2,))
+    outputs = {"one": keras.layers.Dense(1)(inputs), "two": keras.layers.Dense(2)(inputs)}
+    model = keras.Model(inputs, outputs)
+    kept = [[value + step for value in model.get_weights()] for step in (0.0, 1.0)]
+    snapshots = [Snapshot(cycle, cycle, 0.0, weights) for cycle, weights in enumerate(kept)]
+    predicted = SnapshotEnsemble(model, snapshots).predict(X, verbose=0)
+    for name in ("one", "two"):
+        means = []
+        for weights in kept:
+            model.set_weights(weights)
+            means.append(model.predict(X, verbose=0)[name])
+        np.testing.assert_allclose(predicted[name], np.mean(means, axis=0), rtol=1e-6)
+
+
+def test_one_file_is_no_list_of_snapshots():
+    with pytest.raises(TypeError, match=r"Received: snapshots='cycle-01.weights.h5'"):
+        SnapshotEnsemble(None, "cycle-01.weights.h5")
 
 
 def test_arguments_out_of_range_are_refused():
