@@ -177,4 +177,7 @@ def stream(plan: Plan, pictures: Pictures, epoch_counter: Any) -> tf.data.Datase
     options.deterministic = True
     # Many pictures are decoded at once, and many batches augmented; threads inside each would be in each other's way.
     options.threading.max_intra_op_parallelism = 1
+    # Nothing is left to tune, and in TensorFlow 2.21 an iterator that is deleted sometimes waits for the tuner's next
+    # look, up to as long as the pass took and a minute at most.
+    options.autotune.enabled = False
     return dataset.with_options(options)

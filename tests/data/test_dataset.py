@@ -90,6 +90,10 @@ def test_view_of_a_picture_depends_on_epoch_and_index_but_not_on_the_batch(numbe
     assert all(np.abs(now - then).max() > 1 for now, then in zip(by_five, next_epoch, strict=True))
 
 
+def test_no_tuner_holds_up_the_end_of_a_pass(numbered):
+    assert load_dataset(numbered, image_size=32, verbose=0).repeat().options().autotune.enabled is False
+
+
 def test_stream_begins_at_any_step(numbered):
     options = {"image_size": 16, "batch_size": 5, "shuffle": True, "augmentation": side_on()}
     whole = load_dataset(numbered, **options)
