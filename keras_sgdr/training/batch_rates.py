@@ -31,9 +31,6 @@ class BatchRates(keras.callbacks.Callback):
     accumulation (`held_batches`) all batches of one update run at one rate, that of the first of them.
 
     Subclasses define `rate_at`, a function of its arguments alone while an epoch runs.
-
-    Attributes:
-        present_momentum: The momentum of the batch that was begun last; None where none is moved.
     """
 
     def __init__(self, *, steps_per_epoch: int | None = None, momentum: tuple[float, float] | None = None) -> None:
@@ -47,7 +44,6 @@ class BatchRates(keras.callbacks.Callback):
             require_numbers(highest=highest, lowest=lowest)
             require(0 < lowest <= highest < 1, must, momentum=momentum)
         self.momentum = momentum
-        self.present_momentum: float | None = None
         self._moved: MovableMomentum | None = None
         self.given_steps_per_epoch = steps_per_epoch
         self.steps_per_epoch: int | None = None
@@ -56,6 +52,11 @@ class BatchRates(keras.callbacks.Callback):
         self._forget_ahead()
         self._written: float | None = None
         self._warned = self._warned_of_another = False
+
+    @property
+    def present_momentum(self) -> float | None:
+        """The momentum of the batch that was begun last; None where none is moved."""
+        return None if self._moved is None else self._moved.present
 
     def rate_at(self, epoch: int, batch: int, *, held: int) -> float:
         """The rate of one batch of one epoch, `held` batches into an update."""
@@ -119,8 +120,7 @@ class BatchRates(keras.callbacks.Callback):
         self._rates.write(place)
         self._written = self._numbers[place]
         if self._moved is not None:
-            self.present_momentum = self.momentum_at(self._epoch, batch, held=held)
-            self._moved.write(self.present_momentum)
+            self._moved.write(self.momentum_at(self._epoch, batch, held=held))
 
     def _forget_ahead(self) -> None:
         self._ahead = range(0)
@@ -158,7 +158,10 @@ class BatchRates(keras.callbacks.Callback):
 
     def has_written(self, rate: float) -> bool:
         """Whether this was the last rate that was written, as far as the optimizer's dtype tells."""
-        return self._written is not None and math.isclose(rate, self._written, rel_tol=0.01, abs_tol=1e-7)
+        if self._written is None:
+            return False
+        held = keras.ops.cast(keras.ops.cast(self._written, self.model.optimizer.learning_rate.dtype), "float32")
+        return math.isclose(rate, float(keras.ops.convert_to_numpy(held)), rel_tol=1e-6)
 
     def _check_sole_writer(self, rate: float) -> None:
         if self._written is None or self.has_written(rate) or self._warned_of_another:
@@ -172,9 +175,9 @@ class BatchRates(keras.callbacks.Callback):
         )
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Gives the optimizer its own momentum back."""
+        """Leaves the optimizer's momentum alone again."""
         super().on_train_end(logs)
         self._forget_ahead()
         if self._moved is not None:
             self._moved.put_back()
-            self._moved = self.present_momentum = None
+            self._moved = None

@@ -32,7 +32,10 @@ class MovableMomentum:
 
     It is one only while a step is compiled (or run, where nothing is compiled). To all others, who may read it or save
     the model, the optimizer has its own momentum, and the variables that it always has. After a training that failed
-    the next one begins by putting it back.
+    the model's next one begins by putting it back. So does one inside a callback, after which it is moved on.
+
+    Attributes:
+        present: The momentum written last; None where it is not moved.
 
     Args:
         model: A compiled model whose optimizer has a `momentum` or a `beta_1` above 0.
@@ -41,7 +44,7 @@ class MovableMomentum:
     def __init__(self, model: Any) -> None:
         self.model = model
         *_, self.optimizer = optimizer_chain(model.optimizer)
-        left = self.optimizer.__dict__.get("_moved_momentum")  # by a training that failed, or an earlier callback
+        left = self._in_place  # of a training that failed, or an earlier callback
         if left is not None:
             left.put_back()
         self.name = next((name for name in MOMENTA if getattr(self.optimizer, name, 0)), "")
@@ -51,6 +54,18 @@ class MovableMomentum:
         self._variable = MomentumVariable(self._own_value, trainable=False, name=self.name)
         self._num_inside, self._lock = 0, Lock()
         self._replaced: list[tuple[Any, str]] = []
+        self.present: float | None = None
+        self._put_in_place()
+
+    @property
+    def _in_place(self) -> MovableMomentum | None:
+        return self.optimizer.__dict__.get("_moved_momentum")
+
+    def _put_in_place(self) -> None:
+        model = self.model
+        self.optimizer.__dict__["_moved_momentum"] = self
+        # What each training begins with, before its callbacks.
+        self._replace(model, "make_train_function", self._after_putting_back(model.make_train_function))
         if keras.backend.backend() == "jax":
             # As an attribute of the optimizer it becomes part of its state, which the trainer passes from step to step.
             self.optimizer.momentum_variable = self._variable
@@ -59,26 +74,27 @@ class MovableMomentum:
                 self._replace(optimizer, "load_own_variables", self._loading(optimizer))
         for name in ("apply", "stateless_apply"):
             self._replace(model.optimizer, name, self._stepping(getattr(model.optimizer, name)))
-        self.optimizer.__dict__["_moved_momentum"] = self
         model.make_train_function(force=True)
-        # What each training begins with, before its callbacks.
-        self._replace(model, "make_train_function", self._after_putting_back(model.make_train_function))
 
     def write(self, value: float) -> None:
         """Sets the momentum of the next batch."""
         sync_variables(self.model)
+        if self._in_place is None:  # a training inside a callback has put it back
+            self._put_in_place()
         write_value(self._variable, value)
+        self.present = value
 
     def put_back(self) -> None:
         """Makes it the number again that it was."""
         sync_variables(self.model)
-        state = self.optimizer.__dict__
-        if state.get("_moved_momentum") is not self:  # another scheduler of the same training took over
+        self.present = None
+        if self._in_place is not self:  # another scheduler of the same training took over
             return
         for owner, name in self._replaced:
             owner.__dict__.pop(name, None)
-        del state["_moved_momentum"]
-        if keras.backend.backend() == "jax":
+        self._replaced = []
+        del self.optimizer.__dict__["_moved_momentum"]
+        if hasattr(self.optimizer, "momentum_variable"):
             # Private: Keras untracks by itself only the variable of a rate.
             self.optimizer._untrack_variable(self._variable)
             del self.optimizer.momentum_variable

@@ -30,8 +30,8 @@ class OneCycleScheduler(BatchRates):
     `initial_epoch`, and `epochs` as before, it goes on where it would have been.
 
     Momentum falls from `momentum[0]` to `momentum[1]` while the rate rises and comes back while it falls. It is what
-    the optimizer calls `momentum`, or else `beta_1`. Only training steps see it, and `present_momentum` tells it: the
-    optimizer's attribute, and a file that is saved, keep the optimizer's own.
+    the optimizer calls `momentum`, or else `beta_1`. Only training steps see it: the optimizer's attribute, and a
+    file that is saved, keep the optimizer's own.
 
     Like `SGDRScheduler`, it refuses `steps_per_execution > 1` and a rate that cannot be set, and gives all batches of
     one update the same rate under gradient accumulation.
@@ -48,7 +48,11 @@ class OneCycleScheduler(BatchRates):
         momentum: Highest and lowest momentum, in (0, 1), for "one_cycle"; None leaves it alone.
         steps_per_epoch: Batches in an epoch; needed only where `fit` does not know it.
 
+    Attributes:
+        present_momentum: The momentum of the batch that was begun last; None where none is moved.
+
     Raises:
+        TypeError: If a rate, share, divisor or momentum is no number.
         ValueError: If an argument is out of its range; before the first batch, if the number of batches is unknown, or
             the optimizer has no momentum to move.
 

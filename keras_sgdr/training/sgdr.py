@@ -36,8 +36,8 @@ class SGDRScheduler(BatchRates):
     If the data's length is unknown and `steps_per_epoch` is not given, the first epoch runs at one rate, that of its
     first batch, and shows the length; a warning says so.
 
-    Writes: `optimizer.learning_rate` before every batch, and with `momentum` the optimizer's momentum;
-    `logs["learning_rate"]` at the end of an epoch, the rate of its last batch.
+    Writes: `optimizer.learning_rate` before every batch; `logs["learning_rate"]` at the end of an epoch, the rate of
+    its last batch. If another callback writes the rate too, a warning says so once.
 
     Args:
         max_lr: The rate at the first restart, > 0. None takes the optimizer's own rate, and puts it back at the end of
@@ -52,10 +52,14 @@ class SGDRScheduler(BatchRates):
         warmup_steps: Batches of the warm-ups "start" and "restarts".
         momentum: Highest and lowest momentum, in (0, 1): the lowest at the peak of each cycle, and from there in step
             with the rate toward the highest, as `CosineCycles.momentum` says; None leaves it alone. It is what the
-            optimizer calls `momentum`, or else `beta_1`. Only training steps see it, and `present_momentum` tells
-            it: the optimizer's attribute, and a file that is saved, keep the optimizer's own.
+            optimizer calls `momentum`, or else `beta_1`. Only training steps see it: the optimizer's attribute, and a
+            file that is saved, keep the optimizer's own.
+
+    Attributes:
+        present_momentum: The momentum of the batch that was begun last; None where none is moved.
 
     Raises:
+        TypeError: If a rate, factor or momentum is no number.
         ValueError: On construction or before the first batch, if an argument is out of its range, the optimizer's rate
             or momentum cannot be set, or `fit`'s arguments contradict.
 

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from keras_sgdr.training.differential_lr import DifferentialLR
+from keras_sgdr.training.lr_finder import lr_find
 from keras_sgdr.training.schedules import CosineCycles
 from keras_sgdr.training.sgdr import SGDRScheduler
+from keras_sgdr.training.training_state import TrainingState
 from tests.training.test_one_cycle import replay
 from tests.training.test_sgdr import run
 
@@ -109,6 +111,43 @@ def test_training_after_one_that_failed_is_with_the_optimizers_own_momentum(is_r
         fit(each)
     np.testing.assert_array_equal(model.get_weights(), plain.get_weights())
     assert "make_train_function" not in vars(model)
+
+
+def find_rate(model):
+    lr_find(model, (np.ones((5, 1), "float32"),) * 2, num_steps=3, verbose=0)
+
+
+def train_on_a_batch_and_undo(model):
+    state = TrainingState(model)
+    model.train_on_batch(np.ones((1, 1)), np.ones((1, 1)))
+    state.restore()
+
+
+@pytest.mark.parametrize("nested", [find_rate, train_on_a_batch_and_undo])
+def test_momentum_is_moved_on_after_a_training_inside_a_callback(nested):
+    plain, model = two_weights(), two_weights()
+    fit(plain, scheduler())
+
+    class Nest(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            nested(self.model)
+
+    moving = scheduler()
+    momenta = Momenta(moving)
+    fit(model, moving, momenta, Nest())
+    np.testing.assert_allclose(momenta.seen, MOMENTA, rtol=1e-6)
+    np.testing.assert_allclose(model.get_weights(), plain.get_weights(), rtol=1e-6)
+    assert moving.present_momentum is None
+    assert "make_train_function" not in vars(model)
+
+
+def test_no_momentum_is_present_after_a_training_that_failed():
+    model, failed = two_weights(), scheduler()
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, failed, Fail())
+    assert failed.present_momentum == 0.85
+    fit(model)
+    assert failed.present_momentum is None
 
 
 @pytest.mark.parametrize("optimizer", [keras.optimizers.SGD, keras.optimizers.AdamW])

@@ -173,6 +173,14 @@ def test_another_callback_that_sets_the_rate_too_is_told_once(name, is_first):
     assert len(messages) == (2 if name == "SGDRScheduler" else 1)  # each of the two schedulers tells it
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("max_lr", [0.3, 1e-7])
+def test_no_other_writer_is_told_where_the_rate_is_rounded(dtype, max_lr):
+    model, (x, y) = make_model(), batches(3)
+    model.optimizer._learning_rate = keras.Variable(0.1, dtype=dtype, trainable=False)
+    model.fit(x, y, batch_size=1, epochs=3, verbose=0, callbacks=[SGDRScheduler(max_lr)])  # warnings are errors here
+
+
 def test_max_lr_none_cannot_go_on_with_a_training():
     with pytest.raises(ValueError, match=r"`max_lr` must be given.* Received: initial_epoch=1, max_lr=None"):
         run(SGDRScheduler(), steps_per_epoch=3, epochs=2, initial_epoch=1)
