@@ -71,7 +71,7 @@ def lr_find(
 
     Raises:
         ValueError: If an argument is out of its range, or the model is not built.
-        TypeError: If `dataset` is an iterator, which could not be put back.
+        TypeError: If an argument is no number, or `dataset` an iterator, which could not be put back.
         RuntimeError: If `verify` finds that a variable was not put back.
 
     Example:

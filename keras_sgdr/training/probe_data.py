@@ -56,8 +56,7 @@ def probe_arguments(data: Any) -> Iterator[dict[str, Any]]:
     if _is_function(data):
         data = data()
     elif isinstance(data, keras.utils.PyDataset):
-        # Its `on_epoch_end` may shuffle.
-        data = copy.deepcopy(data)
+        data = _copied(data)
     with _kept_place(data):
         yield fit_arguments(_own_copy(data))
 
@@ -73,16 +72,25 @@ def reordered(arguments: dict[str, Any], order: int) -> dict[str, Any]:
     np.random.seed(order)
     if "y" not in arguments:
         return arguments
-    permutation = np.random.permutation(len(keras.tree.flatten(arguments["x"])[0]))
-
-    def permuted(values: Any) -> Any:
-        return None if values is None else np.asarray(values)[permutation]
-
-    return keras.tree.map_structure(permuted, arguments)
+    arrays = keras.tree.map_structure(lambda values: None if values is None else np.asarray(values), arguments)
+    num_rows = {array.shape[:1] for array in keras.tree.flatten(arrays) if array is not None}
+    if len(num_rows) != 1 or () in num_rows:
+        kinds = sorted({type(values).__name__ for values in keras.tree.flatten(arguments)})
+        raise TypeError(f"`repeats` must be 1 unless all arrays have their rows as NumPy has. Received: {kinds}.")
+    permutation = np.random.permutation(*num_rows.pop())
+    return keras.tree.map_structure(lambda array: None if array is None else array[permutation], arrays)
 
 
 def _is_function(data: Any) -> bool:
     return callable(data) and not hasattr(data, "__iter__") and not hasattr(data, "__getitem__")
+
+
+def _copied(data: keras.utils.PyDataset) -> Any:
+    """A copy, for its `on_epoch_end` may shuffle."""
+    try:
+        return copy.deepcopy(data)
+    except TypeError as error:  # a lock, an open file
+        return _told_not_copied(data, str(error))
 
 
 def _own_copy(data: Any) -> Any:
@@ -102,7 +110,7 @@ def _own_copy(data: Any) -> Any:
 
 def _told_not_copied(data: Any, reason: str) -> Any:
     warnings.warn(
-        "The finder trains on `dataset` itself: TensorFlow cannot copy it. If it shuffles anew on each pass, its "
+        "The finder trains on `dataset` itself, which cannot be copied. If it shuffles anew on each pass, its "
         f"order goes on by the finder's; give a function that makes it to avoid that. Received: {reason}",
         stacklevel=3,
     )

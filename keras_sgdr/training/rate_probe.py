@@ -61,6 +61,7 @@ class LRFinder(keras.callbacks.Callback):
         curve: The `LRCurve`, after training.
 
     Raises:
+        TypeError: If a rate, `smoothing` or `stop_factor` is no number.
         ValueError: On construction or before the first batch, if an argument is out of its range or the rate cannot be
             set before each batch.
         RuntimeError: If `curve` is asked for before a batch was trained.

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from keras_sgdr.training.learning_rate import sync_variables, tensorflow_handle, write_value
 
+# Keras's own name.
+UNSEEDED = "global_seed_generator"
 ATTRIBUTES = ("stop_training", "train_function", "test_function", "steps_per_execution")
 
 
@@ -45,6 +47,8 @@ class TrainingState:
             write_value(variable, value)
         for name, attribute in self.attributes.items():
             setattr(self.model, name, attribute)
+        if self.generators.forget_new():  # which what was compiled meanwhile holds
+            self.model.train_function = self.model.test_function = None
         self.generators.restore()
 
     def _reset_new_metrics(self) -> None:
@@ -80,26 +84,27 @@ class RandomGenerators:
         """Puts the states back."""
         random.setstate(self.python)
         np.random.set_state(self.numpy)
-        self._restore_keras()
+        if self._seeds is not None:
+            write_value(self._seeds.state, self.keras)
         if self._torch is not None:
             self._torch.set_rng_state(self.torch)
             self._torch.cuda.set_rng_state_all(self.gpus)
 
-    def _restore_keras(self) -> None:
-        seeds = _unseeded_generator()
-        if seeds is None:
-            return
-        if seeds is self._seeds:
-            write_value(seeds.state, self.keras)
-        elif self._seeds is None:
-            # Made meanwhile, and held by what was compiled. It begins anew, as one that is made now.
-            write_value(seeds.state, to_numpy(keras.random.SeedGenerator().state))
+    def forget_new(self) -> bool:
+        """Has Keras's generator made anew, from Python's, if it was made meanwhile; returns whether it was."""
+        is_new = self._seeds is None and _unseeded_generator() is not None
+        if is_new:
+            _global_state().set_global_attribute(UNSEEDED, None)
+        return is_new
 
 
 def _unseeded_generator() -> Any:
-    """What `keras.random` draws from where it is given no seed, once there is one; Keras has no public name for it."""
-    states = sys.modules["keras.src.backend.common.global_state"]
-    return states.get_global_attribute("global_seed_generator")
+    """What `keras.random` draws from where it is given no seed, once there is one."""
+    return _global_state().get_global_attribute(UNSEEDED)
+
+
+def _global_state() -> Any:
+    return sys.modules["keras.src.backend.common.global_state"]  # private; there is no public way to the generator
 
 
 def variables_of(model: Any) -> list[Any]:

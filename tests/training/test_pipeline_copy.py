@@ -76,6 +76,28 @@ def test_passes_over_a_copy_leave_the_pipeline_as_it_was(name):
     assert before + passes(pipeline, 3) == expected
 
 
+def test_pass_that_is_not_finished_leaves_no_lock_where_the_pipeline_caches(tmp_path):
+    pipeline = tf.data.Dataset.range(6).cache(str(tmp_path / "new")).shuffle(6, seed=1)
+    iterator = iter(copy_pipeline(pipeline, tf))
+    next(iterator)
+    assert list(tmp_path.iterdir()) == []
+    assert sorted(passes(pipeline, 1)[0]) == list(range(6))
+    assert any(tmp_path.iterdir())
+
+
+def test_cache_that_is_there_is_read(tmp_path):
+    tf.data.Dataset.range(6).cache(str(tmp_path / "there")).reduce(0, lambda _, x: 0)
+    copied = copy_pipeline(tf.data.Dataset.range(9).cache(str(tmp_path / "there")), tf)
+    assert passes(copied, 1)[0] == list(range(6))
+
+
+def test_pipeline_that_is_too_large_to_be_written_is_refused(monkeypatch):
+    # As TensorFlow does for one of more than 2 GB, without an error.
+    monkeypatch.setattr(tf.raw_ops, "DatasetToGraphV2", lambda **_: tf.constant(b""))
+    with pytest.raises(tf.errors.ResourceExhaustedError, match="larger than 2 GB"):
+        copy_pipeline(tf.data.Dataset.range(6), tf)
+
+
 UNCHANGED_BY_A_PASS = {
     "arrays": lambda: tf.data.Dataset.from_tensor_slices(np.arange(12)).batch(5).prefetch(1),
     "function": lambda: tf.data.Dataset.range(12).map(lambda x: 2 * x, num_parallel_calls=2).repeat(2),

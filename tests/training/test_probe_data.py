@@ -1,3 +1,5 @@
+import threading
+
 import keras
 import numpy as np
 import pytest
@@ -42,6 +44,13 @@ class CountingDataset:
     def __iter__(self):
         self.epoch_counter.assign_add(1)
         return iter([])
+
+
+def test_py_dataset_that_cannot_be_copied_is_used_with_a_warning():
+    dataset = ShufflingDataset()
+    dataset.lock = threading.Lock()
+    with pytest.warns(UserWarning, match="Received: cannot pickle"), probe_arguments(dataset) as arguments:
+        assert arguments["x"] is dataset
 
 
 def test_epoch_counter_is_put_back():
@@ -91,6 +100,12 @@ def test_structured_arrays_are_reordered_together():
     np.testing.assert_array_equal(other["x"]["b"][0], order * 10)
     np.testing.assert_array_equal(other["y"], order * 100)
     assert other["sample_weight"] is None
+
+
+def test_sparse_arrays_cannot_be_reordered():
+    sparse = tf.sparse.from_dense(np.eye(4))
+    with pytest.raises(TypeError, match=r"`repeats` must be 1 .* Received: \['SparseTensor', 'ndarray'\]"):
+        reordered({"x": sparse, "y": np.arange(4)}, 1)
 
 
 def test_iterator_is_refused():
