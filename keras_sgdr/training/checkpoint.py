@@ -98,15 +98,14 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         super().__init__()
         if save_every != "epoch":
             require_count("save_every", save_every)
-        if isinstance(callbacks, keras.callbacks.Callback):
-            callbacks = [callbacks]
+        callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks)
         for callback in callbacks:
             check_has_state(callback)
         self.path = Path(path)
         is_free = self.path.is_file() or not self.path.exists()
         require(is_free, "`path` must be a file, or free for one", path=str(self.path))
         self.save_every = save_every
-        self.callbacks = list(callbacks)
+        self.callbacks = callbacks
         self._start = TrainingPosition()
         self._restored: dict[str, Any] = {}
         self._may_overwrite = False
@@ -140,7 +139,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def set_params(self, params: dict[str, Any]) -> None:
         """Tells the other callbacks, which share `params`, where the training goes on."""
         # Keras gives them to one callback after the other.
-        late = [type(callback).__name__ for callback in self.callbacks if callback.params is not params]
+        late = [
+            type(callback).__name__ for callback in self.callbacks if getattr(callback, "params", params) is not params
+        ]
         must = "`fit`'s callbacks must hold the TrainingCheckpoint after all of its `callbacks`"
         require(not late, must, not_before_it=late)
         super().set_params(params)
@@ -242,6 +243,14 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             variable.assign_add(value)
 
     def _check(self, saved: Any, model: Any) -> None:
+        then, here = saved.get("optimizers", []), _optimizers_of(model)  # the file of an earlier version has none
+        if then and not _agree(then, here):
+            names, received = ([name for name, _ in optimizers] for optimizers in (then, here))
+            others = " with other groups" if names == received else ""
+            raise ValueError(
+                f"The optimizer must be the checkpoint's, {names}. Received: {received}{others}. "
+                "Compile the model as it was."
+            )
         before, now = saved["variables"], [_description(variable) for variable in _lasting_variables(model)]
         if before != now:
             pairs = itertools.zip_longest(before, now)
@@ -250,14 +259,6 @@ class TrainingCheckpoint(keras.callbacks.Callback):
                 f"The model and its optimizer must have the {len(before)} variables of the checkpoint. Received: "
                 f"{len(now)} variables; the first that differs is {differing[1]}, in the checkpoint {differing[0]}. "
                 "Make and compile the model as it was, with the same layers frozen."
-            )
-        then, here = saved.get("optimizers", []), _optimizers_of(model)  # the file of an earlier version has none
-        if then and not _agree(then, here):
-            names, received = ([name for name, _ in optimizers] for optimizers in (then, here))
-            others = " with weights in other groups" if names == received else ""
-            raise ValueError(
-                f"The optimizer must be the checkpoint's, {names}. Received: {received}{others}. "
-                "Compile the model as it was."
             )
         count = len(saved["callbacks"])
         must = f"`callbacks` must be those of the checkpoint, {count}"
@@ -284,8 +285,9 @@ def _optimizers_of(model: Any) -> list[Any]:
 
 def _agree(before: Any, now: Any) -> bool:
     """Whether two descriptions are one, as far as they go: a loaded optimizer has not seen all weights."""
-    before, now = keras.tree.flatten(before), keras.tree.flatten(now)
-    return len(before) == len(now) and all(a == b or None in (a, b) for a, b in zip(before, now, strict=True))
+    if isinstance(before, list) and isinstance(now, list):
+        return len(before) == len(now) and all(map(_agree, before, now))
+    return before == now or before is None or now is None
 
 
 def _description(variable: Any) -> str:

@@ -57,8 +57,8 @@ class DifferentialLR(GroupedUpdates):
         model: The model in which to look for layers by patterns.
 
     Raises:
-        TypeError: If `inner_optimizer` is no optimizer that can be used here, or a group holds something else
-            than layers.
+        TypeError: If `inner_optimizer` is no optimizer that can be used here, a group holds something else than
+            layers, or a rate is no number.
         ValueError: If there are not as many rates as groups, or a pattern matches nothing. At the latest when
             training starts: if a trainable variable is in no group or in two.
 

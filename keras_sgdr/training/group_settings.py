@@ -36,6 +36,7 @@ def own_decays(weight_decays: Sequence[float] | None, *, num_groups: int) -> tup
     """Returns the decays as floats, checked.
 
     Raises:
+        TypeError: If they are no numbers in an order.
         ValueError: If there is not one finite value >= 0 per group.
     """
     if weight_decays is None:

@@ -97,7 +97,8 @@ class CycleSnapshots(_AtCycleEnd):
 
     Raises:
         TypeError: If `scheduler` is none.
-        ValueError: If `mode` is unknown; after the first epoch, if `monitor` is not logged.
+        ValueError: If `mode` is unknown; when training begins, if `scheduler` is not of the same `fit`; after the first
+            epoch, if `monitor` is not logged.
 
     Reference:
         Huang et al., Snapshot Ensembles, https://arxiv.org/abs/1704.00109; fast.ai 0.7's `cycle_save_name`.
@@ -178,7 +179,8 @@ class StopWhenOverfitting(_AtCycleEnd):
 
     Raises:
         TypeError: If `scheduler` is none.
-        ValueError: If `patience` is out of range; after the first epoch, if `monitor` is not logged.
+        ValueError: If `patience` is out of range; when training begins, if `scheduler` is not of the same `fit`; after
+            the first epoch, if `monitor` is not logged.
     """
 
     def __init__(self, scheduler: Any, *, patience: int = 1, monitor: str = "val_loss") -> None:
@@ -250,9 +252,12 @@ class SnapshotEnsemble:
             total: Any = None
             for snapshot in self.snapshots:
                 load_weights(self.model, snapshot.weights if isinstance(snapshot, Snapshot) else snapshot)
-                predicted = self.model.predict(x, **arguments)
-                total = predicted if total is None else keras.tree.map_structure(np.add, total, predicted)
-        return keras.tree.map_structure(lambda each: each / len(self.snapshots), total)
+                # Shares of the mean, whose sum fits into float16 where that of the predictions would not.
+                share = keras.tree.map_structure(
+                    lambda each: each / len(self.snapshots), self.model.predict(x, **arguments)
+                )
+                total = share if total is None else keras.tree.map_structure(np.add, total, share)
+        return total
 
 
 def load_weights(model: Any, weights: Any) -> None:

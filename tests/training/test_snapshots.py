@@ -123,6 +123,13 @@ def test_ensemble_predicts_the_mean_of_its_snapshots_and_leaves_the_model():
         np.testing.assert_array_equal(old, new)
 
 
+def test_mean_of_float16_does_not_overflow():
+    inputs = keras.Input((1,), dtype="float16")
+    model = keras.Model(inputs, keras.layers.Dense(1, use_bias=False, dtype="float16")(inputs))
+    snapshots = [Snapshot(cycle, cycle, 0.0, [np.full((1, 1), 30000, "float16")]) for cycle in range(4)]
+    assert SnapshotEnsemble(model, snapshots).predict(np.ones((1, 1), "float16"), verbose=0) == 30000
+
+
 def test_ensemble_reads_files(tmp_path):
     scheduler = SGDRScheduler(0.1, n_cycles=2)
     snapshots = CycleSnapshots(scheduler, directory=tmp_path)
