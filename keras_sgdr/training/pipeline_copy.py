@@ -64,10 +64,10 @@ def _with_own_seeds(graph: Any) -> Any:
 
 def _written(variant: Any, tensorflow: Any, policy: int) -> Any:
     """The pipeline's graph; under FAIL an error if its functions draw, count, call Python or read a variable."""
-    written = tensorflow.raw_ops.DatasetToGraphV2(input_dataset=variant, external_state_policy=policy)
-    if not written.numpy():
+    written = tensorflow.raw_ops.DatasetToGraphV2(input_dataset=variant, external_state_policy=policy).numpy()
+    if not written:
         raise tensorflow.errors.ResourceExhaustedError(None, None, "Its graph is larger than 2 GB.")
-    return tensorflow.compat.v1.GraphDef.FromString(written.numpy())
+    return tensorflow.compat.v1.GraphDef.FromString(written)
 
 
 def _holds_resources(graph: Any, tensorflow: Any) -> bool:
