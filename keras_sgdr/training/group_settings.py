@@ -54,6 +54,7 @@ def top_rate_and_multipliers(
     """Returns the last group's rate (None for the inner optimizer's own) and each group's multiple of it.
 
     Raises:
+        TypeError: If they are no numbers in an order.
         ValueError: If not exactly one of `learning_rates` and `multipliers` is given, if it has not one value per
             group, or if rates are given beside a schedule, which sets them.
     """

@@ -25,6 +25,7 @@ def geometric_rates(low: float, high: float, *, num_groups: int) -> list[float]:
         `num_groups` floats, the ends exact.
 
     Raises:
+        TypeError: If a rate is no number.
         ValueError: If a rate is not above 0, or `num_groups` not a positive integer.
 
     Example:
@@ -58,6 +59,7 @@ def discounted_rates(top: float, *, num_groups: int, factor: float = ULMFIT_FACT
         `num_groups` floats, the last one exactly `top`.
 
     Raises:
+        TypeError: If `top` or `factor` is no number.
         ValueError: If `top` or `factor` is not above 0, or `num_groups` not a positive integer.
 
     Example:
@@ -89,6 +91,7 @@ def layer_decay_rates(top: float, *, num_groups: int, decay: float = 0.75) -> li
         `num_groups` floats, the last one exactly `top`.
 
     Raises:
+        TypeError: If `top` is no number.
         ValueError: If `top` is not above 0, `decay` not in (0, 1], or `num_groups` not a positive integer.
 
     Reference:
@@ -116,6 +119,7 @@ def rates_per_group(learning_rates: float | slice | Sequence[float], *, num_grou
         `num_groups` floats >= 0, the last one above 0.
 
     Raises:
+        TypeError: If they are no numbers in an order.
         ValueError: If there are more or fewer rates than groups, or a rate is out of range.
 
     Reference:

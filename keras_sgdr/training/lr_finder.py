@@ -43,7 +43,9 @@ def lr_find(
 
     - A `tf.data` pipeline is copied, shuffles, captured variables and all; where TensorFlow cannot, a warning says so.
       Large arrays in a pipeline that shuffles are copied several times over: give them as a tuple, or a function.
-    - Arrays are shuffled by the random generators, which are restored. A `PyDataset` is copied, whatever it holds.
+      A cache in files that are not there yet is left to the training.
+    - Arrays are shuffled by the random generators, which are restored. A `PyDataset` is copied, whatever it holds;
+      where it holds what Python cannot copy, a lock for instance, a warning says so.
     - Of a torch `DataLoader`, the generator is restored; what its dataset draws in workers is not.
     - Draws of TensorFlow's stateful operations (`tf.random.normal` without a seed of its own) go on by the finder's.
     - A function without arguments that makes any of these is called once, and its result is used here only.

@@ -76,7 +76,10 @@ def reordered(arguments: dict[str, Any], order: int) -> dict[str, Any]:
     num_rows = {array.shape[:1] for array in keras.tree.flatten(arrays) if array is not None}
     if len(num_rows) != 1 or () in num_rows:
         kinds = sorted({type(values).__name__ for values in keras.tree.flatten(arguments)})
-        raise TypeError(f"`repeats` must be 1 unless all arrays have their rows as NumPy has. Received: {kinds}.")
+        raise TypeError(
+            f"`repeats` must be 1 unless all arrays have as many rows, as NumPy counts them. Received: {kinds}. "
+            "Give dense arrays, or a function that makes a shuffled pipeline of them."
+        )
     permutation = np.random.permutation(*num_rows.pop())
     return keras.tree.map_structure(lambda array: None if array is None else array[permutation], arrays)
 

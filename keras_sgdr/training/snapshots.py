@@ -232,7 +232,7 @@ class SnapshotEnsemble:
         if last is not None:
             require_count("last", last)
         if isinstance(snapshots, str | os.PathLike):
-            raise TypeError(f"`snapshots` must be a list. Received: snapshots={snapshots!r}.")
+            raise TypeError(f"`snapshots` must be a list. Received: snapshots={snapshots!r}. Put it in one.")
         require(len(snapshots) > 0, "`snapshots` must hold at least one", snapshots=snapshots)
         self.model = model
         self.snapshots = list(snapshots)[-(last or 0) :]

@@ -98,7 +98,7 @@ class VariableGroups:
         if not self._weights:
             weights = list(self._flattened())
             _check_disjoint(weights)
-            self.check_none_empty(weights)
+            self.check_none_empty()
             self._weights = weights
         known = {id(weight) for weight in self.weights}
         strangers = [variable for variable in variables if id(variable) not in known]
@@ -126,13 +126,13 @@ class VariableGroups:
                     seen.add(id(weight))
                     yield group, weight
 
-    def check_none_empty(self, weights: Iterable[tuple[int, Any]] | None = None) -> None:
-        """Refuses a group without weights, in these or at present.
+    def check_none_empty(self) -> None:
+        """Refuses a group without weights.
 
         Raises:
             ValueError: If there is one; the message names it and tells layers that are not built.
         """
-        for group in set(range(len(self))).difference(group for group, _ in (weights or self)):
+        for group in set(range(len(self))).difference(group for group, _ in self):
             members = self._members[group]
             is_built = all(getattr(member, "built", True) for member in members)
             advice = "Leave the group out, with its rate." if is_built else "Build the model first."

@@ -6,7 +6,7 @@ import pytest
 
 from keras_sgdr.training import probe_data
 from keras_sgdr.training.lr_finder import lr_find
-from keras_sgdr.training.probe_data import _kept_place, probe_arguments, reordered
+from keras_sgdr.training.probe_data import probe_arguments, reordered
 from tests.training.test_lr_finder import make_data, make_dataset, make_model
 
 tf = pytest.importorskip("tensorflow")
@@ -86,8 +86,11 @@ class DataWithGenerator(list):
 
 def test_generator_of_another_kind_is_left_alone():
     data = DataWithGenerator([make_data()])
-    with _kept_place(data):
-        pass
+    expected = np.random.default_rng(0).random(2)
+    with probe_arguments(data) as arguments:
+        assert arguments["x"] is data[0]
+        assert data.generator.random() == expected[0]
+    assert data.generator.random() == expected[1]
 
 
 def test_structured_arrays_are_reordered_together():

@@ -17,9 +17,9 @@ def two_cpus():
 
 
 def run_module(name):
-    """Runs `python -m` a test module, which must end by printing "held"."""
+    """Runs `python -m` a test module, whose own assertions must hold, and returns what it printed."""
     if keras.backend.backend() != "tensorflow":
         pytest.skip("tf.distribute is TensorFlow's")
     done = subprocess.run([sys.executable, "-m", name], capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.endswith("held\n")
+    return done.stdout
