@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from keras_sgdr.models.backbones import find_backbone, preprocess
+from keras_sgdr.models.onednn import advise_onednn
 from keras_sgdr.models.pretrained import build_backbone, check_weights, copy_backbone
 from keras_sgdr.whole_files import written_whole
 
@@ -75,6 +76,7 @@ def build_classifier(
     """
     if not isinstance(num_classes, int) or num_classes < 2:
         raise ValueError(f"`num_classes` must be an integer >= 2. Received: num_classes={num_classes!r}.")
+    advise_onednn()
     if not 0 <= dropout < 1:
         raise ValueError(f"`dropout` must be in [0, 1). Received: dropout={dropout}.")
     if isinstance(backbone, keras.Model):
@@ -167,6 +169,7 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
         FileNotFoundError: If the directory or one of the two files is missing.
         ValueError: If one of the files is damaged, or they do not belong together.
     """
+    advise_onednn()
     folder = Path(path)
     for file in (folder / MODEL_FILE, folder / CLASSIFIER_FILE):
         if not file.is_file():
