@@ -20,6 +20,8 @@ METHODS = ("valley", "slide", "steep", "minimum", "inflection", "divergence")
 SKIPPED_AT_END = 5
 FEWEST_POINTS = 8
 LEAST_FALL = 0.01
+# In the finder a rate lasts for one batch: what holds that long may diverge in a training.
+DIVERGENCE_MARGIN = 1.5
 
 
 def debiased_average(losses: Iterable[float], *, smoothing: float) -> Floats:
@@ -43,6 +45,8 @@ class LRCurve:
         losses: The loss of each batch alone, before its update. Shape `(n,)`. The last may be NaN or infinite.
         smoothing: Weight of the past in the smoothed losses, in [0, 1); 0 smooths nothing.
         validation_losses: The loss on one fixed validation batch after each update, shape `(n,)`, or None.
+        guessing_loss: The loss of answering without a look at the input, or None. The finder sets it to `log(classes)`
+            for a cross-entropy; that of the classes' shares is more exact.
         repeats: The curves whose mean this is, or none.
         state_digest: SHA-256 of all variables, before and after, where `lr_find` has verified that they are the same.
 
@@ -60,6 +64,7 @@ class LRCurve:
     losses: Floats
     smoothing: float = 0.98
     validation_losses: Floats | None = None
+    guessing_loss: float | None = None
     repeats: tuple[LRCurve, ...] = ()
     state_digest: str | None = None
     smoothed_losses: Floats = field(init=False)
@@ -90,9 +95,10 @@ class LRCurve:
                 - `"minimum"`: a tenth of the rate with the lowest loss, the course's own rule.
                 - `"steep"`: where the loss falls fastest over the rate's logarithm.
                 - `"slide"`: where, from the right, the slope first stops changing over 15 points. Cautious.
-                - `"divergence"`: half of the last rate before the loss on the validation batch stays over 4 times
-                  its lowest. For a network that has learnt already: its batches' losses are noise around a level until
-                  they diverge, and the other rules read the noise. Needs `validation_losses`.
+                - `"divergence"`: two thirds of the rate from which on the batches' losses stay over `guessing_loss`,
+                  and over the noise that the curve begins with. For a network that has learnt already: its losses are
+                  noise around a level until it forgets everything, and the other rules read the noise. Needs
+                  `guessing_loss`.
                 - `"inflection"`: the lowest central difference of the losses, as torch-lr-finder has it.
 
         Returns:
@@ -106,15 +112,45 @@ class LRCurve:
             raise ValueError(f"`method` must be one of {METHODS}. Received: method={method!r}.")
         if self.repeats:
             return self._consensus(method)
-        rates, losses = self._looked_at()
         if method == "divergence":
-            return self._before_divergence()
+            return self.diverges_at() / DIVERGENCE_MARGIN
+        rates, losses = self._looked_at()
         self._check_readable(losses, fewest=suggestions.SLIDE_WINDOW + 1 if method == "slide" else FEWEST_POINTS)
         if method == "steep":
             return float(rates[suggestions.steepest_index(rates, losses)])
         if method == "minimum":
             return float(rates[suggestions.minimum_index(losses)]) / 10
         return float(rates[getattr(suggestions, f"{method}_index")(losses)])
+
+    def diverges_at(self) -> float:
+        """Returns the rate from which on the batches' losses stay over what guessing costs.
+
+        Compared are medians of five losses, with `guessing_loss` or, where that is higher, with twice the median of the
+        curve's first tenth.
+
+        Raises:
+            ValueError: If the curve has no `guessing_loss`, is too short, or its losses are not over it for good; the
+                message says what to try.
+        """
+        if self.guessing_loss is None:
+            raise ValueError(
+                "`guessing_loss` must be known for 'divergence'. Received: guessing_loss=None. Give the curve that of "
+                "your data, `dataclasses.replace(curve, guessing_loss=…)`: for classes, the entropy of their shares."
+            )
+        self._check_length(self.losses, fewest=FEWEST_POINTS)
+        first = suggestions.divergence_index(self.losses, self.guessing_loss)
+        if first is None:
+            raise ValueError(
+                f"The loss must stay over its start and over a guess's {self.guessing_loss:.4g} at the end; it has not "
+                f"diverged. Received: {self.losses[-1]:.4g} at {self.learning_rates[-1]:.1e}. Use a larger `end_lr`."
+            )
+        if first < FEWEST_POINTS:
+            raise ValueError(
+                f"The loss must be calm before it rises; it diverged at once. Received: {self.losses[0]:.4g} at "
+                f"{self.learning_rates[0]:.1e}, {self.losses[first]:.4g} at {self.learning_rates[first]:.1e}. Use a "
+                "lower `start_lr`."
+            )
+        return float(self.learning_rates[first])
 
     def suggestions(self) -> dict[str, float]:
         """Returns what every rule suggests, in the order of `METHODS`; empty if the curve cannot be read."""
@@ -194,29 +230,6 @@ class LRCurve:
         finite = np.isfinite(losses)
         return rates[finite], losses[finite]
 
-    def _before_divergence(self) -> float:
-        if self.validation_losses is None:
-            raise ValueError(
-                "`validation_losses` must be there for 'divergence'. Received: a curve of the batches' losses alone. "
-                "Give `lr_find` a `validation_batch`."
-            )
-        losses = self.validation_losses
-        self._check_length(losses, fewest=FEWEST_POINTS)
-        last = suggestions.last_calm_index(losses)
-        if last == len(losses) - 1:
-            raise ValueError(
-                "The loss must stay over 4 times its lowest at the end; it has not diverged. Received: "
-                f"{np.nanmin(losses):.4g} at its lowest, {losses[-1]:.4g} at {self.learning_rates[-1]:.1e}. Use a "
-                "larger `end_lr`."
-            )
-        if last < FEWEST_POINTS:
-            raise ValueError(
-                f"The loss must be calm before it rises; it diverged at once. Received: {losses[0]:.4g} at "
-                f"{self.learning_rates[0]:.1e}, {losses[last + 1]:.4g} at {self.learning_rates[last + 1]:.1e}. Use a "
-                "lower `start_lr`."
-            )
-        return float(self.learning_rates[last]) / 2
-
     def _check_length(self, losses: Floats, *, fewest: int) -> None:
         if len(losses) < fewest:
             raise ValueError(
@@ -256,5 +269,6 @@ def mean_curve(curves: Sequence[LRCurve]) -> LRCurve:
         mean([curve.losses for curve in curves]),
         smoothing=curves[0].smoothing,
         validation_losses=mean(validation) if validation else None,
+        guessing_loss=curves[0].guessing_loss,
         repeats=tuple(curves),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from typing import Any, Self
 
 import keras
@@ -33,7 +34,8 @@ class LRFinder(keras.callbacks.Callback):
         start_lr + (end_lr - start_lr) * i / num_steps              "linear"
 
     and its own loss, not the mean since the epoch began, goes into the curve. The finder stops the training after
-    `num_steps` batches, at a loss that is not finite, or where the smoothed loss is over `stop_factor` times its best.
+    `num_steps` batches, at a loss that is not finite, or where the smoothed loss is over `stop_factor` times its best
+    and, for a cross-entropy, most of the last five losses are over that of guessing, `log(classes)`.
     With gradient accumulation a step is one update, and its loss the mean of its batches'.
 
     On its end it restores weights, batch-norm statistics, seed generators, optimizer slots and iterations, loss scale,
@@ -106,6 +108,7 @@ class LRFinder(keras.callbacks.Callback):
         self._rate: Any = None
         self._means: Any = None
         self._zeros: list[NumberWriter] = []
+        self._guessing_loss = 0.0
 
     @property
     def curve(self) -> LRCurve:
@@ -114,7 +117,13 @@ class LRFinder(keras.callbacks.Callback):
             raise RuntimeError("`curve` must be read after training. Received: no batch so far. Give it to `fit`.")
         rates, losses = self.rates[: len(self._losses)], np.array(self._losses)
         validation = np.array(self._validation_losses) if self._validation_losses else None
-        return LRCurve(rates, losses, smoothing=self.smoothing, validation_losses=validation)
+        return LRCurve(
+            rates,
+            losses,
+            smoothing=self.smoothing,
+            validation_losses=validation,
+            guessing_loss=self._guessing_loss or None,
+        )
 
     def keep(self, model: Any) -> TrainingState:
         """Copies what `restore` puts back, unless it has been; `fit` does so before its first batch."""
@@ -160,6 +169,7 @@ class LRFinder(keras.callbacks.Callback):
             )
         self._losses, self._validation_losses, self._pending = [], [], []
         self._average, self._best = 0.0, math.inf
+        self._guessing_loss = _guessing_loss(self.model)
         self._accumulates = accumulation_steps(self.model.optimizer) > 1
         self.keep(self.model)
         self._schedule = rate_as_variable(self.model.optimizer)
@@ -222,7 +232,10 @@ class LRFinder(keras.callbacks.Callback):
         self._best = min(self._best, smoothed)
         # For a positive best the product; for a negative one, as some losses have, as far above it.
         limit = self._best + (self.stop_factor - 1) * abs(self._best)
-        return count == len(self.rates) or not math.isfinite(loss) or smoothed > limit
+        # Of a network that has learnt, a few times next to nothing is noise, and so is one batch with a wrong label;
+        # what diverges costs more than guessing, in most of the last five batches.
+        diverges = smoothed > limit and statistics.median(self._losses[-5:]) > self._guessing_loss
+        return count == len(self.rates) or not math.isfinite(loss) or diverges
 
 
 def rate_range(start_lr: float, end_lr: float, *, num_steps: int, mode: str) -> NDArray[np.float64]:
@@ -231,6 +244,16 @@ def rate_range(start_lr: float, end_lr: float, *, num_steps: int, mode: str) -> 
     if mode == "linear":
         return np.asarray(start_lr + (end_lr - start_lr) * shares)
     return np.asarray(start_lr * (end_lr / start_lr) ** shares)
+
+
+def _guessing_loss(model: Any) -> float:
+    """The log of the number of classes, if the model is compiled with one cross-entropy; else 0."""
+    loss = getattr(model, "loss", None)
+    name = loss if isinstance(loss, str) else getattr(loss, "name", None) or ""
+    shape = getattr(model, "output_shape", None)
+    if "crossentropy" not in name or not isinstance(shape, tuple) or not isinstance(shape[-1], int):
+        return 0.0
+    return math.log(max(2, shape[-1]))
 
 
 def _loss_in(logs: dict[str, Any]) -> float:

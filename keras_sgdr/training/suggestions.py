@@ -59,8 +59,16 @@ def slide_index(losses: ArrayLike) -> int:
     return index
 
 
-def last_calm_index(losses: ArrayLike) -> int:
-    """The last point whose loss is at most 4 times the lowest, where the finder stops by default; NaN is over it."""
-    losses = np.where(np.isfinite(losses), losses, np.inf)
-    lowest = float(losses.min())
-    return int(np.flatnonzero(losses <= lowest + 3 * abs(lowest))[-1])
+def divergence_index(losses: ArrayLike, guessing_loss: float) -> int | None:
+    """The first point from which on the medians of five losses stay above a limit; None if there is none.
+
+    The limit is the loss of guessing or, where that is higher, twice the median of the first tenth: a network that has
+    learnt may well lose more than a guess on augmented images. A loss that is not finite is above any limit.
+    """
+    losses = np.asarray(losses, dtype=float)
+    padded = np.pad(np.where(np.isfinite(losses), losses, np.inf), 2, mode="edge")
+    medians = np.median(np.lib.stride_tricks.sliding_window_view(padded, 5), axis=1)
+    limit = max(guessing_loss, 2 * float(np.median(losses[: max(1, len(losses) // 10)])))
+    calm = np.flatnonzero(medians <= limit)
+    first = int(calm[-1]) + 1 if len(calm) else 0
+    return first if first < len(losses) else None

@@ -96,6 +96,34 @@ def test_lr_find_stops_where_the_smoothed_loss_is_four_times_its_best():
     assert all(smoothed[i] <= 4 * smoothed[: i + 1].min() for i in range(len(smoothed) - 1))
 
 
+def learnt_classifier():
+    """Knows which of two numbers is the larger, but for a few labels that are wrong."""
+    x = np.random.default_rng(0).normal(size=(256, 2)).astype("float32")
+    y = (x[:, 0] > x[:, 1]).astype("int32")
+    y[[16, 40]] = 1 - y[[16, 40]]
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, activation="softmax")])
+    model.set_weights([np.array([[-40.0, 40.0], [40.0, -40.0]], "float32"), np.zeros(2, "float32")])
+    model.compile(keras.optimizers.SGD(), "sparse_categorical_crossentropy")
+    return model, (x, y)
+
+
+def test_noise_near_a_loss_of_nothing_does_not_stop_the_finder():
+    model, (x, y) = learnt_classifier()
+    dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    curve = lr_find(model, dataset, num_steps=60, start_lr=1e-9, end_lr=1e-6)
+    # wrong labels come in the third and the sixth batch, at losses a million times that of the others
+    assert curve.losses[2] > 1e3 * curve.losses[0]
+    assert len(curve.losses) == 60
+    assert curve.guessing_loss == pytest.approx(np.log(2))
+
+
+def test_finder_of_a_regression_knows_no_guess():
+    model, (x, _) = learnt_classifier()
+    model.compile("sgd", "mse")
+    curve = lr_find(model, (x, x), num_steps=12)
+    assert curve.guessing_loss is None
+
+
 class Explode(keras.callbacks.Callback):
     def __init__(self, error):
         super().__init__()

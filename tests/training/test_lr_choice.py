@@ -1,0 +1,33 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from keras_sgdr.training.lr_choice import USUAL_RATE, choose_rate
+from keras_sgdr.training.lr_curve import LRCurve
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+RATES = np.geomspace(1e-5, 1, 50)
+
+
+@pytest.mark.parametrize("name", ["easy", "grey", "photographs"])
+def test_recorded_folders_that_once_collapsed_get_the_usual_rate(name):
+    recorded = json.loads((GOLDEN / f"learnt_head_{name}.json").read_text())
+    curve = LRCurve(recorded["learning_rates"], recorded["losses"], guessing_loss=recorded["prior_loss"])
+    rate, why = choose_rate(curve)
+    assert rate == USUAL_RATE
+    assert f"the curve diverges at {curve.diverges_at():.1e}" in why
+
+
+def test_rate_stays_below_an_early_divergence():
+    losses = np.where(RATES < 1e-3, 0.2, 5.0)
+    rate, why = choose_rate(LRCurve(RATES, losses, guessing_loss=2.3))
+    assert 5e-4 < rate < 1e-3
+    assert "below the usual 2e-03, for the curve diverges at" in why
+
+
+def test_curve_without_an_answer_says_so():
+    rate, why = choose_rate(LRCurve(RATES, np.full(50, 0.2), guessing_loss=2.3))
+    assert rate == USUAL_RATE
+    assert "has not diverged" in why
