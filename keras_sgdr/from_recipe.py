@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_sgdr.candidates import guessing_loss
 from keras_sgdr.data.dataset import load_dataset
 from keras_sgdr.data.splits import Split
 from keras_sgdr.models.classifier import build_classifier
@@ -17,11 +20,12 @@ from keras_sgdr.training.feature_cache import user_cache
 from keras_sgdr.training.features import precompute_features
 from keras_sgdr.training.lr_curve import LRCurve
 from keras_sgdr.training.lr_finder import lr_find
+from keras_sgdr.training.softmax_regression import SoftmaxRegression, fit_softmax_regression
 
 # The least recently used features are removed above this
 FEATURE_CACHE_BYTES = 20 * 2**30
-# Training pictures whose loss the finder follows where the head has learnt already
-FINDER_PICTURES = 64
+# The head's optimum is sought on at most so many images: 1,280 activations of each take 250 MB, and more change little.
+HEAD_IMAGES = 50_000
 
 
 def make_model(recipe: Recipe, num_classes: int, weights: str | None) -> keras.Model:
@@ -75,6 +79,26 @@ def make_features(
     )
 
 
+def fit_head(train: Sequence[Any], valid: Any, head: keras.Model) -> SoftmaxRegression:
+    """Puts a head of one dense layer at its optimum on precomputed activations, of one or of several datasets."""
+    each = [_arrays(features) for features in train]
+    activations, labels = (np.concatenate(column) for column in zip(*each, strict=True))
+    found = fit_softmax_regression((activations, labels), _arrays(valid), num_classes=head.output_shape[-1])
+    head.layers[-1].set_weights([found.kernel, found.bias])
+    return found
+
+
+def _arrays(features: Any) -> tuple[Any, Any]:
+    """Activations and labels in memory, of about `HEAD_IMAGES` images at most; they come shuffled."""
+    batches: list[Any] = []
+    for batch in features.as_numpy_iterator():
+        batches.append(batch)
+        if len(batches) * len(batches[0][1]) >= HEAD_IMAGES:
+            break
+    activations, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
+    return activations.astype("float32", copy=False), labels
+
+
 def compile_head(head: keras.Model, rate: float = 1e-3) -> None:
     """Compiles the head, alone or with a frozen body."""
     _compile(head, keras.optimizers.Adam(rate))
@@ -85,16 +109,14 @@ def compile_all(model: keras.Model, recipe: Recipe, rate: float = 1e-3) -> None:
     unfreeze(model)
     groups = layer_groups(model, num_groups=recipe.num_groups)
     rates = [rate / recipe.group_factor**depth for depth in reversed(range(len(groups)))]
-    _compile(model, DifferentialLR(keras.optimizers.Adam(rate), groups, rates))
+    _compile(model, DifferentialLR(keras.optimizers.AdamW(rate), groups, rates))
 
 
-def find_rate(model: keras.Model, recipe: Recipe, split: Split, *, num_steps: int = 100, verbose: int = 1) -> LRCurve:
-    """Returns the finder's curve of the whole network, with the loss on fixed pictures without augmentation."""
-    chosen = np.random.default_rng(recipe.seed).permutation(len(split))[:FINDER_PICTURES]
-    batches = list(make_dataset(recipe, split.take(np.sort(chosen))).as_numpy_iterator())
-    images, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
+def find_rate(model: keras.Model, recipe: Recipe, split: Split, *, num_steps: int = 50, verbose: int = 1) -> LRCurve:
+    """Returns the finder's curve of the whole network."""
     data = make_dataset(recipe, split, augmented=True, shuffle=True)
-    return lr_find(model, data, num_steps=num_steps, validation_batch=(images, labels), verbose=verbose)
+    curve = lr_find(model, data, start_lr=1e-5, end_lr=1.0, num_steps=num_steps, verbose=verbose)
+    return dataclasses.replace(curve, guessing_loss=guessing_loss(split.labels))
 
 
 def recompile_from(model: keras.Model, recipe: Recipe, group: int) -> None:

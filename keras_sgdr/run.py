@@ -10,7 +10,9 @@ import keras
 import numpy as np
 
 from keras_sgdr import plots
+from keras_sgdr.candidates import Candidate
 from keras_sgdr.data.splits import FolderIndex
+from keras_sgdr.evaluation.tta import predict_tta
 from keras_sgdr.from_recipe import make_dataset, make_features, make_model
 from keras_sgdr.models.layer_groups import freeze_to
 from keras_sgdr.run_directory import RunDirectory
@@ -18,6 +20,10 @@ from keras_sgdr.settings import Recipe
 from keras_sgdr.training.checkpoint import TrainingCheckpoint
 from keras_sgdr.training.lr_curve import LRCurve
 from keras_sgdr.training.progress import ProgressTable
+
+# Batches of step 8's first cycle, where the recipe does not give its epochs: a folder of 200 images has 7 in an epoch,
+# too few for a cosine with its warm-up.
+FIRST_CYCLE_STEPS = 25
 
 
 class Run:
@@ -55,20 +61,31 @@ class Run:
         return train, valid, head
 
     @cached_property
-    def features_of_views(self) -> tuple[Any, Any, keras.Model]:
-        """The same of augmented views of the training pictures."""
-        _, valid, _ = self.features
+    def features_of_views(self) -> Any:
+        """Activations of augmented views of the training images, one after the other."""
         views = self.recipe.head_views
         self.say(f"precompute the activations of {views} augmented views")
-        train, head = make_features(self.recipe, self.model, self.index.train, views=views, verbose=self.verbose)
-        return train, valid, head
+        freeze_to(self.model, -1)
+        features, _ = make_features(self.recipe, self.model, self.index.train, views=views, verbose=self.verbose)
+        return features.repeat(views)
+
+    @property
+    def cycle_len(self) -> int:
+        """Epochs of the first cycle of step 8."""
+        steps_per_epoch = -(-len(self.index.train) // self.recipe.batch_size)
+        return self.recipe.cycle_len or max(1, round(FIRST_CYCLE_STEPS / steps_per_epoch))
+
+    def candidate(self, name: str) -> Candidate:
+        """Returns what the model, as it is, says of the validation images."""
+        valid = make_dataset(self.recipe, self.index.valid, cache=self.recipe.image_cache, verbose=0)
+        return Candidate.of(name, predict_tta(self.model, valid, num_views=0, verbose=0), self.index.valid.labels)
 
     def prepare(self, stage: str) -> None:
         """Makes what a stage trains on, where an earlier one may have made it."""
         if stage in ("find_head_rate", "train_head"):
             _ = self.features
         if stage == "train_head_augmented" and self.recipe.head_views:
-            _ = self.features_of_views
+            _ = self.features, self.features_of_views
 
     def fit(
         self, model: keras.Model, data: Any, valid: Any, stage: str, epochs: int, *callbacks: Any, first: int = 0
@@ -86,7 +103,9 @@ class Run:
             for epoch in range(len(log["loss"]))
         ]
 
-    def fit_pictures(self, stage: str, name: str, epochs: int, *callbacks: Any, of: int | None = None) -> list[Any]:
+    def fit_images(
+        self, stage: str, name: str, epochs: int, *callbacks: Any, of: int | None = None, attempt: int = 1
+    ) -> list[Any]:
         """Trains the whole model on augmented pictures, from the last epoch on that an unfinished `stage` has left.
 
         Args:
@@ -95,9 +114,10 @@ class Run:
             epochs: Where to end.
             *callbacks: The schedule and others.
             of: Where the stage ends, if this is but a part of it; one that is done already is left out.
+            attempt: Which attempt at the stage it is.
         """
         remembering = [callback for callback in callbacks if hasattr(callback, "get_state")]
-        checkpoint = TrainingCheckpoint(self.directory.unfinished(stage), callbacks=remembering)
+        checkpoint = TrainingCheckpoint(self.directory.unfinished(stage, attempt), callbacks=remembering)
         start = checkpoint.restore(self.model)
         if start.epoch:
             self.say(f"go on after epoch {start.epoch}")
@@ -115,19 +135,10 @@ class Run:
         given = {"find_head_rate": self.recipe.head_learning_rate, "find_rate": self.recipe.learning_rate}[stage]
         return float(given or self.directory.stages[stage]["learning_rate"])
 
-    def suggested(self, curve: LRCurve, method: str, plot: str, *, otherwise: float) -> dict[str, Any]:
-        """Plots the finder's curve and returns its suggestion, or a usual rate if it has none."""
-        plots.save_figure(curve.plot(), self.directory.path / plot)
-        try:
-            rate = float(curve.suggest(method))
-            self.say(f"suggested rate {rate:.2e} ({method}), see {self.directory.path / plot}")
-        except ValueError as error:
-            # A small folder or random weights can give a curve without an answer; that is no reason to lose the run.
-            rate = otherwise
-            self.say(
-                f"the finder suggests no rate ({error}) Going on with {rate:.0e}; see {self.directory.path / plot}"
-            )
-        return {"learning_rate": rate}
+    def keep_curve(self, curve: LRCurve, name: str) -> None:
+        """Leaves a finder's curve in the run directory, for people and for programs."""
+        plots.save_figure(curve.plot(), self.directory.path / f"{name}.png")
+        curve.to_csv(self.directory.path / f"{name}.csv")
 
     @property
     def history(self) -> list[dict[str, Any]]:

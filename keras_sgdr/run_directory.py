@@ -23,7 +23,9 @@ ARTEFACTS = (
     "history.csv",
     "predictions.npz",
     "lr_finder_head.png",
+    "lr_finder_head.csv",
     "lr_finder_all.png",
+    "lr_finder_all.csv",
     "schedule.png",
     "history.png",
     "confusion_matrix.png",
@@ -105,9 +107,9 @@ class RunDirectory:
         """The finished stages in their order, each with what was recorded."""
         return dict(self._stages)
 
-    def unfinished(self, stage: str) -> Path:
-        """Where a stage may keep what it needs to go on in its midst; removed when it has finished."""
-        return self.path / f"{stage}.checkpoint"
+    def unfinished(self, stage: str, attempt: int = 1) -> Path:
+        """Where an attempt at a stage may keep what it needs to go on in its midst; removed when it has finished."""
+        return self.path / (f"{stage}.checkpoint" if attempt == 1 else f"{stage}.{attempt}.checkpoint")
 
     def record(self, stage: str, values: dict[str, Any], model: keras.Model | None = None) -> None:
         """Writes down that `stage` has finished, with the weights that it left.
@@ -128,7 +130,7 @@ class RunDirectory:
         self._write_journal()
         if stale is not None and stale != self._checkpoint():
             stale.unlink(missing_ok=True)
-        self.unfinished(stage).unlink(missing_ok=True)
+        self._remove_checkpoints(stage)
 
     @property
     def has_weights(self) -> bool:
@@ -150,13 +152,17 @@ class RunDirectory:
         names = [values["checkpoint"] for values in self._stages.values() if "checkpoint" in values]
         return self.path / names[-1] if names else None
 
+    def _remove_checkpoints(self, stage: str) -> None:
+        for path in (self.unfinished(stage), *self.path.glob(f"{stage}.*.checkpoint")):
+            path.unlink(missing_ok=True)
+
     def _clear(self, replaces_a_run: bool) -> None:
         """Removes what another run has left, or this one where it was killed."""
         for partial in self.path.glob(".partial-*"):
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
         for stage in _TRAINING_STAGES:
             if not self._stages or stage in self._stages:
-                self.unfinished(stage).unlink(missing_ok=True)
+                self._remove_checkpoints(stage)
             weights = self.path / f"{stage}.weights.h5"
             if weights != self._checkpoint():
                 weights.unlink(missing_ok=True)

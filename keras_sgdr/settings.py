@@ -8,15 +8,13 @@ from dataclasses import dataclass
 
 from keras_sgdr.data import augmentation
 from keras_sgdr.data.decoding import checked_resize
-from keras_sgdr.training.schedules import total_epochs
 
 PRESETS = {"basic": augmentation.basic, "side_on": augmentation.side_on, "top_down": augmentation.top_down}
 _LEAST_INTEGERS = {
-    **dict.fromkeys(
-        ("image_size", "batch_size", "head_epochs", "head_cycles", "n_cycles", "cycle_len", "cycle_mult"), 1
-    ),
+    **dict.fromkeys(("image_size", "batch_size", "n_cycles", "cycle_len", "cycle_mult"), 1),
     "num_groups": 2,  # the head is one
     "head_views": 0,
+    "head_cycles": 0,
     "tta_views": 0,
     "seed": 0,
 }
@@ -47,20 +45,20 @@ class Recipe:
         image_cache: Where steps 4 and 8 keep decoded pictures from one epoch to the next: `"memory"`, a directory, or
             `None`, to decode them anew. For large pictures, or a slow disk.
         dropout: The share of features dropped before the head, in [0, 1).
-        head_epochs: Epochs of the head on precomputed activations (step 3).
-        head_cycles: Cycles of one epoch of the head with augmentation (step 4).
-        head_views: Augmented views of each picture whose activations step 4 trains on, one of them in each epoch;
-            0 puts new views through the frozen backbone in every epoch. Worth it where the views are fewer than the
-            cycles, or the run is not the first on these pictures.
-        n_cycles: Cycles of the whole network (step 8).
-        cycle_len: Epochs of the first of them.
+        head_views: Augmented views of each image whose activations the head is trained on, besides those of the image
+            as it is (step 4). 0 leaves them out.
+        head_cycles: Cycles of one epoch of the head with new views in each, after that, at the rate of step 2, as the
+            course has it. From a head at its optimum they lead away more often than on, hence 0 by default.
+        n_cycles: Cycles of the whole network at most (step 8); they end when one of them is no better than the last.
+        cycle_len: Epochs of the first of them. Defaults to about 25 batches: one epoch, but more of a small folder.
         cycle_mult: Each further cycle is this many times as long.
         gradual_unfreezing: Whether the first cycle of step 8 trains the head and the group before it, and each further
             cycle a group more, instead of all groups at once (ULMFiT, https://arxiv.org/abs/1801.06146, section 3.3).
         num_groups: Layer groups with a learning rate each (step 6).
-        group_factor: Each group's rate is the next one's divided by this; the course takes 3 to 10.
-        head_learning_rate: The rate of steps 3 and 4. Defaults to the finder's suggestion (step 2).
-        learning_rate: The last group's rate in step 8. Defaults to the finder's suggestion (step 7).
+        group_factor: Each group's rate is the next one's divided by this, so that the first of three has a third of the
+            last one's. The course takes 3 to 10, for a head that has still to be learnt; ours is at its optimum.
+        head_learning_rate: The rate of `head_cycles`. Defaults to the finder's suggestion (step 2).
+        learning_rate: The last group's rate in step 8. Defaults to what step 7 chooses.
         tta_views: Augmented views per picture in the evaluation.
         seed: Seed of the split, the order, the augmentation and the head's first weights.
     """
@@ -75,15 +73,14 @@ class Recipe:
     max_zoom: float = 1.1
     image_cache: str | None = None
     dropout: float = 0.2
-    head_epochs: int = 2
-    head_cycles: int = 3
-    head_views: int = 0
+    head_views: int = 2
+    head_cycles: int = 0
     n_cycles: int = 3
-    cycle_len: int = 1
+    cycle_len: int | None = None
     cycle_mult: int = 2
     gradual_unfreezing: bool = False
     num_groups: int = 3
-    group_factor: float = 3.0
+    group_factor: float = 1.75
     head_learning_rate: float | None = None
     learning_rate: float | None = None
     tta_views: int = 4
@@ -97,6 +94,8 @@ class Recipe:
         checked_resize(self.resize)
         for name, least in _LEAST_INTEGERS.items():
             value = getattr(self, name)
+            if value is None and name == "cycle_len":
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"`{name}` must be an integer >= {least}. Received: {name}={value!r}.")
         if not isinstance(self.gradual_unfreezing, bool):
@@ -109,8 +108,3 @@ class Recipe:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not holds(value):
                 raise ValueError(f"`{name}` must be {allowed}. Received: {name}={value!r}.")
-
-    @property
-    def epochs(self) -> int:
-        """The epochs of step 8."""
-        return total_epochs(self.n_cycles, self.cycle_len, self.cycle_mult)

@@ -10,26 +10,23 @@ import keras
 import numpy as np
 
 from keras_sgdr import plots
+from keras_sgdr.candidates import Candidate, best_of, is_no_better_than_guessing, largest_share
 from keras_sgdr.data.bad_pictures import check_pictures
 from keras_sgdr.evaluation.interpretation import interpret, plot_mistakes
 from keras_sgdr.evaluation.tta import predict_tta
-from keras_sgdr.from_recipe import compile_all, compile_head, find_rate, make_augmentation, make_dataset, recompile_from
-from keras_sgdr.models.classifier import save_classifier
+from keras_sgdr.from_recipe import compile_all, compile_head, find_rate, fit_head, make_augmentation, make_dataset
 from keras_sgdr.models.layer_groups import freeze_to
 from keras_sgdr.run import Run
 from keras_sgdr.serving.savedmodel import export_savedmodel
-from keras_sgdr.settings import Recipe
+from keras_sgdr.training.lr_choice import choose_rate
 from keras_sgdr.training.lr_finder import lr_find
-from keras_sgdr.training.schedules import total_epochs
 from keras_sgdr.training.sgdr import SGDRScheduler
-from keras_sgdr.training.snapshots import CycleSnapshots, StopWhenOverfitting
 from keras_sgdr.whole_files import written_whole
+from keras_sgdr.whole_network import train_all
 
-# The rule of `LRCurve.suggest` that the recipe follows
+# The rule of `LRCurve.suggest` for a new head
 SUGGESTION = "valley"
-# The rule for a network whose head has learnt already: its loss is noise until it diverges
-SUGGESTION_LEARNT = "divergence"
-# Adam's own rate, where the finder has no answer
+# The head's rate where the finder has no answer: Adam's own
 HEAD_RATE = 1e-3
 
 
@@ -43,70 +40,71 @@ def _check(run: Run) -> dict[str, Any]:
 
 def _find_head_rate(run: Run) -> dict[str, Any]:
     if run.recipe.head_learning_rate is not None:
-        return {"learning_rate": run.recipe.head_learning_rate}
+        return {"learning_rate": run.recipe.head_learning_rate, "why": "given"}
     train, _, head = run.features
     compile_head(head)
     run.say("step 2: find the head's learning rate")
-    return run.suggested(
-        lr_find(head, train, verbose=run.verbose), SUGGESTION, "lr_finder_head.png", otherwise=HEAD_RATE
-    )
+    curve = lr_find(head, train, verbose=run.verbose)
+    run.keep_curve(curve, "lr_finder_head")
+    try:
+        rate, why = curve.suggest(SUGGESTION), f"the {SUGGESTION} of the curve"
+    except ValueError as error:
+        # A small folder or random weights can give a curve without an answer; that is no reason to lose the run.
+        rate, why = HEAD_RATE, f"the usual one, for the curve holds no answer ({error})"
+    run.say(f"the head's rate: {rate:.1e}, {why}; see {run.directory.path / 'lr_finder_head.png'}")
+    return {"learning_rate": rate, "why": why}
 
 
 def _train_head(run: Run) -> dict[str, Any]:
     train, valid, head = run.features
-    compile_head(head, run.rate("find_head_rate"))
-    run.say("step 3: train the head on precomputed activations")
-    return {"history": run.fit(head, train, valid, "head", run.recipe.head_epochs)}
+    run.say("step 3: train the head to its optimum on precomputed activations")
+    return _at_optimum(run, "head", [train], valid, head)
 
 
 def _train_head_augmented(run: Run) -> dict[str, Any]:
-    stage, epochs = "head, augmented", run.recipe.head_cycles
-    schedule = SGDRScheduler(run.rate("find_head_rate"), cycle_len=1, n_cycles=epochs)
-    if run.recipe.head_views:
-        train, valid, head = run.features_of_views
-        compile_head(head)
-        run.say("step 4: train the head on the activations of augmented views")
-        return {"history": run.fit(head, train, valid, stage, epochs, schedule)}
-    freeze_to(run.model, -1)
-    compile_head(run.model)
-    run.say("step 4: train the head with augmentation")
-    return {"history": run.fit_pictures("train_head_augmented", stage, epochs, schedule)}
+    recipe = run.recipe
+    before, weights = run.candidate("the head of step 3"), run.model.layers[-1].get_weights()
+    values: dict[str, Any] = {"history": []}
+    if recipe.head_views:
+        train, valid, head = run.features
+        run.say("step 4: train the head to its optimum on the activations of augmented views too")
+        values = _at_optimum(run, "head, augmented", [train, run.features_of_views], valid, head)
+    if recipe.head_cycles:
+        freeze_to(run.model, -1)
+        compile_head(run.model)
+        run.say("step 4: train the head with augmentation")
+        schedule = SGDRScheduler(run.rate("find_head_rate"), cycle_len=1, n_cycles=recipe.head_cycles)
+        rows = run.fit_images("train_head_augmented", "head, live", recipe.head_cycles, schedule)
+        values["history"] += rows
+    candidates = [before, run.candidate("the head of step 4")]
+    best = best_of(candidates)
+    if best == 0:
+        run.model.layers[-1].set_weights(weights)
+    run.say(f"best on the validation images: {candidates[best]}")
+    return {**values, "best": candidates[best].name}
+
+
+def _at_optimum(run: Run, stage: str, train: list[Any], valid: Any, head: keras.Model) -> dict[str, Any]:
+    found = fit_head(train, valid, head)
+    run.say(
+        f"validation loss {found.loss:.4f}, accuracy {found.accuracy:.4f}, with weight decay {found.weight_decay:g}, "
+        "chosen on the validation images"
+    )
+    row = {"stage": stage, "epoch": 1, "loss": found.train_loss, "accuracy": found.train_accuracy}
+    row |= {"val_loss": found.loss, "val_accuracy": found.accuracy}
+    return {"history": [row], "weight_decay": found.weight_decay}
 
 
 def _find_rate(run: Run) -> dict[str, Any]:
     if run.recipe.learning_rate is not None:
-        return {"learning_rate": run.recipe.learning_rate}
+        return {"learning_rate": run.recipe.learning_rate, "why": "given"}
     compile_all(run.model, run.recipe)
     run.say("step 7: find the whole network's learning rate")
     curve = find_rate(run.model, run.recipe, run.index.train, verbose=run.verbose)
-    return run.suggested(curve, SUGGESTION_LEARNT, "lr_finder_all.png", otherwise=run.rate("find_head_rate") / 10)
-
-
-def _phases(recipe: Recipe) -> list[tuple[int, int]]:
-    """Returns from which layer group on to train up to which epoch: all at once, or a group more in each cycle."""
-    if not recipe.gradual_unfreezing:
-        return [(0, recipe.epochs)]
-    return [
-        (max(0, recipe.num_groups - 1 - cycles), total_epochs(cycles, recipe.cycle_len, recipe.cycle_mult))
-        for cycles in range(1, recipe.n_cycles + 1)
-    ]
-
-
-def _train_all(run: Run) -> dict[str, Any]:
-    recipe, rate = run.recipe, run.rate("find_rate")
-    compile_all(run.model, recipe, rate)
-    run.say("step 8: train the whole network until it overfits")
-    schedule = SGDRScheduler(rate, cycle_len=recipe.cycle_len, cycle_mult=recipe.cycle_mult, n_cycles=recipe.n_cycles)
-    steps_per_epoch = len(make_dataset(recipe, run.index.train))
-    preview = schedule.preview(steps_per_epoch=steps_per_epoch, optimizer=run.model.optimizer)
-    run.say(str(preview))
-    plots.save_figure(preview.plot(), run.directory.path / "schedule.png")
-    best, stop = CycleSnapshots(schedule, restore_best_cycle=True), StopWhenOverfitting(schedule)
-    for first_group, epochs in _phases(recipe):
-        recompile_from(run.model, recipe, first_group)
-        history = run.fit_pictures("train_all", "all", epochs, schedule, best, stop, of=recipe.epochs)
-    save_classifier(run.model, run.directory.path, class_names=run.index.class_names, resize=recipe.resize)
-    return {"history": history, "checkpoint": "model.keras"}
+    run.keep_curve(curve, "lr_finder_all")
+    rate, why = choose_rate(curve)
+    run.say(f"the rate of the last layer group: {rate:.1e}, {why}; see {run.directory.path / 'lr_finder_all.png'}")
+    return {"learning_rate": rate, "why": why}
 
 
 def _evaluate(run: Run) -> dict[str, Any]:
@@ -122,6 +120,13 @@ def _evaluate(run: Run) -> dict[str, Any]:
         seed=recipe.seed,
         verbose=run.verbose,
     )
+    if is_no_better_than_guessing(Candidate.of("the model", plain, labels), labels):
+        run.say(
+            "WARNING: this model is no better than guessing. It is right on "
+            f"{interpret(plain, labels, names).accuracy:.4f} of the validation images, and always naming the largest "
+            f"class would be on {largest_share(labels):.4f}. "
+            "Check the labels, and look at the images with `keras-sgdr show`."
+        )
     with written_whole(run.directory.path / "predictions.npz") as aside:
         np.savez_compressed(aside, plain=plain, tta=tta)
     _write_history(run)
@@ -157,14 +162,13 @@ STAGES: tuple[tuple[str, Callable[[Run], dict[str, Any]], bool], ...] = (
     ("train_head", _train_head, True),
     ("train_head_augmented", _train_head_augmented, True),
     ("find_rate", _find_rate, False),
-    ("train_all", _train_all, False),
+    ("train_all", train_all, False),
     ("evaluate", _evaluate, False),
     ("export", _export, False),
 )
 # The first stage that reads a setting; the others shape the pictures and the model from the start.
 READ_BY = {
     "head_learning_rate": "train_head",
-    "head_epochs": "train_head",
     "head_cycles": "train_head_augmented",
     "head_views": "train_head_augmented",
     "augmentation": "train_head_augmented",

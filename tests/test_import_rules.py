@@ -12,8 +12,10 @@ LIBRARY = ROOT / "keras_sgdr"
 MODULES = sorted(LIBRARY.rglob("*.py"))
 # A room imports only from rooms that stand before it.
 ROOMS = ["plots", "whole_files", "data", "models", "training", "evaluation", "serving"]
-ROOMS += ["run_directory", "settings", "from_recipe", "run", "steps", "recipe", "finished_run"]
+ROOMS += ["run_directory", "settings", "candidates", "from_recipe", "run", "whole_network", "steps", "recipe"]
+ROOMS += ["finished_run"]
 PURE = {"data/folder.py", "training/schedules.py", "training/suggestions.py", "training/lr_curve.py"}
+PURE |= {"candidates.py", "training/softmax_regression.py", "training/lr_choice.py"}
 KNOW_TENSORFLOW = {"training/features.py", "training/distribution.py"}
 
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 import tensorflow as tf
 from click.testing import CliRunner
 
-from keras_sgdr import from_recipe, steps
+from keras_sgdr import from_recipe, steps, whole_network
 from keras_sgdr.data.dataset import load_dataset
 from keras_sgdr.finished_run import evaluate_run
 from keras_sgdr.models.batch_norm import recalibrate_batch_norm
@@ -27,7 +26,9 @@ from keras_sgdr_cli.demo import write_digits
 from keras_sgdr_cli.main import cli
 
 CLASSES = ("one", "seven", "zero")
-SMALL = Recipe(image_size=32, batch_size=16, augmentation="basic", resize="squish", head_cycles=1, n_cycles=2)
+SMALL = Recipe(
+    image_size=32, batch_size=16, augmentation="basic", resize="squish", head_cycles=1, n_cycles=2, cycle_len=1
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,8 @@ def test_digits_are_learnt(result):
 
 
 def test_history_has_every_epoch_of_every_stage(result):
-    assert [row["stage"] for row in result.history] == ["head"] * 2 + ["head, augmented"] + ["all"] * 3
+    stages = ["head", "head, augmented", "head, live"] + ["all"] * 3
+    assert [row["stage"] for row in result.history] == stages
     assert all(np.isfinite(row["loss"]) and np.isfinite(row["val_loss"]) for row in result.history)
 
 
@@ -68,7 +70,9 @@ def test_run_directory_holds_what_was_promised(result):
         "history.csv",
         "predictions.npz",
         "lr_finder_head.png",
+        "lr_finder_head.csv",
         "lr_finder_all.png",
+        "lr_finder_all.csv",
         "schedule.png",
         "history.png",
         "confusion_matrix.png",
@@ -77,11 +81,34 @@ def test_run_directory_holds_what_was_promised(result):
     }
 
 
-def test_rates_of_training_are_the_finders_suggestions(result):
+def test_rates_of_training_are_the_chosen_ones(result):
     stages = json.loads((result.output / "run.json").read_text())["stages"]
-    first = next(row for row in result.history if row["stage"] == "all")
-    # the rate at the end of the first epoch is that of its last batch, far below the peak it started from
-    assert 0 < first["learning_rate"] < stages["find_rate"]["learning_rate"]
+    chosen = stages["find_rate"]
+    assert 0 < chosen["learning_rate"] <= 1e-3
+    assert "the curve" in chosen["why"]
+    # Cycles of one and two epochs of 9 batches, of which the first 4 and 9 (of 12) rise to the peak. The last batch of
+    # the first epoch is the last of the 5 of a cosine, that of the second epoch the peak's neighbour.
+    rates = [row["learning_rate"] for row in result.history if row["stage"] == "all"]
+    assert rates[0] == pytest.approx(chosen["learning_rate"] * (1 + np.cos(np.pi * 4 / 5)) / 2, rel=1e-4)
+    assert rates[1] == pytest.approx(chosen["learning_rate"] * (1 + np.cos(np.pi * 4 / 14)) / 2, rel=1e-4)
+
+
+def test_curves_are_kept_for_programs_too(result):
+    for name in ("head", "all"):
+        with (result.output / f"lr_finder_{name}.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert 10 < len(rows) <= 100
+        assert float(rows[0]["learning_rate"]) < float(rows[-1]["learning_rate"])
+
+
+def test_run_ends_with_the_best_of_what_it_had(result):
+    outcome = json.loads((result.output / "run.json").read_text())["stages"]["train_all"]
+    assert [each["name"] for each in outcome["candidates"]] == ["the head", "cycle 1", "cycle 2"]
+    best = next(each for each in outcome["candidates"] if each["name"] == outcome["best"])
+    assert result.plain.accuracy == pytest.approx(best["accuracy"])
+    assert result.plain.loss == pytest.approx(best["loss"], abs=1e-3)
+    assert best["loss"] <= outcome["candidates"][0]["loss"]
+    assert outcome["verdict"]
 
 
 def test_model_predicts_the_same_in_a_new_process(result, folder, tmp_path):
@@ -172,9 +199,10 @@ def quick(folder, tmp_path_factory):
         image_size=32,
         batch_size=32,
         augmentation="basic",
-        head_epochs=1,
+        head_views=0,
         head_cycles=1,
         n_cycles=1,
+        cycle_len=1,
         tta_views=1,
         head_learning_rate=1e-3,
         learning_rate=1e-3,
@@ -192,7 +220,7 @@ def test_interrupted_run_ends_as_an_unbroken_one(folder, quick, tmp_path, monkey
     def ctrl_c(*arguments, **options):
         raise KeyboardInterrupt
 
-    class CtrlCInTheSecondEpoch(steps.StopWhenOverfitting):
+    class CtrlCInTheSecondEpoch(whole_network.StopWhenOverfitting):
         def on_train_batch_begin(self, batch, logs=None):
             if self.model.optimizer.iterations.numpy() == 6:
                 raise KeyboardInterrupt
@@ -201,7 +229,7 @@ def test_interrupted_run_ends_as_an_unbroken_one(folder, quick, tmp_path, monkey
     cached = dataclasses.replace(recipe, image_cache="memory")
     for name, interrupting in {"compile_all": ctrl_c, "StopWhenOverfitting": CtrlCInTheSecondEpoch}.items():
         with monkeypatch.context() as patch:
-            patch.setattr(steps, name, interrupting)
+            patch.setattr(whole_network, name, interrupting)
             with pytest.raises(KeyboardInterrupt):
                 train_image_classifier(folder, **broken)
         broken["recipe"] = recipe
@@ -211,7 +239,8 @@ def test_interrupted_run_ends_as_an_unbroken_one(folder, quick, tmp_path, monkey
     resumed = train_image_classifier(folder, **{**broken, "recipe": cached})
     assert not list((tmp_path / "broken").glob("*.checkpoint"))
     # To the last bits, in which threads add up differently.
-    assert [row["stage"] for row in resumed.history] == ["head", "head, augmented", "all", "all"]
+    assert [row["stage"] for row in resumed.history] == [row["stage"] for row in unbroken.history]
+    assert [row["stage"] for row in resumed.history][-2:] == ["all", "all"]
     for mine, theirs in zip(resumed.history, unbroken.history, strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
     assert np.allclose(resumed.plain.probabilities, unbroken.plain.probabilities, atol=1e-4)
@@ -236,11 +265,12 @@ def test_gradual_unfreezing_trains_a_group_more_in_each_cycle(folder, quick, tmp
         comparing = keras.callbacks.LambdaCallback(on_epoch_end=compare)
         return fit(self, model, data, valid, stage, epochs, *callbacks, comparing, **options)
 
-    monkeypatch.setattr(steps, "StopWhenOverfitting", partial(steps.StopWhenOverfitting, patience=9))
+    monkeypatch.setattr(whole_network, "StopWhenOverfitting", partial(whole_network.StopWhenOverfitting, patience=9))
+    monkeypatch.setattr(whole_network, "MAX_ATTEMPTS", 1)  # nothing is learnt here that would be better than the head
     monkeypatch.setattr(Run, "fit", spy)
     result = train_image_classifier(folder, output=tmp_path / "run", recipe=recipe, verbose=0)
     assert moved[2:] == [[False, True, True], [True, True, True], [True, True, True]]
-    assert [(row["stage"], row["epoch"]) for row in result.history[2:]] == [("all", 1), ("all", 2), ("all", 3)]
+    assert [row["epoch"] for row in result.history[2:]] == [1, 2, 3]
 
 
 def test_stage_draws_the_same_dropout_whatever_was_drawn_before():
@@ -264,8 +294,8 @@ def test_stage_draws_the_same_dropout_whatever_was_drawn_before():
 
 
 def test_head_is_trained_on_the_activations_of_augmented_views(folder, quick, tmp_path, monkeypatch):
-    """Not of the pictures as they are; with nothing left to train on pictures but the last step."""
-    recipe = dataclasses.replace(quick, head_cycles=2, head_views=2)
+    """Besides those of the images as they are."""
+    recipe = dataclasses.replace(quick, head_cycles=0, head_views=2)
     seen = []
     precompute = from_recipe.precompute_features
 
@@ -278,7 +308,7 @@ def test_head_is_trained_on_the_activations_of_augmented_views(folder, quick, tm
 
     monkeypatch.setattr(from_recipe, "precompute_features", spy)
     result = train_image_classifier(folder, output=tmp_path / "run", recipe=recipe, verbose=0)
-    assert [row["stage"] for row in result.history] == ["head"] + ["head, augmented"] * 2 + ["all"]
+    assert [row["stage"] for row in result.history][:2] == ["head", "head, augmented"]
     (_, plain), _, (views, augmented) = seen
     assert views == 2
     assert plain.shape == augmented.shape == (144, plain.shape[1])
@@ -315,14 +345,45 @@ def test_bad_settings_are_named(arguments, received):
         Recipe(**arguments)
 
 
-def test_curve_without_an_answer_costs_no_run(tmp_path):
-    said = []
-    run = SimpleNamespace(directory=SimpleNamespace(path=tmp_path), say=said.append)
-    flat = LRCurve(np.geomspace(1e-6, 1, 60), np.full(60, 2.0))
-    values = Run.suggested(run, flat, "valley", "curve.png", otherwise=1e-3)
-    assert values == {"learning_rate": 1e-3}
-    assert "it is flat" in said[0]
-    assert (tmp_path / "curve.png").is_file()
+def test_rate_that_ruins_the_network_is_undone_and_the_head_stands(folder, result, tmp_path, capsys):
+    """A network thrown off by its rate, and by a tenth of it, ends as the head alone, and says so."""
+    recipe = dataclasses.replace(SMALL, head_cycles=0, learning_rate=3.0, tta_views=0)
+    ruined = train_image_classifier(folder, output=tmp_path / "run", recipe=recipe)
+    outcome = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]["train_all"]
+    assert outcome["best"] == "the head"
+    assert [row["stage"] for row in ruined.history if row["stage"].startswith("all")] == ["all, undone"] * 2
+    head = [row for row in ruined.history if row["stage"].startswith("head")]
+    assert ruined.plain.loss == pytest.approx(min(row["val_loss"] for row in head), abs=1e-3)
+    said = capsys.readouterr().out
+    assert "undone: cycle 1" in said
+    assert "Training the whole network only made it worse" in said
+
+
+def test_curve_without_an_answer_costs_no_run(folder, quick, tmp_path, monkeypatch):
+    flat = LRCurve(np.geomspace(1e-6, 1, 60), np.full(60, 2.0), guessing_loss=1.0)
+    monkeypatch.setattr(steps, "lr_find", lambda *_, **__: flat)
+    monkeypatch.setattr(steps, "find_rate", lambda *_, **__: flat)
+    recipe = dataclasses.replace(quick, head_learning_rate=None, learning_rate=None)
+    train_image_classifier(folder, output=tmp_path / "run", recipe=recipe, verbose=0)
+    stages = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
+    assert stages["find_head_rate"]["learning_rate"] == 1e-3
+    assert "it is flat" in stages["find_head_rate"]["why"]
+    assert stages["find_rate"]["learning_rate"] == 1e-3
+    assert "it has not diverged" in stages["find_rate"]["why"]
+
+
+def test_model_no_better_than_guessing_says_so(quick, tmp_path, capsys):
+    """Labels that have nothing to do with the images."""
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        path = tmp_path / "noise" / ("rare" if i % 3 == 0 else "common") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(tf.io.encode_png(rng.integers(0, 256, (32, 32, 3)).astype("uint8")).numpy())
+    recipe = dataclasses.replace(quick, valid_fraction=0.5, head_cycles=0)
+    train_image_classifier(tmp_path / "noise", output=tmp_path / "run", recipe=recipe)
+    said = capsys.readouterr().out
+    assert "WARNING: this model is no better than guessing. It is right on" in said
+    assert said.index("no better than guessing") < said.index("exported")
 
 
 def test_changed_pictures_are_not_resumed_with(folder, quick, tmp_path):
