@@ -25,6 +25,7 @@ from keras_sgdr import (
     side_on,
     unfreeze,
 )
+from keras_sgdr.training.lr_choice import choose_rate
 
 
 def compile_with(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
@@ -53,14 +54,16 @@ def main(folder: str, image_size: int = 224) -> None:
     compile_with(model, keras.optimizers.Adam(rate))
     model.fit(train, validation_data=valid, epochs=3, callbacks=[SGDRScheduler(rate, cycle_len=1)])
 
-    # 5, 6 and 7: unfreeze, lower rates for earlier groups, find the rate again
+    # 5, 6 and 7: unfreeze, lower rates for earlier groups, find the rate again. The head has learnt, so that the curve
+    # does not fall: it tells how high the rate may be, and the usual one is taken if it is lower.
     unfreeze(model)
-    groups = layer_groups(model)
-    compile_with(model, DifferentialLR(keras.optimizers.Adam(), groups, [1e-3 / 9, 1e-3 / 3, 1e-3]))
-    rate = lr_find(model, train).suggest("valley")
+    compile_with(model, DifferentialLR(keras.optimizers.AdamW(), layer_groups(model), [3e-4, 6e-4, 1e-3]))
+    rate, why = choose_rate(lr_find(model, train, start_lr=1e-5, end_lr=1.0, num_steps=50))
+    print(f"rate {rate:.1e}: {why}")
 
-    # 8: all of it, in cycles of 1, 2 and 4 epochs
-    scheduler = SGDRScheduler(rate, cycle_len=1, cycle_mult=2, n_cycles=3)
+    # 8: all of it, in cycles of 1, 2 and 4 epochs, the rate rising over the first batches of each
+    warmup_steps = min(12, len(train) // 2)
+    scheduler = SGDRScheduler(rate, cycle_len=1, cycle_mult=2, n_cycles=3, warmup="restarts", warmup_steps=warmup_steps)
     model.fit(train, validation_data=valid, epochs=scheduler.epochs, callbacks=[scheduler])
 
     # test-time augmentation, a look at the mistakes, an export

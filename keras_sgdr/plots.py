@@ -138,6 +138,7 @@ def plot_lr_curve(
     *,
     suggestions: Any = None,
     validation_losses: Any = None,
+    guessing_loss: float | None = None,
     band: Any = None,
 ) -> Any:
     """Returns a figure of a learning-rate finder's losses over the rate, on a logarithmic axis.
@@ -148,6 +149,7 @@ def plot_lr_curve(
         smoothed_losses: The same smoothed, shape `(n,)`.
         suggestions: Dictionary of a rule's name and the rate that it suggests; each is marked on the smoothed curve.
         validation_losses: Loss on one validation batch, shape `(n,)`, or None.
+        guessing_loss: The loss of a guess, which is marked, or None.
         band: Lowest and highest smoothed loss of several probes, two of shape `(n,)`, or None.
     """
     import matplotlib.pyplot as plt
@@ -164,6 +166,9 @@ def plot_lr_curve(
         height = np.interp(np.log(rate), np.log(learning_rates), smoothed_losses)
         axes.plot(rate, height, "o", color=f"C{i}", markersize=8, label=f"{name}: {rate:.2e}")
     _fit_height(axes, np.asarray(smoothed_losses, dtype=float))
+    if guessing_loss is not None:
+        axes.axhline(guessing_loss, color="0.4", linewidth=1, linestyle=":", label=f"a guess: {guessing_loss:.2f}")
+        axes.set_ylim(top=max(axes.get_ylim()[1], 1.3 * guessing_loss))
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

@@ -105,8 +105,8 @@ class LRCurve:
             A learning rate, a float; of a curve with `repeats` the median of theirs.
 
         Raises:
-            ValueError: If `method` is unknown, or if the curve is too short, flat, or rises from the start; the
-                message says what to try.
+            ValueError: If `method` is unknown, or if the curve holds no answer: it is too short, flat, rises from the
+                start, or falls by less than it scatters; the message says what to try.
         """
         if method not in METHODS:
             raise ValueError(f"`method` must be one of {METHODS}. Received: method={method!r}.")
@@ -172,6 +172,7 @@ class LRCurve:
             self.smoothed_losses,
             suggestions=self.suggestions(),
             validation_losses=self.validation_losses,
+            guessing_loss=self.guessing_loss,
             band=self._band(),
         )
 
@@ -230,6 +231,12 @@ class LRCurve:
         finite = np.isfinite(losses)
         return rates[finite], losses[finite]
 
+    def _scatter(self) -> float:
+        """The usual difference of two consecutive losses, smoothed as little as they are."""
+        window = slice(len(self.losses) // 10, len(self.losses) - SKIPPED_AT_END)
+        losses = self.losses[window][np.isfinite(self.losses[window])]
+        return float(np.median(np.abs(np.diff(losses)))) if self.smoothing else 0.0
+
     def _check_length(self, losses: Floats, *, fewest: int) -> None:
         if len(losses) < fewest:
             raise ValueError(
@@ -242,9 +249,15 @@ class LRCurve:
         self._check_length(losses, fewest=fewest)
         received = f"Received: {len(self.losses)} points, of which {len(losses)} can be looked at."
         first, lowest, last = losses[0], losses.min(), losses[-1]
-        least = LEAST_FALL * abs(first)
-        if first - lowest >= least:
+        least, scatter = LEAST_FALL * abs(first), self._scatter()
+        if first - lowest >= max(least, scatter):
             return
+        if first - lowest >= least:
+            raise ValueError(
+                "The loss must fall by more than it scatters from batch to batch; it falls by "
+                f"{first - lowest:.4g} and scatters by {scatter:.4g}. {received} A network that has learnt already shows no fall: 'divergence' "
+                "tells how high its rate may be."
+            )
         if last - first >= least:
             raise ValueError(
                 f"The loss must fall before it rises; it diverged at once, from {first:.4g} to {last:.4g}. {received} "

@@ -1,19 +1,22 @@
 """Measures the one command against plain Keras, on many folders.
 
     python -m tests.benchmarks.recipe --data DIR --work DIR [--seeds 3] [--conditions NAME ...] [--jobs 2]
+    python -m tests.benchmarks.recipe --data DIR --work DIR --ablation [--conditions NAME ...]
     python -m tests.benchmarks.recipe --work DIR --table
 
 `--data` holds `sign_digits/` and `flowers/`, each with `train/CLASS` and `valid/CLASS`. Plain Keras has the same
 backbone, images, augmentation, batches and dropout: two epochs of the head at 1e-3, then everything with batch norms
 frozen and as many epochs as the one command took, AdamW, cosine to zero, at four rates. Its best rate is chosen for
 each condition afterwards, by the mean over the seeds; after the first seed, rates more than .05 below the best one
-are left out. Each training is a process of its own, on one processor. What is done is kept in `runs.jsonl`, and a
+are left out. `--ablation` runs the one command with one thing changed in step 8, of the same number of epochs. Each
+training is a process of its own, on one processor. What is done is kept in `runs.jsonl`, and a
 second call goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -31,11 +34,15 @@ from tests.benchmarks.recipe_conditions import CONDITIONS, Condition
 
 RATES = (3e-5, 1e-4, 3e-4, 1e-3)
 HOPELESS = 0.05
+ABLATIONS = ("one rate for all groups", "one cycle", "batch norms trained")
 BATCH_SIZE, DROPOUT, MAX_ZOOM = 32, 0.2, 1.1
 
 
-def train_ours(condition: Condition, folder: Path, seed: int, output: Path) -> dict[str, Any]:
-    """The one command with its defaults."""
+def train_ours(
+    condition: Condition, folder: Path, seed: int, output: Path, ablation: str | None = None
+) -> dict[str, Any]:
+    """The one command with its defaults, or with one thing changed in step 8."""
+    from keras_sgdr import from_recipe
     from keras_sgdr.candidates import Candidate
     from keras_sgdr.recipe import train_image_classifier
     from keras_sgdr.run import Run
@@ -50,13 +57,15 @@ def train_ours(condition: Condition, folder: Path, seed: int, output: Path) -> d
         return found
 
     Run.candidate = timed  # type: ignore[method-assign]
-    recipe = Recipe(
-        image_size=condition.image_size,
-        augmentation=condition.augmentation,
-        backbone=condition.backbone,
-        resize="squish",
-        seed=seed,
-    )
+    settings: dict[str, Any] = {"image_size": condition.image_size, "augmentation": condition.augmentation}
+    settings |= {"backbone": condition.backbone, "resize": "squish", "seed": seed}
+    if ablation == "one rate for all groups":
+        settings |= {"group_factor": 1.0}
+    elif ablation == "one cycle":
+        settings |= {"n_cycles": 1, "cycle_len": read_runs(output.parents[1])[condition.name, "ours", seed]["epochs"]}
+    elif ablation == "batch norms trained":
+        from_recipe.unfreeze = functools.partial(from_recipe.unfreeze, batch_norm="train")
+    recipe = Recipe(**settings)
     result = train_image_classifier(folder, output=output, recipe=recipe, overwrite=True, verbose=0)
     stages = json.loads((output / "run.json").read_text())["stages"]
     heads = [row for row in result.history if row["stage"].startswith("head")]
@@ -126,9 +135,13 @@ def chains(names: list[str], seeds: int) -> Iterator[tuple[Condition, int]]:
 
 
 def run_chain(condition: Condition, seed: int, arguments: argparse.Namespace, processor: int) -> None:
-    """Ours, then plain Keras at each rate that has a chance."""
+    """Ours, then plain Keras at each rate that has a chance, or ours with one thing changed."""
     key = (condition.name, seed)
     run_one(*key, "ours", arguments, processor)
+    if arguments.ablation:
+        for method in ABLATIONS:
+            run_one(*key, method, arguments, processor)
+        return
     for rate in RATES:
         done = read_runs(arguments.work)
         first = {r: done[condition.name, str(r), 0]["accuracy"] for r in RATES if (condition.name, str(r), 0) in done}
@@ -157,6 +170,8 @@ def train_one(name: str, method: str, seed: int, data: Path, work: Path) -> None
     folder = condition.folder(data, work)
     if method == "ours":
         result = train_ours(condition, folder, seed, work / "runs" / f"{name}-{seed}")
+    elif method in ABLATIONS:
+        result = train_ours(condition, folder, seed, work / "runs" / f"{name}-{seed}-ablation", method)
     else:
         epochs = read_runs(work)[name, "ours", seed]["epochs"]
         result = train_plain(condition, folder, seed, float(method), epochs)
@@ -203,6 +218,17 @@ def print_table(work: Path) -> None:
         )
 
 
+def print_ablation(work: Path) -> None:
+    """Accuracy with one thing changed, less that of the defaults, for each folder where it was measured."""
+    runs = read_runs(work)
+    for method in ABLATIONS:
+        pairs = [(name, run, runs[name, "ours", seed]) for (name, of, seed), run in runs.items() if of == method]
+        for name in sorted({name for name, _, _ in pairs}):
+            rows = [(changed["accuracy"], ours["accuracy"]) for each, changed, ours in pairs if each == name]
+            changed, ours = np.mean(rows, axis=0)
+            print(f"{method}, {name}: {changed:.3f}, {changed - ours:+.3f} ({len(rows)} seeds)")
+
+
 def _hits(run: dict[str, Any]) -> Any:
     return np.array([int(hit) for hit in run["hits"]])
 
@@ -228,6 +254,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--conditions", nargs="+", default=[condition.name for condition in CONDITIONS])
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--ablation", action="store_true")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -245,6 +272,7 @@ def main() -> None:
             for job in jobs:
                 job.result()
     print_table(arguments.work)
+    print_ablation(arguments.work)
 
 
 if __name__ == "__main__":

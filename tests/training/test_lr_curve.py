@@ -123,6 +123,13 @@ def test_divergence_of_a_learnt_head_lies_where_its_noise_ends(name, calm, lost)
     assert curve.suggest("divergence") == pytest.approx(curve.diverges_at() / 1.5)
 
 
+@pytest.mark.parametrize("method", ["valley", "slide", "steep", "minimum", "inflection"])
+@pytest.mark.parametrize("name", ["easy", "photographs"])
+def test_rules_that_look_for_a_fall_do_not_read_a_learnt_heads_noise(name, method):
+    with pytest.raises(ValueError, match=r"it falls by .* and scatters by .*'divergence' tells how high its rate may"):
+        learnt_head(name).suggest(method)
+
+
 @pytest.mark.parametrize("end", [np.nan, np.inf, 9.0])
 def test_divergence_reads_neither_single_batches_nor_what_the_end_is(end):
     losses = np.full(60, 0.1)

@@ -23,7 +23,7 @@ def _closed():
 def test_curve_is_drawn_raw_and_smoothed_with_every_suggestion():
     losses = np.array(GOLDEN["losses"])
     losses[-1] = np.nan
-    curve = LRCurve(GOLDEN["learning_rates"], losses, validation_losses=losses + 1)
+    curve = LRCurve(GOLDEN["learning_rates"], losses, validation_losses=losses + 1, guessing_loss=1.5)
     (axes,) = curve.plot().axes
     assert axes.get_xscale() == "log"
     lines = {line.get_label(): line.get_xydata() for line in axes.get_lines()}
@@ -35,6 +35,7 @@ def test_curve_is_drawn_raw_and_smoothed_with_every_suggestion():
         assert rate == curve.suggest(method)
         nearest = np.argmin(np.abs(np.log(curve.learning_rates / rate)))
         assert height == pytest.approx(curve.smoothed_losses[nearest], rel=0.05)
+    np.testing.assert_array_equal(lines["a guess: 1.50"][:, 1], 1.5)
 
 
 def test_curve_that_cannot_be_read_is_drawn_without_suggestions():
