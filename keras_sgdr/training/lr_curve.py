@@ -255,8 +255,8 @@ class LRCurve:
         if first - lowest >= least:
             raise ValueError(
                 "The loss must fall by more than it scatters from batch to batch; it falls by "
-                f"{first - lowest:.4g} and scatters by {scatter:.4g}. {received} A network that has learnt already shows no fall: 'divergence' "
-                "tells how high its rate may be."
+                f"{first - lowest:.4g} and scatters by {scatter:.4g}. {received} A network that has learnt already "
+                "shows no fall: 'divergence' tells how high its rate may be."
             )
         if last - first >= least:
             raise ValueError(
