@@ -14,6 +14,7 @@ from keras_sgdr.from_recipe import compile_all, recompile_from
 from keras_sgdr.models.classifier import save_classifier
 from keras_sgdr.run import Run
 from keras_sgdr.settings import Recipe
+from keras_sgdr.training.differential_lr import DifferentialLR
 from keras_sgdr.training.schedules import total_epochs
 from keras_sgdr.training.sgdr import SGDRScheduler
 from keras_sgdr.training.snapshots import CycleSnapshots, StopWhenOverfitting
@@ -109,7 +110,8 @@ def train_all(run: Run) -> dict[str, Any]:
 def _attempt(run: Run, head: Candidate, rate: float, attempt: int) -> tuple[list[Any], CycleCandidates, CycleSnapshots]:
     """Trains at a rate from the weights that the model has, or goes on with that."""
     recipe = run.recipe
-    compile_all(run.model, recipe, rate)
+    if attempt > 1 or not isinstance(run.model.optimizer, DifferentialLR):
+        compile_all(run.model, recipe, rate)  # else step 7 has, and what it compiled need not be compiled again
     run.say(f"step 8: train the whole network until it overfits, at most {recipe.n_cycles} cycles")
     steps_per_epoch = -(-len(run.index.train) // recipe.batch_size)
     warmup = min(WARMUP_STEPS, run.cycle_len * steps_per_epoch // 2)
@@ -129,7 +131,8 @@ def _attempt(run: Run, head: Candidate, rate: float, attempt: int) -> tuple[list
     callbacks = (schedule, snapshots, cycles, StopWhenOverfitting(schedule))
     rows: list[Any] = []
     for first_group, epochs in _phases(recipe, run.cycle_len):
-        recompile_from(run.model, recipe, first_group)
+        if recipe.gradual_unfreezing:
+            recompile_from(run.model, recipe, first_group)
         rows = run.fit_images("train_all", "all", epochs, *callbacks, of=schedule.epochs, attempt=attempt) or rows
         if cycles.does_harm:
             break

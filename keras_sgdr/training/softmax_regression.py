@@ -15,7 +15,7 @@ WEIGHT_DECAYS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4)
 _PAIRS_KEPT = 10
 _MAX_ITERATIONS = 200
 _GRADIENT_TOLERANCE = 1e-5
-_LOSS_TOLERANCE = 1e-7
+_LOSS_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ def test_optimum_is_that_of_scikit_learn(digits, weight_decay):
     logits = valid[0] @ found.kernel + found.bias
     ours = np.exp(logits - logits.max(1, keepdims=True))
     ours /= ours.sum(1, keepdims=True)
-    np.testing.assert_allclose(ours, theirs, atol=0.02)
+    np.testing.assert_allclose(ours, theirs, atol=0.03)
     assert found.loss == pytest.approx(log_loss(valid[1], theirs), abs=2e-3)
     assert found.accuracy == pytest.approx(reference.score(valid[0] / x.std(), valid[1]), abs=3e-3)
     assert found.train_accuracy == pytest.approx(reference.score(x / x.std(), y), abs=3e-3)
