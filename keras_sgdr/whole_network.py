@@ -110,7 +110,7 @@ def train_all(run: Run) -> dict[str, Any]:
 def _attempt(run: Run, head: Candidate, rate: float, attempt: int) -> tuple[list[Any], CycleCandidates, CycleSnapshots]:
     """Trains at a rate from the weights that the model has, or goes on with that."""
     recipe = run.recipe
-    if attempt > 1 or not isinstance(run.model.optimizer, DifferentialLR):
+    if attempt > 1 or not isinstance(getattr(run.model, "optimizer", None), DifferentialLR):
         compile_all(run.model, recipe, rate)  # else step 7 has, and what it compiled need not be compiled again
     run.say(f"step 8: train the whole network until it overfits, at most {recipe.n_cycles} cycles")
     steps_per_epoch = -(-len(run.index.train) // recipe.batch_size)

@@ -269,7 +269,7 @@ def test_gradual_unfreezing_trains_a_group_more_in_each_cycle(folder, quick, tmp
     monkeypatch.setattr(whole_network, "MAX_ATTEMPTS", 1)  # nothing is learnt here that would be better than the head
     monkeypatch.setattr(Run, "fit", spy)
     result = train_image_classifier(folder, output=tmp_path / "run", recipe=recipe, verbose=0)
-    assert moved[2:] == [[False, True, True], [True, True, True], [True, True, True]]
+    assert moved[1:] == [[False, True, True], [True, True, True], [True, True, True]]
     assert [row["epoch"] for row in result.history[2:]] == [1, 2, 3]
 
 
