@@ -247,7 +247,9 @@ def test_interrupted_run_ends_as_an_unbroken_one(folder, quick, tmp_path, monkey
 
 
 def test_gradual_unfreezing_trains_a_group_more_in_each_cycle(folder, quick, tmp_path, monkeypatch):
-    recipe = dataclasses.replace(quick, n_cycles=3, cycle_mult=1, gradual_unfreezing=True, tta_views=0)
+    # at a rate that does no harm, for that would end it
+    slow = {"learning_rate": 1e-6, "gradual_unfreezing": True}
+    recipe = dataclasses.replace(quick, n_cycles=3, cycle_mult=1, tta_views=0, **slow)
     moved = []
 
     def weights_of(group):
