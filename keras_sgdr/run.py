@@ -24,6 +24,7 @@ from keras_sgdr.training.progress import ProgressTable
 # Batches of step 8's first cycle, where the recipe does not give its epochs: a folder of 200 images has 7 in an epoch,
 # too few for a cosine with its warm-up.
 FIRST_CYCLE_STEPS = 25
+MOST_FIRST_EPOCHS = 10
 
 
 class Run:
@@ -73,7 +74,7 @@ class Run:
     def cycle_len(self) -> int:
         """Epochs of the first cycle of step 8."""
         steps_per_epoch = -(-len(self.index.train) // self.recipe.batch_size)
-        return self.recipe.cycle_len or max(1, round(FIRST_CYCLE_STEPS / steps_per_epoch))
+        return self.recipe.cycle_len or min(MOST_FIRST_EPOCHS, max(1, round(FIRST_CYCLE_STEPS / steps_per_epoch)))
 
     def candidate(self, name: str) -> Candidate:
         """Returns what the model, as it is, says of the validation images."""

@@ -50,7 +50,7 @@ class Recipe:
         head_cycles: Cycles of one epoch of the head with new views in each, after that, at the rate of step 2, as the
             course has it. From a head at its optimum they lead away more often than on, hence 0 by default.
         n_cycles: Cycles of the whole network at most (step 8); they end when one of them is no better than the last.
-        cycle_len: Epochs of the first of them. Defaults to about 25 batches: one epoch, but more of a small folder.
+        cycle_len: Epochs of the first of them. Defaults to about 25 batches: one epoch, but up to 10 of a small folder.
         cycle_mult: Each further cycle is this many times as long.
         gradual_unfreezing: Whether the first cycle of step 8 trains the head and the group before it, and each further
             cycle a group more, instead of all groups at once (ULMFiT, https://arxiv.org/abs/1801.06146, section 3.3).

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -411,3 +412,12 @@ def test_class_may_be_called_as_a_split_is(quick, tmp_path, name):
 def test_every_setting_that_may_change_is_one_and_is_read_by_a_stage():
     assert set(steps.READ_BY) <= {field.name for field in dataclasses.fields(Recipe)}
     assert set(steps.READ_BY.values()) <= {name for name, _, _ in steps.STAGES}
+
+
+@pytest.mark.parametrize(("images", "epochs"), [(5, 10), (100, 6), (600, 1), (5000, 1)])
+def test_first_cycle_of_a_small_folder_has_more_epochs(images, epochs):
+    """About 25 batches of 32: 100 images make 4 batches an epoch, 600 make 19."""
+    run = SimpleNamespace(recipe=Recipe(), index=SimpleNamespace(train=range(images)))
+    assert Run.cycle_len.fget(run) == epochs
+    run.recipe = Recipe(cycle_len=3)
+    assert Run.cycle_len.fget(run) == 3
