@@ -37,7 +37,7 @@ def import_tensorflow() -> None:
     Its libraries write to the file descriptor before they read TF_CPP_MIN_LOG_LEVEL
     (https://github.com/tensorflow/tensorflow/issues/62770), so nothing but the descriptor itself can be silenced.
     """
-    if "tensorflow" in sys.modules:
+    if "tensorflow" in sys.modules or sys.stderr is None:
         return
     sys.stderr.flush()
     descriptor = os.dup(2)

@@ -63,7 +63,14 @@ def main(folder: str, image_size: int = 224) -> None:
 
     # 8: all of it, in cycles of 1, 2 and 4 epochs, the rate rising over the first batches of each
     warmup_steps = min(12, len(train) // 2)
-    scheduler = SGDRScheduler(rate, cycle_len=1, cycle_mult=2, n_cycles=3, warmup="restarts", warmup_steps=warmup_steps)
+    scheduler = SGDRScheduler(
+        rate,
+        cycle_len=1,
+        cycle_mult=2,
+        n_cycles=3,
+        warmup="restarts" if warmup_steps else None,
+        warmup_steps=warmup_steps or None,
+    )
     model.fit(train, validation_data=valid, epochs=scheduler.epochs, callbacks=[scheduler])
 
     # test-time augmentation, a look at the mistakes, an export

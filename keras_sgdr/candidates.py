@@ -76,7 +76,7 @@ def largest_share(labels: Any) -> float:
 def is_no_better_than_guessing(candidate: Candidate, labels: Any) -> bool:
     """Whether the accuracy is within a standard error of what naming the largest class gets, or below."""
     share = largest_share(labels)
-    return candidate.accuracy <= share + float(np.sqrt(share * (1 - share) / len(candidate.hits)))
+    return share < 1 and candidate.accuracy <= share + float(np.sqrt(share * (1 - share) / len(candidate.hits)))
 
 
 def _excess(candidate: Candidate, other: Candidate) -> float:

@@ -89,14 +89,19 @@ def fit_head(train: Sequence[Any], valid: Any, head: keras.Model) -> SoftmaxRegr
 
 
 def _arrays(features: Any) -> tuple[Any, Any]:
-    """Activations and labels in memory, of about `HEAD_IMAGES` images at most; they come shuffled."""
+    """Activations and labels in memory, of about `HEAD_IMAGES` images at most, as they come: shuffled.
+
+    Their order is made one of their own, for in another one sums are other by rounding errors: a resumed run, whose
+    shuffles are others, finds the same optimum as an unbroken one.
+    """
     batches: list[Any] = []
     for batch in features.as_numpy_iterator():
         batches.append(batch)
         if len(batches) * len(batches[0][1]) >= HEAD_IMAGES:
             break
     activations, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
-    return activations.astype("float32", copy=False), labels
+    order = np.lexsort((*activations.T[:4], labels))
+    return activations[order].astype("float32", copy=False), labels[order]
 
 
 def compile_head(head: keras.Model, rate: float = 1e-3) -> None:

@@ -34,8 +34,8 @@ class TrainingResult:
         class_names: One name per output.
         output: The run directory.
         export: The SavedModel's folder.
-        history: One dictionary per epoch: `stage`, `epoch`, `loss`, `accuracy`, `val_loss`, `val_accuracy`
-            and, where a schedule sets it, `learning_rate`, that of the epoch's last batch.
+        history: One dictionary per epoch, and one for each optimum of the head: `stage`, `epoch`, `loss`, `accuracy`,
+            `val_loss`, `val_accuracy` and, where a schedule sets it, `learning_rate`, that of the epoch's last batch.
         plain: Accuracy and mistakes on the validation pictures, each seen once.
         tta: The same with test-time augmentation.
     """
@@ -65,7 +65,7 @@ def train_image_classifier(
     The run directory receives `model.keras` and `classifier.json`, `run.json` (settings and each stage's results),
     `history.csv`, `predictions.npz` (of the validation pictures, plain and with test-time augmentation), the plots
     `lr_finder_head.png`, `lr_finder_all.png`, `schedule.png`, `history.png`, `confusion_matrix.png` and
-    `top_losses.png`, and `export/`, for TensorFlow Serving.
+    `top_losses.png`, both finders' curves as `.csv`, and `export/`, for TensorFlow Serving.
 
     Args:
         folder: Has `train/` and `valid/`, each with a folder per class; or just a folder per class, of which

@@ -12,7 +12,6 @@ import numpy as np
 from keras_sgdr import plots
 from keras_sgdr.candidates import Candidate
 from keras_sgdr.data.splits import FolderIndex
-from keras_sgdr.evaluation.tta import predict_tta
 from keras_sgdr.from_recipe import make_dataset, make_features, make_model
 from keras_sgdr.models.layer_groups import freeze_to
 from keras_sgdr.run_directory import RunDirectory
@@ -79,7 +78,9 @@ class Run:
     def candidate(self, name: str) -> Candidate:
         """Returns what the model, as it is, says of the validation images."""
         valid = make_dataset(self.recipe, self.index.valid, cache=self.recipe.image_cache, verbose=0)
-        return Candidate.of(name, predict_tta(self.model, valid, num_views=0, verbose=0), self.index.valid.labels)
+        # Not `predict_tta`: a model that has diverged is one more candidate, and the worst.
+        probabilities = [self.model.predict_on_batch(images) for images, _ in valid.as_numpy_iterator()]
+        return Candidate.of(name, np.concatenate(probabilities), self.index.valid.labels)
 
     def prepare(self, stage: str) -> None:
         """Makes what a stage trains on, where an earlier one may have made it."""

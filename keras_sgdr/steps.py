@@ -63,6 +63,8 @@ def _train_head(run: Run) -> dict[str, Any]:
 
 def _train_head_augmented(run: Run) -> dict[str, Any]:
     recipe = run.recipe
+    if not recipe.head_views and not recipe.head_cycles:
+        return {"history": []}
     before, weights = run.candidate("the head of step 3"), run.model.layers[-1].get_weights()
     values: dict[str, Any] = {"history": []}
     if recipe.head_views:
@@ -149,7 +151,7 @@ def _export(run: Run) -> dict[str, Any]:
 def _write_history(run: Run) -> None:
     path = run.directory.path / "history.csv"
     with written_whole(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-        # The head's epochs have a constant rate, the others one per batch: not every row has every column.
+        # A head at its optimum has no rate: not every row has every column.
         writer = csv.DictWriter(file, list({name: None for row in run.history for name in row}), lineterminator="\n")
         writer.writeheader()
         writer.writerows(run.history)
@@ -168,7 +170,7 @@ STAGES: tuple[tuple[str, Callable[[Run], dict[str, Any]], bool], ...] = (
 )
 # The first stage that reads a setting; the others shape the pictures and the model from the start.
 READ_BY = {
-    "head_learning_rate": "train_head",
+    "head_learning_rate": "train_head_augmented",
     "head_cycles": "train_head_augmented",
     "head_views": "train_head_augmented",
     "augmentation": "train_head_augmented",

@@ -22,10 +22,12 @@ from keras_sgdr.training.snapshots import CycleSnapshots, StopWhenOverfitting
 # How often step 8 may begin, each time with a tenth of the rate before.
 MAX_ATTEMPTS = 2
 # Batches over which each cycle's rate rises to its peak. Adam's first steps are as large as any, whatever the gradient;
-# at a head that is at its optimum already, a full one throws the network off (see README's table).
+# at a head that is at its optimum already, a full one throws the network off.
 WARMUP_STEPS = 12
 # A training loss below this share of the validation loss is that of a network which knows its images by heart.
 _OVERFITTING_SHARE = 0.5
+# No first cycle does harm that ends below this share of what guessing costs: next to nothing, everything is more.
+_LEAST_HARM = 0.05
 
 
 class CycleCandidates(keras.callbacks.Callback):
@@ -50,12 +52,12 @@ class CycleCandidates(keras.callbacks.Callback):
         super().__init__()
         self.candidates: list[Candidate] = []
         self._scheduler, self._before, self._look = scheduler, before, look
-        self._limit = math.sqrt(before.loss * guessing_loss)
+        self._limit = max(before.loss, math.sqrt(before.loss * guessing_loss), _LEAST_HARM * guessing_loss)
 
     @property
     def does_harm(self) -> bool:
         """Whether the first cycle did harm."""
-        return bool(self.candidates) and self.candidates[0].loss > max(self._limit, self._before.loss)
+        return bool(self.candidates) and self.candidates[0].loss > self._limit
 
     @property
     def best(self) -> int:
@@ -81,18 +83,21 @@ class CycleCandidates(keras.callbacks.Callback):
 
 def train_all(run: Run) -> dict[str, Any]:
     """Trains everything, and leaves the model the weights of the best cycle, or of the head if none is better."""
-    rate, history = run.rate("find_rate"), []
+    rate = run.rate("find_rate")
+    history: list[Any] = []
+    undone: list[Any] = []
     head, weights = run.candidate("the head"), run.model.get_weights()
     for attempt in range(1, MAX_ATTEMPTS + 1):
         rows, cycles, snapshots = _attempt(run, head, rate, attempt)
         candidates, best = [head, *cycles.candidates], cycles.best
-        if best:
+        if best and not cycles.does_harm:
             snapshots.snapshots[best - 1].load(run.model)
             break
         run.say(f"undone: {cycles.candidates[-1]} is no better than {head} before unfreezing")
         run.model.set_weights(weights)
         history += [{**row, "stage": "all, undone"} for row in rows]
-        rows, rate = [], rate / 10
+        undone.append({"learning_rate": rate, "candidates": [_described(each) for each in cycles.candidates]})
+        rows, rate, candidates, best = [], rate / 10, [head], 0
     run.say(f"best on the validation images, chosen on them: {candidates[best]}")
     words = _verdict(rows, candidates, run.recipe.n_cycles)
     run.say(words)
@@ -102,9 +107,14 @@ def train_all(run: Run) -> dict[str, Any]:
         "checkpoint": "model.keras",
         "learning_rate": rate if rows else None,
         "best": candidates[best].name,
-        "candidates": [{"name": c.name, "loss": c.loss, "accuracy": c.accuracy} for c in candidates],
+        "candidates": [_described(each) for each in candidates],
+        "undone": undone,
         "verdict": words,
     }
+
+
+def _described(candidate: Candidate) -> dict[str, Any]:
+    return {"name": candidate.name, "loss": candidate.loss, "accuracy": candidate.accuracy}
 
 
 def _attempt(run: Run, head: Candidate, rate: float, attempt: int) -> tuple[list[Any], CycleCandidates, CycleSnapshots]:
@@ -149,10 +159,10 @@ def _phases(recipe: Recipe, cycle_len: int) -> list[tuple[int, int]]:
 
 def _verdict(rows: Sequence[dict[str, Any]], candidates: Sequence[Candidate], max_cycles: int) -> str:
     """Says whether the network overfits, and what to do about it."""
+    if candidates[0].accuracy == 1:
+        return "Every validation image is right with the head alone: there is nothing left to learn from these."
     if not rows:
-        return (
-            "Training the whole network only made it worse: check labels and images, or give a lower --learning-rate."
-        )
+        return "Training the whole network made it no better: check labels and images, or give a lower --learning-rate."
     remedy = "more images help, or stronger augmentation (--max-zoom), more --dropout"
     last, cycles = rows[-1], candidates[1:]
     lowest = min(cycles, key=lambda each: each.loss)

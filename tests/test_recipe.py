@@ -57,8 +57,11 @@ def test_digits_are_learnt(result):
 
 
 def test_history_has_every_epoch_of_every_stage(result):
-    stages = ["head", "head, augmented", "head, live"] + ["all"] * 3
-    assert [row["stage"] for row in result.history] == stages
+    stages = [row["stage"] for row in result.history]
+    assert stages[:3] == ["head", "head, augmented", "head, live"]
+    # A first attempt at step 8 may be undone: the head is good at these few images already.
+    assert set(stages[3:]) <= {"all", "all, undone"}
+    assert [row["epoch"] for row in result.history[3:]] in ([1, 2, 3], [1, 2, 3] * 2, [1, 1, 2, 3])
     assert all(np.isfinite(row["loss"]) and np.isfinite(row["val_loss"]) for row in result.history)
 
 
@@ -87,11 +90,14 @@ def test_rates_of_training_are_the_chosen_ones(result):
     chosen = stages["find_rate"]
     assert 0 < chosen["learning_rate"] <= 1e-3
     assert "the curve" in chosen["why"]
-    # Cycles of one and two epochs of 9 batches, of which the first 4 and 9 (of 12) rise to the peak. The last batch of
-    # the first epoch is the last of the 5 of a cosine, that of the second epoch the peak's neighbour.
-    rates = [row["learning_rate"] for row in result.history if row["stage"] == "all"]
+    # Cycles of one and two epochs of 9 batches, of which the first 4 rise to the peak. The last batch of the
+    # first epoch is the last of the 5 of its cosine, that of the second epoch the fifth of 14.
+    rates = [row["learning_rate"] for row in result.history if row["stage"].startswith("all")]
     assert rates[0] == pytest.approx(chosen["learning_rate"] * (1 + np.cos(np.pi * 4 / 5)) / 2, rel=1e-4)
-    assert rates[1] == pytest.approx(chosen["learning_rate"] * (1 + np.cos(np.pi * 4 / 14)) / 2, rel=1e-4)
+    outcome = stages["train_all"]
+    last = outcome["learning_rate"] or outcome["undone"][-1]["learning_rate"]
+    assert rates[-2] == pytest.approx(last * (1 + np.cos(np.pi * 4 / 14)) / 2, rel=1e-4)
+    assert [each["learning_rate"] for each in outcome["undone"]] in ([], [chosen["learning_rate"]])
 
 
 def test_curves_are_kept_for_programs_too(result):
@@ -359,7 +365,7 @@ def test_rate_that_ruins_the_network_is_undone_and_the_head_stands(folder, resul
     assert ruined.plain.loss == pytest.approx(min(row["val_loss"] for row in head), abs=1e-3)
     said = capsys.readouterr().out
     assert "undone: cycle 1" in said
-    assert "Training the whole network only made it worse" in said
+    assert "Training the whole network made it no better" in said
 
 
 def test_curve_without_an_answer_costs_no_run(folder, quick, tmp_path, monkeypatch):
@@ -372,7 +378,7 @@ def test_curve_without_an_answer_costs_no_run(folder, quick, tmp_path, monkeypat
     assert stages["find_head_rate"]["learning_rate"] == 1e-3
     assert "it is flat" in stages["find_head_rate"]["why"]
     assert stages["find_rate"]["learning_rate"] == 1e-3
-    assert "it has not diverged" in stages["find_rate"]["why"]
+    assert "has not diverged" in stages["find_rate"]["why"]
 
 
 def test_model_no_better_than_guessing_says_so(quick, tmp_path, capsys):
@@ -421,3 +427,23 @@ def test_first_cycle_of_a_small_folder_has_more_epochs(images, epochs):
     assert Run.cycle_len.fget(run) == epochs
     run.recipe = Recipe(cycle_len=3)
     assert Run.cycle_len.fget(run) == 3
+
+
+def test_model_that_has_diverged_is_the_worst_candidate(folder):
+    model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")])
+    model.set_weights([np.full(weight.shape, np.nan, "float32") for weight in model.weights])
+    run = SimpleNamespace(recipe=SMALL, index=index_for(folder, SMALL), model=model)
+    found = Run.candidate(run, "the model")
+    assert found.loss == pytest.approx(np.log(1e7))
+
+
+def test_heads_optimum_does_not_depend_on_the_order_of_its_images():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 8)).astype("float32"), rng.integers(0, 3, 60).astype("int32")
+    kernels = []
+    for seed in (1, 2):
+        data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(60, seed=seed).batch(16)
+        head = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, "softmax")])
+        from_recipe.fit_head([data, data], data, head)
+        kernels.append(head.layers[-1].get_weights()[0])
+    assert np.array_equal(*kernels)

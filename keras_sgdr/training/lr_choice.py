@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from keras_sgdr.training.lr_curve import LRCurve
+from keras_sgdr.training.lr_curve import DIVERGENCE_MARGIN, LRCurve
+from keras_sgdr.training.suggestions import divergence_index
 
 # For the last layer group, with AdamW, a warm-up and frozen batch norms; the first group has a third of it.
 USUAL_RATE = 1e-3
@@ -15,10 +16,11 @@ def choose_rate(curve: LRCurve) -> tuple[float, str]:
     that looks for a fall finds one. So the rate is `USUAL_RATE`, which was measured to train well on folders of many
     kinds (see README), but not above what the curve's divergence suggests.
     """
-    try:
-        limit, diverges = curve.suggest("divergence"), curve.diverges_at()
-    except ValueError as error:
-        return USUAL_RATE, f"the usual one, for the curve shows no divergence ({error})"
+    first = divergence_index(curve.losses, curve.guessing_loss or 0.0)
+    if first is None:
+        return USUAL_RATE, f"the usual one, for the curve has not diverged at {curve.learning_rates[-1]:.1e}"
+    diverges = float(curve.learning_rates[first])
+    limit = diverges / DIVERGENCE_MARGIN
     if limit >= USUAL_RATE:
         return USUAL_RATE, f"the usual one; the curve diverges at {diverges:.1e}"
     return limit, f"below the usual {USUAL_RATE:.0e}, for the curve diverges at {diverges:.1e} already"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -195,7 +196,7 @@ class LRCurve:
         rates, error = [], None
         for curve in self.repeats:
             try:
-                rates.append(curve.suggest(method))
+                rates.append(dataclasses.replace(curve, guessing_loss=self.guessing_loss).suggest(method))
             except ValueError as unreadable:
                 error = unreadable
         if error is not None and 2 * len(rates) <= len(self.repeats):

@@ -135,7 +135,7 @@ def _minimise(objective: Callable[[Floats], tuple[float, Floats]], parameters: F
             if new_loss <= loss - 1e-4 * step * descent or step < 1e-6:
                 break
             step /= 2
-        if new_loss >= loss:
+        if not new_loss < loss:
             break
         moved, bent = candidate - parameters, new_gradient - gradient
         if moved @ bent > 0:

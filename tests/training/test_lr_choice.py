@@ -8,7 +8,7 @@ from keras_sgdr.training.lr_choice import USUAL_RATE, choose_rate
 from keras_sgdr.training.lr_curve import LRCurve
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-RATES = np.geomspace(1e-5, 1, 50)
+RATES = np.geomspace(1e-5, 1, 50)  # the seventh is 4.1e-5
 
 
 @pytest.mark.parametrize("name", ["easy", "grey", "photographs"])
@@ -30,4 +30,11 @@ def test_rate_stays_below_an_early_divergence():
 def test_curve_without_an_answer_says_so():
     rate, why = choose_rate(LRCurve(RATES, np.full(50, 0.2), guessing_loss=2.3))
     assert rate == USUAL_RATE
-    assert "has not diverged" in why
+    assert why == "the usual one, for the curve has not diverged at 1.0e+00"
+
+
+@pytest.mark.parametrize("losses", [[0.3] * 6 + [50.0] * 12, [0.3] * 6 + [np.nan]])
+def test_curve_that_diverges_at_once_gives_a_rate_below_it(losses):
+    rate, why = choose_rate(LRCurve(RATES[: len(losses)], losses, guessing_loss=2.3))
+    assert rate == pytest.approx(RATES[6] / 1.5)
+    assert "diverges at 4.1e-05 already" in why
