@@ -97,7 +97,7 @@ def test_rates_of_training_are_the_chosen_ones(result):
     outcome = stages["train_all"]
     last = outcome["learning_rate"] or outcome["undone"][-1]["learning_rate"]
     assert rates[-2] == pytest.approx(last * (1 + np.cos(np.pi * 4 / 14)) / 2, rel=1e-4)
-    assert [each["learning_rate"] for each in outcome["undone"]] in ([], [chosen["learning_rate"]])
+    assert [each["learning_rate"] for each in outcome["undone"]][:1] in ([], [chosen["learning_rate"]])
 
 
 def test_curves_are_kept_for_programs_too(result):
