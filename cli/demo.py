@@ -16,7 +16,7 @@ NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 def demo(output: Path, resume: bool, overwrite: bool) -> None:
     """Train on 1,797 handwritten digits, evaluate with TTA, export, and predict one through the export.
 
-    Needs the extra `demo`: pip install "keras-sgdr[demo]". About five minutes on two cores.
+    Needs the extra `demo`: pip install "keras-sgdr[demo]". About three minutes on two cores.
     """
     from keras_sgdr.recipe import index_for, train_image_classifier
     from keras_sgdr.settings import Recipe
