@@ -73,10 +73,10 @@ def largest_share(labels: Any) -> float:
     return float(np.bincount(np.asarray(labels)).max() / len(labels))
 
 
-def is_no_better_than_guessing(candidate: Candidate, labels: Any) -> bool:
-    """Whether the accuracy is within a standard error of what naming the largest class gets, or below."""
+def is_no_better_than_guessing(accuracy: float, labels: Any) -> bool:
+    """Whether an accuracy on these labels is within a standard error of what naming the largest class gets, or below."""
     share = largest_share(labels)
-    return share < 1 and candidate.accuracy <= share + float(np.sqrt(share * (1 - share) / len(candidate.hits)))
+    return share < 1 and accuracy <= share + float(np.sqrt(share * (1 - share) / len(labels)))
 
 
 def _excess(candidate: Candidate, other: Candidate) -> float:

@@ -70,10 +70,15 @@ class Run:
         return features.repeat(views)
 
     @property
+    def steps_per_epoch(self) -> int:
+        """Batches of the training images."""
+        return -(-len(self.index.train) // self.recipe.batch_size)
+
+    @property
     def cycle_len(self) -> int:
         """Epochs of the first cycle of step 8."""
-        steps_per_epoch = -(-len(self.index.train) // self.recipe.batch_size)
-        return self.recipe.cycle_len or min(MOST_FIRST_EPOCHS, max(1, round(FIRST_CYCLE_STEPS / steps_per_epoch)))
+        by_images = max(1, round(FIRST_CYCLE_STEPS / self.steps_per_epoch))
+        return self.recipe.cycle_len or min(MOST_FIRST_EPOCHS, by_images)
 
     def candidate(self, name: str) -> Candidate:
         """Returns what the model, as it is, says of the validation images."""

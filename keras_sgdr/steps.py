@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_sgdr import plots
-from keras_sgdr.candidates import Candidate, best_of, is_no_better_than_guessing, largest_share
+from keras_sgdr.candidates import best_of, is_no_better_than_guessing, largest_share
 from keras_sgdr.data.bad_pictures import check_pictures
 from keras_sgdr.evaluation.interpretation import interpret, plot_mistakes
 from keras_sgdr.evaluation.tta import predict_tta
@@ -122,17 +122,16 @@ def _evaluate(run: Run) -> dict[str, Any]:
         seed=recipe.seed,
         verbose=run.verbose,
     )
-    if is_no_better_than_guessing(Candidate.of("the model", plain, labels), labels):
-        run.say(
-            "WARNING: this model is no better than guessing. It is right on "
-            f"{interpret(plain, labels, names).accuracy:.4f} of the validation images, and always naming the largest "
-            f"class would be on {largest_share(labels):.4f}. "
-            "Check the labels, and look at the images with `keras-sgdr show`."
-        )
     with written_whole(run.directory.path / "predictions.npz") as aside:
         np.savez_compressed(aside, plain=plain, tta=tta)
     _write_history(run)
     results = [interpret(probabilities, labels, names) for probabilities in (plain, tta)]
+    if is_no_better_than_guessing(results[0].accuracy, labels):
+        run.say(
+            f"WARNING: this model is no better than guessing. It is right on {results[0].accuracy:.4f} of the "
+            f"validation images, and always naming the largest class would be on {largest_share(labels):.4f}. Check the labels, "
+            "and look at the images with `keras-sgdr show`."
+        )
     plots.save_figure(plots.plot_history(run.history), run.directory.path / "history.png")
     worst = make_dataset(recipe, run.index.valid.take(results[1].top_losses(9)))
     plot_mistakes(results[1], np.concatenate([images for images, _ in worst.as_numpy_iterator()]), run.directory.path)

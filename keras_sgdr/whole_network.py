@@ -123,8 +123,7 @@ def _attempt(run: Run, head: Candidate, rate: float, attempt: int) -> tuple[list
     if attempt > 1 or not isinstance(getattr(run.model, "optimizer", None), DifferentialLR):
         compile_all(run.model, recipe, rate)  # else step 7 has, and what it compiled need not be compiled again
     run.say(f"step 8: train the whole network until it overfits, at most {recipe.n_cycles} cycles")
-    steps_per_epoch = -(-len(run.index.train) // recipe.batch_size)
-    warmup = min(WARMUP_STEPS, run.cycle_len * steps_per_epoch // 2)
+    warmup = min(WARMUP_STEPS, run.cycle_len * run.steps_per_epoch // 2)
     schedule = SGDRScheduler(
         rate,
         cycle_len=run.cycle_len,
@@ -134,7 +133,7 @@ def _attempt(run: Run, head: Candidate, rate: float, attempt: int) -> tuple[list
         warmup_steps=warmup or None,
     )
     guess = guessing_loss(run.index.train.labels)
-    preview = schedule.preview(steps_per_epoch=steps_per_epoch, optimizer=run.model.optimizer)
+    preview = schedule.preview(steps_per_epoch=run.steps_per_epoch, optimizer=run.model.optimizer)
     run.say(str(preview))
     plots.save_figure(preview.plot(), run.directory.path / "schedule.png")
     cycles, snapshots = CycleCandidates(schedule, head, guess, run.candidate), CycleSnapshots(schedule)

@@ -233,7 +233,7 @@ class LRCurve:
         return rates[finite], losses[finite]
 
     def _scatter(self) -> float:
-        """The usual difference of two consecutive losses, smoothed as little as they are."""
+        """The usual difference of two consecutive losses; 0 for a curve that is taken as it is, without smoothing."""
         window = slice(len(self.losses) // 10, len(self.losses) - SKIPPED_AT_END)
         losses = self.losses[window][np.isfinite(self.losses[window])]
         return float(np.median(np.abs(np.diff(losses)))) if self.smoothing else 0.0
