@@ -74,7 +74,7 @@ def largest_share(labels: Any) -> float:
 
 
 def is_no_better_than_guessing(accuracy: float, labels: Any) -> bool:
-    """Whether an accuracy on these labels is within a standard error of what naming the largest class gets, or below."""
+    """Whether an accuracy is no more than a standard error above what naming the largest class gets."""
     share = largest_share(labels)
     return share < 1 and accuracy <= share + float(np.sqrt(share * (1 - share) / len(labels)))
 

@@ -129,8 +129,8 @@ def _evaluate(run: Run) -> dict[str, Any]:
     if is_no_better_than_guessing(results[0].accuracy, labels):
         run.say(
             f"WARNING: this model is no better than guessing. It is right on {results[0].accuracy:.4f} of the "
-            f"validation images, and always naming the largest class would be on {largest_share(labels):.4f}. Check the labels, "
-            "and look at the images with `keras-sgdr show`."
+            f"validation images, and always naming the largest class would be on {largest_share(labels):.4f}. "
+            "Check the labels, and look at the images with `keras-sgdr show`."
         )
     plots.save_figure(plots.plot_history(run.history), run.directory.path / "history.png")
     worst = make_dataset(recipe, run.index.valid.take(results[1].top_losses(9)))
