@@ -11,7 +11,7 @@ import click
 FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 
 _RECIPE_OPTIONS = (
-    click.option("--backbone", default="EfficientNetLite0", help="A keras.applications model, or EfficientNetLite0."),
+    click.option("--backbone", default="EfficientNetLite0", help="A name that `keras-sgdr backbones` lists."),
     click.option("--weights", default="imagenet", help="'imagenet', 'none', or the path of a weights file."),
     click.option("--image-size", type=click.IntRange(min=1), default=224, help="Height and width in pixels."),
     click.option("--resize", type=click.Choice(["crop", "squish", "pad"]), default="crop", help="How to get there."),

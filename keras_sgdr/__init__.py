@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_sgdr.models.batch_norm import recalibrate_batch_norm
 from keras_sgdr.models.classifier import build_classifier, load_classifier
-from keras_sgdr.models.efficientnet_lite import EfficientNetLite0
+from keras_sgdr.models.efficientnet_lite import EfficientNetLite0, EfficientNetLite1, EfficientNetLite2
 from keras_sgdr.models.group_summary import summary
 from keras_sgdr.models.layer_groups import freeze_to, layer_groups, unfreeze
 from keras_sgdr.training.checkpoint import TrainingCheckpoint
@@ -60,6 +60,8 @@ __all__ = [
     "CycleSnapshots",
     "DifferentialLR",
     "EfficientNetLite0",
+    "EfficientNetLite1",
+    "EfficientNetLite2",
     "FeatureCache",
     "FolderIndex",
     "LRCurve",

