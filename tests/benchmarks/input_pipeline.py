@@ -1,10 +1,12 @@
-"""Pictures a second from JPEG files to augmented batches, as ratios of things measured in the same run.
+"""Images a second from JPEG files to augmented batches, as ratios of things measured in the same run.
 
-    python tests/benchmarks/input_pipeline.py [--pictures 2048] [--large 96] [--repeats 5]
+    python tests/benchmarks/input_pipeline.py [--images 1024] [--large 96] [--repeats 5]
 
-Builds its own JPEGs of 500x375 and 4000x3000 from scikit-image's photographs, and compares `load_dataset` with
+Builds its own JPEGs from scikit-image's photographs: of 500x375 smooth ones, noisy ones (as from a small sensor, with
+more to decode) and progressive ones, and smooth ones of 4000x3000. Compares `load_dataset` with
 `image_dataset_from_directory` followed by the equivalent KerasCV layers, and with decoding alone, all in turn in each
-round. It asserts nothing. "To begin" is the time of the call: for a cache, that of decoding everything.
+round: from the first batch of a pass on, and from the start of the pass, when TensorFlow prepares the graph. It asserts
+nothing. "To begin" is the time of the call: for a cache, that of decoding everything.
 """
 
 import argparse
@@ -18,8 +20,11 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
 import keras
 import keras_cv
+import numpy as np
 import tensorflow as tf
 from PIL import Image
 from skimage import data
@@ -29,18 +34,24 @@ from keras_sgdr.data.dataset import load_dataset
 from keras_sgdr.data.folder import index_folder
 
 SIZE, BATCH = 224, 32
+KINDS = ("smooth", "noisy", "progressive")
 
 
-def write_pictures(folder: Path, count: int, width: int, height: int) -> None:
+def write_images(folder: Path, count: int, width: int, height: int, kind: str = "smooth") -> None:
     """Writes crops of real photographs, half of them in each of two classes, none like another."""
     photographs = [Image.fromarray(photograph()) for photograph in (data.astronaut, data.chelsea, data.coffee)]
+    rng = np.random.default_rng(0)
     for number in range(count):
         photograph = photographs[number % len(photographs)]
         inset = number // len(photographs) % 60
         box = (inset, inset, photograph.width - inset, photograph.height - inset)
+        image = photograph.resize((width, height), Image.Resampling.BICUBIC, box)
+        if kind == "noisy":
+            noise = rng.normal(0, 15, (height, width, 3))
+            image = Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype("uint8"))
         path = folder / "ab"[number % 2] / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        photograph.resize((width, height), Image.Resampling.BICUBIC, box).save(path, quality=90)
+        image.save(path, quality=90, progressive=kind == "progressive")
 
 
 def keras_loader(folder: Path) -> Any:
@@ -84,17 +95,19 @@ def our_pipeline(folder: Path, **options: Any) -> Any:
     return load_dataset(split, image_size=SIZE, batch_size=BATCH, shuffle=True, **options)
 
 
-def seconds_of(dataset: Any, passes: int) -> tuple[float, float]:
-    """Gives the wall and the processor seconds of passes, each from its first batch on."""
-    wall = processor = 0.0
+def seconds_of(dataset: Any, passes: int) -> tuple[float, float, float]:
+    """Gives the wall seconds of a pass from its start, the same from its first batch on, and its processor seconds."""
+    whole = wall = processor = 0.0
     for _ in range(passes):
+        whole, processor = whole - time.perf_counter(), processor - time.process_time()
         batches = iter(dataset)
         next(batches)
-        wall, processor = wall - time.perf_counter(), processor - time.process_time()
+        wall -= time.perf_counter()
         for _ in batches:
             pass
-        wall, processor = wall + time.perf_counter(), processor + time.process_time()
-    return wall / passes, processor / passes
+        end = time.perf_counter()
+        whole, wall, processor = whole + end, wall + end, processor + time.process_time()
+    return whole / passes, wall / passes, processor / passes
 
 
 def compare(title: str, folder: Path, count: int, repeats: int) -> None:
@@ -110,46 +123,45 @@ def compare(title: str, folder: Path, count: int, repeats: int) -> None:
         '    + cache="memory"': (lambda: our_pipeline(folder, cache="memory", **augmented), 4),
     }
     started = {name: (time.perf_counter(), make(), time.perf_counter()) for name, (make, _) in pipelines.items()}
-    rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in pipelines}
+    rounds: dict[str, list[tuple[float, float, float]]] = {name: [] for name in pipelines}
     for _ in range(repeats + 1):  # the first round compiles
         for name, (_, passes) in pipelines.items():
             rounds[name].append(seconds_of(started[name][1], passes))
-    measured = count - BATCH
     print(f"\n{title}, to {SIZE}x{SIZE}, batches of {BATCH}, {os.cpu_count()} processors, {repeats} rounds")
-    print(f"{'':32}{'pictures/s':>12}{'x KerasCV':>20}{'x decoding':>20}{'CPU ms each':>13}{'to begin, s':>13}")
+    print(f"{'':32}{'images/s':>9}{'x KerasCV':>20}{'x decoding':>20}{'from start':>12}{'x KerasCV':>20}", end="")
+    print(f"{'CPU ms each':>13}{'to begin, s':>13}")
     for name, times in rounds.items():
-        walls = [wall for wall, _ in times[1:]]
-        ratios = [
-            _spread([other / wall for (other, _), wall in zip(rounds[peer][1:], walls, strict=True)])
-            for peer in ("  + KerasCV layers", "decoding alone")
-        ]
-        processor = median(processor for _, processor in times[1:])
+        whole, wall, processor = (median(parts) for parts in zip(*times[1:], strict=True))
         begun, _, made = started[name]
         print(
-            f"{name:32}{measured / median(walls):12.0f}{ratios[0]:>20}{ratios[1]:>20}"
-            f"{1000 * processor / measured:13.2f}{made - begun:13.1f}"
+            f"{name:32}{(count - BATCH) / wall:9.0f}{_ratios(rounds, '  + KerasCV layers', name, 1):>20}"
+            f"{_ratios(rounds, 'decoding alone', name, 1):>20}{count / whole:12.0f}"
+            f"{_ratios(rounds, '  + KerasCV layers', name, 0):>20}{1000 * processor / count:13.2f}{made - begun:13.1f}",
+            flush=True,
         )
 
 
-def _spread(ratios: list[float]) -> str:
+def _ratios(rounds: dict[str, list[tuple[float, float, float]]], peer: str, name: str, part: int) -> str:
+    ratios = [other[part] / own[part] for other, own in zip(rounds[peer][1:], rounds[name][1:], strict=True)]
     return f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
 
 
 def main() -> None:
-    """Runs the comparison at both sizes."""
+    """Runs the comparison for every kind of file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=2048, help="pictures of 500x375")
-    parser.add_argument("--large", type=int, default=96, help="pictures of 4000x3000; 0 leaves them out")
+    parser.add_argument("--images", type=int, default=1024, help="images of 500x375 of each kind")
+    parser.add_argument("--large", type=int, default=96, help="images of 4000x3000; 0 leaves them out")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
-        for title, count, width, height in (
-            ("JPEG 500x375", arguments.pictures, 500, 375),
-            ("JPEG 4000x3000", arguments.large, 4000, 3000),
+        for kind, count, width, height in (
+            *((kind, arguments.images, 500, 375) for kind in KINDS),
+            ("smooth", arguments.large, 4000, 3000),
         ):
             if count:
-                write_pictures(Path(root) / title, count, width, height)
-                compare(title, Path(root) / title, count, arguments.repeats)
+                folder = Path(root) / f"{kind}-{width}"
+                write_images(folder, count, width, height, kind)
+                compare(f"{kind} JPEG {width}x{height}", folder, count, arguments.repeats)
 
 
 if __name__ == "__main__":
