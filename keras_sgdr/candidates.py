@@ -11,30 +11,42 @@ from numpy.typing import NDArray
 
 # Below this a probability is a rounding error; one such image would outweigh all others.
 _LEAST_PROBABILITY = 1e-7
+_MAX_TEMPERATURE = 10.0
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
     """A model that a run might end with, by what it says of the validation images.
 
+    The more a network trains, the surer it gets, of what is wrong too; its log-loss rises while it still gets better at
+    telling classes apart. A temperature mends the one and leaves the other as it is (Guo et al. 2017,
+    https://arxiv.org/abs/1706.04599), so models are compared at the temperature that suits each.
+
     Attributes:
         name: Which one, for the user: "the head", "cycle 2".
-        losses: The log-loss of each image, shape `(n,)`.
+        losses: The log-loss of each image at the temperature, shape `(n,)`.
         hits: Whether each image's most probable class is that of its label, shape `(n,)`.
+        temperature: What the logits are divided by, at least 1: no model is made surer than it is, for a few images
+            that are all right would ask for certainty.
     """
 
     name: str
     losses: NDArray[np.float64]
     hits: NDArray[np.bool_]
+    temperature: float = 1.0
 
     @classmethod
     def of(cls, name: str, probabilities: Any, labels: Any) -> Candidate:
         """Returns the candidate that gives these probabilities, shape `(n, num_classes)`, to images of these labels."""
         probabilities, labels = np.asarray(probabilities, dtype=float), np.asarray(labels)
-        of_label = probabilities[np.arange(len(labels)), labels]
+        hits = np.argmax(np.nan_to_num(probabilities), axis=1) == labels
         # A model that has diverged says NaN, which is no answer at all.
-        of_label = np.where(np.isfinite(of_label), np.clip(of_label, _LEAST_PROBABILITY, 1), _LEAST_PROBABILITY)
-        return cls(name, -np.log(of_label), np.argmax(np.nan_to_num(probabilities), axis=1) == labels)
+        is_answer = np.isfinite(probabilities).all(axis=1)
+        logits = np.log(np.clip(probabilities[is_answer], _LEAST_PROBABILITY, 1))
+        temperature = best_temperature(logits, labels[is_answer])
+        losses = np.full(len(labels), -np.log(_LEAST_PROBABILITY))
+        losses[is_answer] = _log_losses(logits / temperature, labels[is_answer])
+        return cls(name, losses, hits, temperature)
 
     def __str__(self) -> str:
         return f"{self.name} (loss {self.loss:.4f}, accuracy {self.accuracy:.4f})"
@@ -59,6 +71,37 @@ def best_of(candidates: Sequence[Candidate]) -> int:
     lowest = min(candidates, key=lambda each: each.loss)
     level = [i for i, each in enumerate(candidates) if _excess(each, lowest) <= 0]
     return min(level, key=lambda i: (-candidates[i].accuracy, candidates[i].loss))
+
+
+def best_temperature(logits: Any, labels: Any) -> float:
+    """Returns the temperature in [1, 10] at which the mean log-loss of `logits / temperature` is least.
+
+    Args:
+        logits: Shape `(n, num_classes)`, up to a constant in each row.
+        labels: The classes, integers, shape `(n,)`.
+    """
+    low, high = 1 / _MAX_TEMPERATURE, 1.0
+    if not len(labels) or _slope(logits, labels, high) <= 0:
+        return 1.0
+    # The loss is convex in the inverse of the temperature.
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _slope(logits, labels, middle) > 0 else (middle, high)
+    return 1 / high
+
+
+def _slope(logits: NDArray[np.float64], labels: NDArray[np.int64], factor: float) -> float:
+    """The derivative of the mean log-loss of `factor * logits` with respect to the factor."""
+    powers = np.exp(factor * (logits - logits.max(axis=1, keepdims=True)))
+    expected = (powers * logits).sum(axis=1) / powers.sum(axis=1)
+    return float(np.mean(expected - logits[np.arange(len(labels)), labels]))
+
+
+def _log_losses(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    highest = logits.max(axis=1)
+    sums = np.exp(logits - highest[:, None]).sum(axis=1)
+    losses: NDArray[np.float64] = highest + np.log(sums) - logits[np.arange(len(labels)), labels]
+    return losses
 
 
 def guessing_loss(labels: Any) -> float:

@@ -17,7 +17,7 @@ from keras_sgdr.settings import Recipe
 from keras_sgdr.training.differential_lr import DifferentialLR
 from keras_sgdr.training.schedules import total_epochs
 from keras_sgdr.training.sgdr import SGDRScheduler
-from keras_sgdr.training.snapshots import CycleSnapshots, StopWhenOverfitting
+from keras_sgdr.training.snapshots import CycleSnapshots
 
 # How often step 8 may begin, each time with a tenth of the rate before.
 MAX_ATTEMPTS = 2
@@ -31,8 +31,9 @@ _LEAST_HARM = 0.05
 
 
 class CycleCandidates(keras.callbacks.Callback):
-    """Looks at the validation images at the end of each cycle, and ends a training whose first cycle did harm.
+    """Looks at the validation images at the end of each cycle, and ends the training when that is of use no more.
 
+    That is when a cycle is no better than those before it, or the first did harm.
     A first cycle may well end a little worse than the head alone, where the images are far from ImageNet's, and the
     later ones far better. Harm is what it has done if the loss is half-way back to guessing, in the logarithm.
 
@@ -69,7 +70,8 @@ class CycleCandidates(keras.callbacks.Callback):
         super().on_epoch_end(epoch, logs)
         if self._scheduler.ends_cycle(epoch):
             self.candidates.append(self._look(f"cycle {len(self.candidates) + 1}"))
-            if self.does_harm:
+            losses = [each.loss for each in self.candidates]
+            if self.does_harm or losses[-1] > min(losses):
                 self.model.stop_training = True
 
     def get_state(self) -> dict[str, Any]:
@@ -98,7 +100,11 @@ def train_all(run: Run) -> dict[str, Any]:
         history += [{**row, "stage": "all, undone"} for row in rows]
         undone.append({"learning_rate": rate, "candidates": [_described(each) for each in cycles.candidates]})
         rows, rate, candidates, best = [], rate / 10, [head], 0
-    run.say(f"best on the validation images, chosen on them: {candidates[best]}")
+    soften(run.model, candidates[best].temperature)
+    run.say(
+        f"best on the validation images, chosen on them: {candidates[best]}, "
+        f"its logits divided by {candidates[best].temperature:.2f}"
+    )
     words = _verdict(rows, candidates, run.recipe.n_cycles)
     run.say(words)
     save_classifier(run.model, run.directory.path, class_names=run.index.class_names, resize=run.recipe.resize)
@@ -107,10 +113,17 @@ def train_all(run: Run) -> dict[str, Any]:
         "checkpoint": "model.keras",
         "learning_rate": rate if rows else None,
         "best": candidates[best].name,
+        "temperature": candidates[best].temperature,
         "candidates": [_described(each) for each in candidates],
         "undone": undone,
         "verdict": words,
     }
+
+
+def soften(model: keras.Model, temperature: float) -> None:
+    """Divides the logits of a classifier that ends with a dense layer and its softmax."""
+    head = model.layers[-1]
+    head.set_weights([weights / temperature for weights in head.get_weights()])
 
 
 def _described(candidate: Candidate) -> dict[str, Any]:
@@ -137,7 +150,7 @@ def _attempt(run: Run, head: Candidate, rate: float, attempt: int) -> tuple[list
     run.say(str(preview))
     plots.save_figure(preview.plot(), run.directory.path / "schedule.png")
     cycles, snapshots = CycleCandidates(schedule, head, guess, run.candidate), CycleSnapshots(schedule)
-    callbacks = (schedule, snapshots, cycles, StopWhenOverfitting(schedule))
+    callbacks = (schedule, snapshots, cycles)
     rows: list[Any] = []
     for first_group, epochs in _phases(recipe, run.cycle_len):
         if recipe.gradual_unfreezing:

@@ -16,9 +16,34 @@ def candidate(name, of_label, hits):
 
 def test_candidate_is_read_off_probabilities():
     found = Candidate.of("head", [[0.5, 0.5], [0.2, 0.8], [np.nan, np.nan]], [0, 0, 1])
-    np.testing.assert_allclose(found.losses, [np.log(2), np.log(5), np.log(1e7)])
+    # wrong where it is sure: at the highest temperature its logits, 0 and log 4, are a tenth
+    np.testing.assert_allclose(found.losses, [np.log(2), np.log(1 + 4**0.1), np.log(1e7)], rtol=1e-5)
     assert found.hits.tolist() == [True, False, False]
     assert str(Candidate.of("head", [[0.25, 0.75]], [1])) == "head (loss 0.2877, accuracy 1.0000)"
+
+
+def test_temperature_brings_back_the_probabilities_that_were_sharpened():
+    rng = np.random.default_rng(0)
+    true = rng.dirichlet(np.ones(5), size=20_000)
+    labels = (true.cumsum(axis=1) > rng.uniform(size=(len(true), 1))).argmax(axis=1)
+    sharpened = true**3 / (true**3).sum(axis=1, keepdims=True)
+    found = Candidate.of("sharp", sharpened, labels)
+    assert found.temperature == pytest.approx(3, rel=0.05)
+    assert found.loss == pytest.approx(-np.log(true[np.arange(len(true)), labels]).mean(), rel=0.01)
+
+
+def test_no_model_is_made_surer_than_it_is():
+    right = Candidate.of("right", [[0.6, 0.4]] * 3, [0, 0, 0])
+    assert right.temperature == 1
+    np.testing.assert_allclose(right.losses, -np.log(0.6))
+
+
+def test_late_model_that_is_too_sure_and_more_often_right_is_best():
+    labels = np.zeros(100, int)
+    early = np.where(np.arange(100)[:, None] < 76, [[0.75, 0.25]], [[0.4, 0.6]])
+    late = np.where(np.arange(100)[:, None] < 90, [[1 - 1e-6, 1e-6]], [[1e-6, 1 - 1e-6]])
+    candidates = [Candidate.of("early", early, labels), Candidate.of("late", late, labels)]
+    assert best_of(candidates) == 1
 
 
 def test_lowest_loss_is_best_where_the_difference_is_certain():

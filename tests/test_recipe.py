@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -227,14 +226,14 @@ def test_interrupted_run_ends_as_an_unbroken_one(folder, quick, tmp_path, monkey
     def ctrl_c(*arguments, **options):
         raise KeyboardInterrupt
 
-    class CtrlCInTheSecondEpoch(whole_network.StopWhenOverfitting):
+    class CtrlCInTheSecondEpoch(whole_network.CycleCandidates):
         def on_train_batch_begin(self, batch, logs=None):
             if self.model.optimizer.iterations.numpy() == 6:
                 raise KeyboardInterrupt
 
     # with an image cache, too, which changes nothing
     cached = dataclasses.replace(recipe, image_cache="memory")
-    for name, interrupting in {"compile_all": ctrl_c, "StopWhenOverfitting": CtrlCInTheSecondEpoch}.items():
+    for name, interrupting in {"compile_all": ctrl_c, "CycleCandidates": CtrlCInTheSecondEpoch}.items():
         with monkeypatch.context() as patch:
             patch.setattr(whole_network, name, interrupting)
             with pytest.raises(KeyboardInterrupt):
@@ -274,7 +273,12 @@ def test_gradual_unfreezing_trains_a_group_more_in_each_cycle(folder, quick, tmp
         comparing = keras.callbacks.LambdaCallback(on_epoch_end=compare)
         return fit(self, model, data, valid, stage, epochs, *callbacks, comparing, **options)
 
-    monkeypatch.setattr(whole_network, "StopWhenOverfitting", partial(whole_network.StopWhenOverfitting, patience=9))
+    class NeverStops(whole_network.CycleCandidates):
+        def on_epoch_end(self, epoch, logs=None):
+            super().on_epoch_end(epoch, logs)
+            self.model.stop_training = False
+
+    monkeypatch.setattr(whole_network, "CycleCandidates", NeverStops)
     monkeypatch.setattr(whole_network, "MAX_ATTEMPTS", 1)  # nothing is learnt here that would be better than the head
     monkeypatch.setattr(Run, "fit", spy)
     result = train_image_classifier(folder, output=tmp_path / "run", recipe=recipe, verbose=0)
@@ -428,6 +432,15 @@ def test_first_cycle_of_a_small_folder_has_more_epochs(images, epochs):
     assert run.cycle_len == epochs
     run.recipe = Recipe(cycle_len=3)
     assert run.cycle_len == 3
+
+
+def test_softened_model_has_a_temperature():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "softmax")])
+    x = np.random.default_rng(0).normal(size=(9, 4)).astype("float32")
+    before = model.predict(x, verbose=0)
+    whole_network.soften(model, 2.0)
+    roots = np.sqrt(before)
+    np.testing.assert_allclose(model.predict(x, verbose=0), roots / roots.sum(axis=1, keepdims=True), rtol=1e-5)
 
 
 def test_model_that_has_diverged_is_the_worst_candidate(folder):

@@ -150,18 +150,22 @@ def run_chain(condition: Condition, seed: int, arguments: argparse.Namespace, pr
 
 
 def run_one(name: str, seed: int, method: str, arguments: argparse.Namespace, processor: int) -> None:
-    """One training in a process of its own, unless it is done."""
-    if (name, method, seed) in read_runs(arguments.work):
+    """One training in a process of its own, unless it is done, with as many epochs as ours."""
+    done_runs = read_runs(arguments.work)
+    done = done_runs.get((name, method, seed))
+    if done is not None and (
+        method not in map(str, RATES) or done["epochs"] == done_runs[name, "ours", seed]["epochs"]
+    ):
         return
     command = [sys.executable, "-m", "tests.benchmarks.recipe", "--data", arguments.data, "--work", arguments.work]
     command += ["--one", name, method, str(seed)]
     pin = ["taskset", "-c", str(processor)] if shutil.which("taskset") and arguments.jobs > 1 else []
     environment = os.environ | {"KERAS_SGDR_CACHE": "off", "TF_NUM_INTRAOP_THREADS": "1" if arguments.jobs > 1 else "0"}
-    done = subprocess.run([*pin, *map(str, command)], env=environment, capture_output=True, text=True)
-    if done.returncode:
-        print(f"{name}, {method}, seed {seed} failed:\n{done.stderr[-3000:]}", flush=True)
+    ended = subprocess.run([*pin, *map(str, command)], env=environment, capture_output=True, text=True)
+    if ended.returncode:
+        print(f"{name}, {method}, seed {seed} failed:\n{ended.stderr[-3000:]}", flush=True)
     else:
-        print(done.stdout.strip().splitlines()[-1], flush=True)
+        print(ended.stdout.strip().splitlines()[-1], flush=True)
 
 
 def train_one(name: str, method: str, seed: int, data: Path, work: Path) -> None:
