@@ -9,20 +9,20 @@ from typing import Any
 
 import click
 
-from .train import FOLDER, make_recipe, recipe_options
+from .train import FOLDER, layout_options, make_recipe, recipe_options
 
 
 @click.command()
 @FOLDER
-@click.option("--valid-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2)
-@click.option("--seed", type=click.IntRange(min=0), default=0)
+@layout_options
 @click.option("--format", "output_format", type=click.Choice(["table", "json"]), default="table")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="A CSV file for all findings.")
 @click.option("--quarantine", type=click.Path(path_type=Path), help="Move what cannot be read to this directory.")
 @click.option("--undo", is_flag=True, help="Move what --quarantine moved back, and check nothing.")
 def check(
-    folder: Path, valid_fraction: float, seed: int, output_format: str, quarantine: Path | None, undo: bool
+    folder: Path, output_format: str, output: Path | None, quarantine: Path | None, undo: bool, **layout: Any
 ) -> None:
-    """Check the pictures of FOLDER: unreadable files, leaks between splits, copies, imbalance.
+    """Check the images of FOLDER: unreadable files, leaks between splits, copies, imbalance, what is left out.
 
     The exit code is 1 if something is wrong that spoils a training.
     """
@@ -31,15 +31,23 @@ def check(
         return
     from keras_sgdr.data import quarantine as moves
     from keras_sgdr.data.doctor import check_folder
-    from keras_sgdr.recipe import index_for
-    from keras_sgdr.settings import Recipe
+    from keras_sgdr.training.feature_cache import CHECKS, user_cache
 
-    index = index_for(folder, Recipe(valid_fraction=valid_fraction, seed=seed))
-    report = check_folder(index, on_progress=_show_progress if sys.stderr.isatty() else None)
+    cache = user_cache()
+    report = check_folder(
+        folder,
+        cache=None if cache is None else cache.directory / CHECKS,
+        on_progress=_show_progress if sys.stderr.isatty() else None,
+        **layout,
+    )
     if output_format == "json":
         click.echo(json.dumps(report.to_dict(), indent=1, ensure_ascii=False))
     else:
         click.echo(report.table())
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        report.write_csv(output)
+        click.echo(f"all findings: {output}", err=True)
     if quarantine is not None:
         moved = moves.quarantine(report, quarantine)
         undo_hint = f" to {quarantine}; --undo moves them back" if moved else ""
@@ -85,4 +93,4 @@ def _undo(quarantine: Path | None) -> None:
 
 
 def _show_progress(done: int, total: int) -> None:
-    click.echo(f"\r{done}/{total} pictures" + ("\n" if done == total else ""), nl=False, err=True)
+    click.echo(f"\r{done}/{total} images" + ("\n" if done == total else ""), nl=False, err=True)

@@ -10,18 +10,26 @@ import click
 
 FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 
+_LAYOUT_OPTIONS = (
+    click.option(
+        "--valid-fraction",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        default=0.2,
+        help="Share of each class held out if FOLDER has no validation images.",
+    ),
+    click.option("--train", help="The folder of training images; '.' if all folders in FOLDER are classes."),
+    click.option("--valid", help="The folder of validation images.  [default: valid, val, validation or dev]"),
+    click.option("--test", help="The folder of test images.  [default: test or testing]"),
+    click.option("--label-delimiter", help="If FOLDER is a CSV with several labels in a cell."),
+    click.option("--suffix", default="", help="If FOLDER is a CSV of names without a suffix: '.jpg', for instance."),
+    click.option("--seed", type=click.IntRange(min=0), default=0),
+)
 _RECIPE_OPTIONS = (
     click.option("--backbone", default="EfficientNetLite0", help="A name that `keras-sgdr backbones` lists."),
     click.option("--weights", default="imagenet", help="'imagenet', 'none', or the path of a weights file."),
     click.option("--image-size", type=click.IntRange(min=1), default=224, help="Height and width in pixels."),
     click.option("--resize", type=click.Choice(["crop", "squish", "pad"]), default="crop", help="How to get there."),
     click.option("--batch-size", type=click.IntRange(min=1), default=32),
-    click.option(
-        "--valid-fraction",
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
-        default=0.2,
-        help="Share of each class held out if FOLDER has no valid/.",
-    ),
     click.option(
         "--augmentation",
         type=click.Choice(["side_on", "top_down", "basic"]),
@@ -30,15 +38,21 @@ _RECIPE_OPTIONS = (
     ),
     click.option("--max-zoom", type=click.FloatRange(min=1), default=1.1),
     click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.2),
-    click.option("--seed", type=click.IntRange(min=0), default=0),
 )
 
 
-def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options that describe pictures and model."""
-    for option in reversed(_RECIPE_OPTIONS):
+def layout_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that say how FOLDER is read."""
+    for option in reversed(_LAYOUT_OPTIONS):
         function = option(function)
     return function
+
+
+def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that describe images and model."""
+    for option in reversed(_RECIPE_OPTIONS):
+        function = option(function)
+    return layout_options(function)
 
 
 def make_recipe(options: dict[str, Any]) -> Any:
@@ -71,7 +85,8 @@ def make_recipe(options: dict[str, Any]) -> Any:
 def train(folder: Path, output: Path, resume: bool, overwrite: bool, **options: Any) -> None:
     """Train a classifier on FOLDER by the eight steps.
 
-    FOLDER has train/ and valid/, each with a folder per class; or just a folder per class.
+    FOLDER has train/ and valid/, and perhaps test/, each with a folder per class; or just a folder per class; or it is
+    a CSV file.
     """
     from keras_sgdr.recipe import train_image_classifier
 

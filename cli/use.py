@@ -16,21 +16,26 @@ RUN = click.argument("run", type=click.Path(path_type=Path))
 @click.command()
 @RUN
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--split", type=click.Choice(["train", "valid", "all"]), help="Which pictures of FOLDER.")
+@click.option("--split", type=click.Choice(["train", "valid", "test", "all"]), help="Which images of FOLDER.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32)
 @click.option("--tta-views", type=click.IntRange(min=0), default=4, help="Augmented views per picture; 0 for none.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A directory for the plots of the mistakes.")
 def evaluate(run: Path, folder: Path, split: str | None, batch_size: int, tta_views: int, output: Path | None) -> None:
     """Evaluate the classifier in RUN on FOLDER: accuracy, loss, and what was taken for what.
 
-    Of the FOLDER that RUN was trained on, and of one with train/ and valid/, the held-out pictures; of any other, all.
+    Of the FOLDER that RUN was trained on, the held-out images; of any other, those in its valid/, else in its test/,
+    else all.
     """
     from keras_sgdr.finished_run import evaluate_run
 
     results = evaluate_run(run, folder, split=split, batch_size=batch_size, tta_views=tta_views, plots=output)
     names = {"plain": "plain", "tta": "with test-time augmentation"}
+    plain = results["plain"]
+    missing = [name for label, name in enumerate(plain.class_names) if label not in plain.labels]
+    if missing:
+        click.echo(f"no images of: {', '.join(missing)}")
     for name, result in results.items():
-        pictures = f"{len(result.labels)} pictures"
+        pictures = f"{len(result.labels)} images"
         click.echo(f"{names[name]}: accuracy {result.accuracy:.4f}, loss {result.loss:.4f}, {pictures}")
     for actual, predicted, count in list(results.values())[-1].most_confused()[:10]:
         click.echo(f"{count:>6}  {actual} taken for {predicted}")

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from keras_sgdr.data.bad_pictures import check_pictures
 from keras_sgdr.data.dataset import load_dataset
-from keras_sgdr.data.folder import FolderIndex, Split
+from keras_sgdr.data.folder import Split, labelled_splits
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret, plot_mistakes
 from keras_sgdr.evaluation.tta import predict_tta
 from keras_sgdr.from_recipe import make_augmentation
 from keras_sgdr.models.classifier import Classifier, load_classifier
-from keras_sgdr.recipe import digest_of, index_for, is_split
+from keras_sgdr.recipe import digest_of, index_for
 from keras_sgdr.run_directory import read_settings
 from keras_sgdr.settings import Recipe
+
+_SPLITS = ("train", "valid", "test")
 
 
 def recipe_of(run: str | os.PathLike[str]) -> Recipe:
@@ -38,64 +42,82 @@ def evaluate_run(
     plots: str | os.PathLike[str] | None = None,
     verbose: int = 1,
 ) -> dict[str, Interpretation]:
-    """Returns what the classifier of a run gets right and wrong on the pictures of a folder.
+    """Returns what the classifier of a run gets right and wrong on the images of a folder.
 
     Args:
         run: The run directory.
-        folder: As in `train_image_classifier`. One without `train/` and `valid/` that the run was trained on is split
-            as it was then.
-        split: `"train"`, `"valid"` or `"all"`. Defaults to the held-out pictures of the folder that the run was
-            trained on and of one with `train/` and `valid/`, and to all pictures of any other.
-        batch_size: Pictures per step.
-        tta_views: Augmented views per picture, as in `predict_tta`.
+        folder: A folder as in `train_image_classifier`, or a CSV file. One that the run was trained on is split as it
+            was then; of any other, nothing is held out.
+        split: `"train"`, `"valid"`, `"test"` or `"all"`. Defaults to the held-out images, `"valid"`, of the folder that
+            the run was trained on; of any other to those in its `valid/`, else in its `test/`, else to all.
+        batch_size: Images per step.
+        tta_views: Augmented views per image, as in `predict_tta`.
         plots: A directory for `confusion_matrix.png` and `top_losses.png`; made if it is missing.
         verbose: 1 shows progress bars.
 
     Returns:
-        `"plain"` and, unless `tta_views` is 0, `"tta"`.
+        `"plain"` and, unless `tta_views` is 0, `"tta"`. Classes that the folder lacks have no images there.
 
     Raises:
         FileNotFoundError: If the run or the folder is missing.
-        ValueError: If the folder has other classes than the classifier, or there is no such split.
+        ValueError: If the folder has a class that the classifier does not know, there is no such split, or a file
+            cannot be decoded; then all such files are named.
     """
-    if split not in (None, "train", "valid", "all"):
-        raise ValueError(f'`split` must be "train", "valid", "all" or None. Received: split={split!r}.')
+    if split not in (None, *_SPLITS, "all"):
+        raise ValueError(f"`split` must be one of {', '.join(_SPLITS)}, all or None. Received: split={split!r}.")
     classifier, recipe = load_classifier(run), recipe_of(run)
-    index = index_for(folder, recipe)
-    held_out = is_split(folder) or digest_of(index) == read_settings(run).get("pictures")
-    pictures = _pictures(index, split or ("valid" if held_out else "all"))
-    if pictures.class_names != classifier.class_names:
-        raise ValueError(
-            f"`folder` must have the classes that the classifier knows, {', '.join(classifier.class_names)}. "
-            f"Received: folder={folder} with {', '.join(pictures.class_names)}."
-        )
+    images = _images(splits_to_evaluate(run, folder, classifier.class_names), split, folder)
+    check_pictures(images.paths)
     results = {}
     for name, views in {"plain": 0, "tta": tta_views}.items():
         if name == "plain" or views:
             probabilities = predict_tta(
                 classifier.model,
-                _dataset(classifier, pictures, batch_size),
+                _dataset(classifier, images, batch_size),
                 num_views=views,
                 augmentation=make_augmentation(recipe),
                 seed=recipe.seed,
                 verbose=verbose,
             )
-            results[name] = interpret(probabilities, pictures.labels, classifier.class_names)
+            results[name] = interpret(probabilities, images.labels, classifier.class_names)
     if plots is not None:
         result = list(results.values())[-1]
-        worst = _dataset(classifier, pictures.take(result.top_losses(9)), batch_size)
+        worst = _dataset(classifier, images.take(result.top_losses(9)), batch_size)
         Path(plots).mkdir(parents=True, exist_ok=True)
         plot_mistakes(result, np.concatenate([images for images, _ in worst.as_numpy_iterator()]), Path(plots))
     return results
 
 
-def _pictures(index: FolderIndex, split: str) -> Split:
-    if split != "all":
-        return getattr(index, split)
-    train, valid = index.train, index.valid
-    labels = np.concatenate([train.labels, valid.labels])
-    return Split("all", (*train.paths, *valid.paths), labels, index.class_names)
+def splits_to_evaluate(
+    run: str | os.PathLike[str], folder: str | os.PathLike[str], class_names: Sequence[str]
+) -> dict[str, Split]:
+    """Returns the labelled images of a folder: split as in the run that was trained on it, or as they are there."""
+    recipe = recipe_of(run)
+    try:
+        index = index_for(folder, recipe)
+        was_trained_on = digest_of(index) == read_settings(run).get("pictures")
+    except (ValueError, FileNotFoundError):  # what cannot be trained on was not
+        was_trained_on = False
+    if not was_trained_on:
+        return labelled_splits(folder, class_names)
+    splits = {"train": index.train, "valid": index.valid, "test": index.test}
+    return {name: split for name, split in splits.items() if split is not None and split.labels is not None}
 
 
-def _dataset(classifier: Classifier, pictures: Any, batch_size: int) -> Any:
-    return load_dataset(pictures, image_size=classifier.image_size, resize=classifier.resize, batch_size=batch_size)
+def _images(splits: Mapping[str, Split], wanted: str | None, folder: str | os.PathLike[str]) -> Split:
+    if wanted is None:
+        wanted = next((name for name in ("valid", "test") if name in splits), "all")
+    if wanted == "all":
+        labels = np.concatenate([split.labels for split in splits.values()])
+        paths = [path for split in splits.values() for path in split.paths]
+        return Split("all", tuple(paths), labels, next(iter(splits.values())).class_names)
+    if wanted not in splits:
+        raise ValueError(
+            f"`split` must be one that the folder has. Received: split={wanted!r}, folder={folder} with "
+            f"{', '.join(splits)}."
+        )
+    return splits[wanted]
+
+
+def _dataset(classifier: Classifier, images: Split, batch_size: int) -> Any:
+    return load_dataset(images, image_size=classifier.image_size, resize=classifier.resize, batch_size=batch_size)

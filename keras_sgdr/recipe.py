@@ -12,8 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_sgdr.data.folder import FolderIndex, index_folder
-from keras_sgdr.data.listing import file_stamps, is_folder, subfolders
+from keras_sgdr.data.folder import FolderIndex, check_trainable, describe, index_folder
+from keras_sgdr.data.listing import file_stamps
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret
 from keras_sgdr.from_recipe import compile_all, compile_head, find_rate, make_features, make_model
 from keras_sgdr.models.layer_groups import freeze_to
@@ -38,6 +38,7 @@ class TrainingResult:
             `val_loss`, `val_accuracy` and, where a schedule sets it, `learning_rate`, that of the epoch's last batch.
         plain: Accuracy and mistakes on the validation pictures, each seen once.
         tta: The same with test-time augmentation.
+        test: Accuracy and mistakes on test images with labels, plain, if there are any.
     """
 
     model: keras.Model
@@ -47,6 +48,7 @@ class TrainingResult:
     history: list[dict[str, Any]]
     plain: Interpretation
     tta: Interpretation
+    test: Interpretation | None = None
 
 
 def train_image_classifier(
@@ -68,8 +70,8 @@ def train_image_classifier(
     `top_losses.png`, both finders' curves as `.csv`, and `export/`, for TensorFlow Serving.
 
     Args:
-        folder: Has `train/` and `valid/`, each with a folder per class; or just a folder per class, of which
-            `recipe.valid_fraction` is held out.
+        folder: Has `train/` and `valid/` (and `test/`), each with a folder per class; or just a folder per class, of
+            which `recipe.valid_fraction` is held out; or is a CSV file. See `index_folder`.
         output: The run directory.
         recipe: The settings.
         resume: Go on with an unfinished run in `output`, after the last stage that it finished. Settings that only
@@ -99,6 +101,7 @@ def train_image_classifier(
     keras.utils.set_random_seed(recipe.seed)
     with RunDirectory(output, settings=settings, resume=resume, overwrite=overwrite, read_by=READ_BY) as directory:
         run = Run(recipe, index, directory, verbose)
+        run.say(describe(index))
         for number, (name, stage, trains) in enumerate(STAGES):
             if directory.finished(name) is not None:
                 run.say(f"{name}: done before")
@@ -138,7 +141,7 @@ def find_learning_rate(
 def digest_of(index: FolderIndex) -> str:
     """Returns what tells splits apart: a resumed run must not validate on pictures that it was trained on."""
     digest = hashlib.sha256()
-    for split in (index.train, index.valid):
+    for split in filter(None, (index.train, index.valid, index.test)):
         for path, (size, _) in zip(split.paths, file_stamps(split.paths), strict=True):
             name = os.fsencode(os.path.relpath(path, index.directory))
             digest.update(name + b"\0" + str(size).encode() + b"\0")
@@ -146,26 +149,21 @@ def digest_of(index: FolderIndex) -> str:
     return digest.hexdigest()[:16]
 
 
-def is_split(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder is split already: a class may well be called "train", a split holds the classes."""
-    splits = [f"{os.fspath(folder)}/{name}" for name in ("train", "valid")]
-    return any(is_folder(split) and subfolders(split) for split in splits)
-
-
 def index_for(folder: str | os.PathLike[str], recipe: Recipe) -> FolderIndex:
-    """Returns the pictures of a folder that is split already, or is split here by the recipe's fraction and seed."""
-    index = index_folder(folder, valid_fraction=None if is_split(folder) else recipe.valid_fraction, seed=recipe.seed)
-    if len(index.class_names) < 2:
-        raise ValueError(
-            f"`folder` must hold at least two classes. Received: folder={folder} with {', '.join(index.class_names)}."
-        )
-    return index
+    """Returns the images of a folder that is split already, or is split here by the recipe's fraction and seed."""
+    return check_trainable(index_folder(folder, **layout_of(recipe)))
+
+
+def layout_of(recipe: Recipe) -> dict[str, Any]:
+    """Returns the settings that say how a folder is read, as arguments of `index_folder`."""
+    names = ("train", "valid", "test", "valid_fraction", "seed", "label_delimiter", "suffix")
+    return {name: getattr(recipe, name) for name in names}
 
 
 def _result(run: Run) -> TrainingResult:
     directory = run.directory
     predictions = np.load(directory.path / "predictions.npz")
-    names, labels = run.index.class_names, run.index.valid.labels
+    names, labels, test = run.index.class_names, run.index.valid.labels, run.index.test
     return TrainingResult(
         model=run.model,
         class_names=names,
@@ -174,4 +172,5 @@ def _result(run: Run) -> TrainingResult:
         history=run.history,
         plain=interpret(predictions["plain"], labels, names),
         tta=interpret(predictions["tta"], labels, names),
+        test=interpret(predictions["test"], test.labels, names) if test and "test" in predictions else None,
     )

@@ -20,6 +20,7 @@ _TRAINING_STAGES = ("train_head", "train_head_augmented", "train_all")
 ARTEFACTS = (
     "model.keras",
     "classifier.json",
+    "findings.csv",
     "history.csv",
     "predictions.npz",
     "lr_finder_head.png",

@@ -39,6 +39,12 @@ class Recipe:
         resize: How a picture is brought to that size: `"crop"`, `"squish"` or `"pad"`.
         batch_size: Pictures per step, >= 1.
         valid_fraction: The share of each class held out, in (0, 1), if the folder has no `valid/`.
+        train: The name of the folder of training images, if it is none that `index_folder` knows; "." if the class
+            folders are in the folder itself.
+        valid: The name of the folder of validation images, likewise.
+        test: The name of the folder of test images, likewise; where they have labels, they are scored at the end.
+        label_delimiter: Of a CSV whose cells hold several labels, as in `index_folder`.
+        suffix: Appended to the names in a CSV that lack it, for instance ".jpg".
         augmentation: `"side_on"` (photographs: flipped left to right), `"top_down"` (satellites, microscopes:
             all eight symmetries) or `"basic"` (no flip: digits, text).
         max_zoom: The largest zoom of the augmentation, >= 1.
@@ -69,6 +75,11 @@ class Recipe:
     resize: str = "crop"
     batch_size: int = 32
     valid_fraction: float = 0.2
+    train: str | None = None
+    valid: str | None = None
+    test: str | None = None
+    label_delimiter: str | None = None
+    suffix: str = ""
     augmentation: str = "side_on"
     max_zoom: float = 1.1
     image_cache: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -11,13 +12,15 @@ import numpy as np
 
 from keras_sgdr import plots
 from keras_sgdr.candidates import best_of, is_no_better_than_guessing, largest_share
-from keras_sgdr.data.bad_pictures import check_pictures
+from keras_sgdr.data.bad_pictures import BadPicture, refuse_pictures
+from keras_sgdr.data.doctor import check_folder
 from keras_sgdr.evaluation.interpretation import interpret, plot_mistakes
 from keras_sgdr.evaluation.tta import predict_tta
 from keras_sgdr.from_recipe import compile_all, compile_head, find_rate, fit_head, make_augmentation, make_dataset
 from keras_sgdr.models.layer_groups import freeze_to
 from keras_sgdr.run import Run
 from keras_sgdr.serving.savedmodel import export_savedmodel
+from keras_sgdr.training.feature_cache import CHECKS, user_cache
 from keras_sgdr.training.lr_choice import choose_rate
 from keras_sgdr.training.lr_finder import lr_find
 from keras_sgdr.training.sgdr import SGDRScheduler
@@ -31,11 +34,25 @@ HEAD_RATE = 1e-3
 
 
 def _check(run: Run) -> dict[str, Any]:
-    paths = [*run.index.train.paths, *run.index.valid.paths]
-    run.say(f"check that {len(paths)} files are pictures")
-    bar = keras.utils.Progbar(len(paths), verbose=run.verbose, unit_name="picture")
-    check_pictures(paths, on_progress=bar.update)
-    return {"pictures": len(paths)}
+    splits = [split for split in (run.index.train, run.index.valid, run.index.test) if split is not None]
+    total = sum(map(len, splits))
+    run.say(f"check {total} images")
+    bar = keras.utils.Progbar(total, verbose=run.verbose, unit_name="image")
+    cache = user_cache()
+    report = check_folder(
+        run.index,
+        cache=None if cache is None else cache.directory / CHECKS,
+        on_progress=lambda done, _: bar.update(done),
+    )
+    findings = run.directory.path / "findings.csv"
+    if report.findings:
+        report.write_csv(findings)
+        run.say(report.summary())
+        run.say(f"all of them: {findings}")
+    if report.refused:
+        refuse_pictures([BadPicture(each.path, each.detail) for each in report.refused], f", all in {findings}")
+    kinds = Counter(finding.kind for finding in report.findings)
+    return {"images": total, "findings": dict(kinds)}
 
 
 def _find_head_rate(run: Run) -> dict[str, Any]:
@@ -122,8 +139,12 @@ def _evaluate(run: Run) -> dict[str, Any]:
         seed=recipe.seed,
         verbose=run.verbose,
     )
+    predictions: dict[str, Any] = {"plain": plain, "tta": tta}
+    test = run.index.test if run.index.test is not None and run.index.test.labels is not None else None
+    if test is not None:
+        predictions["test"] = predict_tta(run.model, make_dataset(recipe, test), num_views=0, verbose=0)
     with written_whole(run.directory.path / "predictions.npz") as aside:
-        np.savez_compressed(aside, plain=plain, tta=tta)
+        np.savez_compressed(aside, allow_pickle=False, **predictions)
     _write_history(run)
     results = [interpret(probabilities, labels, names) for probabilities in (plain, tta)]
     if is_no_better_than_guessing(results[0].accuracy, labels):
@@ -136,7 +157,12 @@ def _evaluate(run: Run) -> dict[str, Any]:
     worst = make_dataset(recipe, run.index.valid.take(results[1].top_losses(9)))
     plot_mistakes(results[1], np.concatenate([images for images, _ in worst.as_numpy_iterator()]), run.directory.path)
     run.say(f"accuracy {results[0].accuracy:.4f}, with test-time augmentation {results[1].accuracy:.4f}")
-    return {"accuracy": results[0].accuracy, "tta_accuracy": results[1].accuracy}
+    values = {"accuracy": results[0].accuracy, "tta_accuracy": results[1].accuracy}
+    if test is not None:
+        tested = interpret(predictions["test"], test.labels, names)
+        run.say(f"on the {len(test)} test images, by which nothing was chosen: accuracy {tested.accuracy:.4f}")
+        values["test_accuracy"] = tested.accuracy
+    return values
 
 
 def _export(run: Run) -> dict[str, Any]:

@@ -14,9 +14,10 @@ import tensorflow as tf
 
 from keras_sgdr.data.decoding import decode_image
 from keras_sgdr.data.file_names import as_bytes, printable
+from keras_sgdr.data.formats import HEAD_LENGTH, why_not_decoded
 from keras_sgdr.data.splits import Split
 
-_SHOWN = 10
+_SHOWN = 50
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,22 @@ def check_pictures(
     Raises:
         ValueError: naming the files (the first ten of them) and what is wrong with each.
     """
-    bad = list(find_bad_pictures(paths, num_threads=num_threads, on_progress=on_progress))
+    refuse_pictures(list(find_bad_pictures(paths, num_threads=num_threads, on_progress=on_progress)))
+
+
+def refuse_pictures(bad: Sequence[BadPicture], where: str = "") -> None:
+    """Raises the ValueError of `check_pictures`, unless there is nothing bad.
+
+    Args:
+        bad: The files.
+        where: Where the user finds all of them, if they are more than are named.
+    """
     if bad:
         named = ", ".join(f"{printable(picture.path)} ({printable(picture.reason)})" for picture in bad[:_SHOWN])
-        more = f", and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+        more = f", and {len(bad) - _SHOWN} more{where}" if len(bad) > _SHOWN else ""
         raise ValueError(
-            f"Every file must be a picture that can be decoded. Received: not a picture: {named}{more}. Remove or "
-            'replace it, or pass on_bad_image="skip".'
+            f"Every file must be an image that can be decoded. Received: no image: {named}{more}. Remove or replace it "
+            '(`keras-sgdr check --quarantine` moves such files away), or pass on_bad_image="skip".'
         )
 
 
@@ -100,12 +110,13 @@ def why_bad(path: str) -> str | None:
     """Says in one line why a file does not decode; None if it does."""
     try:
         encoded = tf.io.read_file(as_bytes(path))
-        if tf.strings.length(encoded) == 0:
-            return "the file is empty"
-        _decoder()(encoded)
+        head = tf.strings.substr(encoded, 0, HEAD_LENGTH).numpy()
+        reason = why_not_decoded(head)
+        if reason is None:
+            _decoder()(encoded)
     except tf.errors.OpError as error:
         return reason_of(error)
-    return None
+    return reason
 
 
 def reason_of(error: tf.errors.OpError) -> str:

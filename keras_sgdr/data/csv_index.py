@@ -1,15 +1,26 @@
-"""A CSV file that names pictures and their labels -> FolderIndex."""
+"""A CSV file that names images and their labels -> FolderIndex."""
 
 import csv
+import io
 import os
-from collections.abc import Sequence
+import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from keras_sgdr.data.splits import FolderIndex, Labels, Split, split_off
+from keras_sgdr.data.splits import FolderIndex, Split, split_called, split_off
 
-_Rows = list[dict[str, str]]
+_TRUE, _FALSE = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no", "")
+# What other programs write where there is no value.
+MISSING_LABELS = ("nan", "null", "none", "n/a", "na")
+
+
+class _Row(NamedTuple):
+    line: int
+    path: str
+    split: str
+    labels: tuple[str, ...]
 
 
 def index_csv(
@@ -18,113 +29,200 @@ def index_csv(
     directory: str | os.PathLike[str] | None = None,
     valid_fraction: float | None = None,
     seed: int = 0,
+    label_delimiter: str | None = None,
+    suffix: str = "",
 ) -> FolderIndex:
-    """Reads which pictures there are, and their labels, from a CSV file with a header.
+    """Reads which images there are, and their labels, from a CSV file with a header.
 
     The first column holds the file names. With one more column its values are the classes (`filename,label`); with
-    several, each is a label of its own and holds 0 or 1 (`filename,beach,night,people`). A column named `split` with
-    the values `train`, `valid` and `test` says where a picture belongs, and wins over `valid_fraction`.
+    several, each is a label of its own and holds 0 or 1 (`filename,beach,night,people`). Blanks around a label do not
+    count. A column named `split` with the values `train`, `valid` and `test` (or other names in `SPLIT_NAMES`) says
+    where an image belongs, or a column named `is_valid` with true or false, as fastai has it; both win over
+    `valid_fraction`. Fields are separated by commas, semicolons or tabs, whichever the header has.
 
     Args:
-        path: the CSV file, UTF-8.
-        directory: the folder that file names are relative to; the CSV file's own folder if None.
-        valid_fraction: the part that validates, in (0, 1), where there is no `split` column.
-        seed: chooses among the splits that `valid_fraction` allows.
+        path: The CSV file, UTF-8.
+        directory: The folder that file names are relative to; the CSV file's own folder if None.
+        valid_fraction: The part that validates, in (0, 1), where no column says so.
+        seed: Chooses among the splits that `valid_fraction` allows.
+        label_delimiter: Splits the one column of labels into several labels, for instance " "; as fastai's
+            `label_delim`.
+        suffix: Appended to names that lack it, for instance ".jpg"; as fastai's `suff`.
 
     Returns:
-        A `FolderIndex`; labels are int32 for one column and float32 of shape `(pictures, columns)` for several.
+        A `FolderIndex`; labels are int32 for one label an image, and float32 of shape `(images, classes)` for several.
 
     Raises:
-        FileNotFoundError: if the CSV file or a picture that it names is missing.
-        ValueError: if a row is not understood, or a split would be empty or lack a class.
+        FileNotFoundError: If the CSV file or an image that it names is missing.
+        ValueError: If a row is not understood, or a split would be empty or lack a class.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"`path` must be an existing CSV file. Received: no file {path}. Check the path.")
-    folder = path.parent if directory is None else Path(directory)
-    rows, filename, labels = _read(path)
-    _check_files(path, rows, folder, filename)
-    if "split" not in rows[0]:
+    splits = read_csv(path, directory=directory, label_delimiter=label_delimiter, suffix=suffix)
+    if "all" in splits:
         if valid_fraction is None:
             raise ValueError(
                 f"A CSV file without a `split` column needs `valid_fraction`. Received: valid_fraction=None and "
                 f"{path}. Pass valid_fraction=0.2, or add a column `split` with train or valid in it."
             )
-        trains, valids = split_off(_split("all", rows, folder, filename, labels), fraction=valid_fraction, seed=seed)
+        trains, valids = split_off(splits["all"], fraction=valid_fraction, seed=seed)
         return FolderIndex(str(path), trains.class_names, trains, valids)
-    return _index_of_splits(path, rows, folder, filename, labels)
-
-
-def _read(path: Path) -> tuple[_Rows, str, tuple[str, ...]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-            columns = list(reader.fieldnames or ())
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"A CSV file must be encoded in UTF-8. Received: {path} with the byte {error.object[error.start]:#x}. Save "
-            "it anew as UTF-8."
-        ) from error
-    labels = tuple(name for name in columns[1:] if name != "split")
-    if not rows or not labels:
-        raise ValueError(
-            f"A CSV file must have a header, a column of file names, one of labels, and rows. Received: {path} with "
-            f"columns {columns} and {len(rows)} rows."
-        )
-    for line, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            raise ValueError(f"Every row must have {len(columns)} fields. Received: row {line} of {path}.")
-    return rows, columns[0], labels
-
-
-def _check_files(path: Path, rows: _Rows, folder: Path, filename: str) -> None:
-    for line, row in enumerate(rows, start=2):
-        if not (folder / row[filename]).is_file():
-            raise FileNotFoundError(
-                f"Every picture that the CSV file names must exist. Received: no file {folder / row[filename]} "
-                f"(row {line} of {path}). Names are relative to {folder}."
-            )
-
-
-def _index_of_splits(path: Path, rows: _Rows, folder: Path, filename: str, labels: tuple[str, ...]) -> FolderIndex:
-    by_split: dict[str, _Rows] = {"train": [], "valid": [], "test": []}
-    for line, row in enumerate(rows, start=2):
-        if row["split"] not in by_split:
-            raise ValueError(
-                f"`split` must be train, valid or test. Received: split={row['split']!r} in row {line} of {path}."
-            )
-        by_split[row["split"]].append(row)
-    for name in ("train", "valid"):
-        if not by_split[name]:
-            raise ValueError(f"Train and valid must have pictures. Received: no row of {path} with split={name!r}.")
-    trains = _split("train", by_split["train"], folder, filename, labels)
-    valids = _split("valid", by_split["valid"], folder, filename, labels)
+    if "train" not in splits:
+        raise ValueError(f"Train must have images. Received: no row of {path} for training.")
+    if "valid" not in splits:
+        if valid_fraction is None:
+            raise ValueError(f"Valid must have images. Received: no row of {path} with split='valid'.")
+        trains, valids = split_off(splits["train"], fraction=valid_fraction, seed=seed)
+    else:
+        trains, valids = splits["train"], splits["valid"]
     if trains.class_names != valids.class_names:
         raise ValueError(
             "Train and valid must have the same classes. Received: "
             f"only in train: {sorted(set(trains.class_names) - set(valids.class_names))}, "
             f"only in valid: {sorted(set(valids.class_names) - set(trains.class_names))} ({path})."
         )
-    tests = by_split["test"]
-    test = Split("test", tuple(str(folder / row[filename]) for row in tests), None, ()) if tests else None
-    return FolderIndex(str(path), trains.class_names, trains, valids, test)
+    folders = {"valid": str(path)} if "valid" in splits else {}
+    return FolderIndex(str(path), trains.class_names, trains, valids, splits.get("test"), folders)
 
 
-def _split(name: str, rows: _Rows, folder: Path, filename: str, columns: tuple[str, ...]) -> Split:
-    rows = sorted(rows, key=lambda row: (row[columns[0]] if len(columns) == 1 else "", row[filename]))
-    paths = tuple(str(folder / row[filename]) for row in rows)
-    if len(columns) > 1:
-        return Split(name, paths, _indicators(rows, columns), columns)
-    values = [row[columns[0]] for row in rows]
-    class_names = tuple(sorted(set(values)))
-    positions = {class_name: position for position, class_name in enumerate(class_names)}
-    return Split(name, paths, np.array([positions[value] for value in values], dtype=np.int32), class_names)
+def read_csv(
+    path: str | os.PathLike[str],
+    *,
+    directory: str | os.PathLike[str] | None = None,
+    label_delimiter: str | None = None,
+    suffix: str = "",
+) -> dict[str, Split]:
+    """Reads a CSV file as `index_csv` does, and gives the splits that its columns name, or "all".
+
+    Raises:
+        FileNotFoundError: If the CSV file or an image that it names is missing.
+        ValueError: If a row is not understood.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"`path` must be an existing CSV file. Received: no file {path}. Check the path.")
+    columns, rows = _read(path, path.parent if directory is None else Path(directory), suffix)
+    if len(columns) > 1 and label_delimiter is not None:
+        raise ValueError(
+            f"`label_delimiter` splits one column of labels. Received: {path} with the columns {', '.join(columns)}."
+        )
+    is_unlabelled = any(row.split == "test" and not all(row.labels) for row in rows)  # of test images only
+    labelled = [row for row in rows if not (is_unlabelled and row.split == "test")]
+    _check_labels(path, columns, labelled)
+    split_of = _several_columns if len(columns) > 1 else _one_column
+    class_names: tuple[str, ...] = columns
+    if label_delimiter is not None:
+        labelled = [row._replace(labels=_parts(row.labels[0], label_delimiter)) for row in labelled]
+        class_names, split_of = tuple(sorted({label for row in labelled for label in row.labels})), _several_labels
+    splits = {}
+    for name in ("all", "train", "valid", "test"):
+        if any(row.split == name for row in rows):
+            chosen = sorted((row for row in labelled if row.split == name), key=lambda row: row.path)
+            splits[name] = split_of(name, chosen, class_names)
+    if is_unlabelled:
+        splits["test"] = Split("test", tuple(row.path for row in rows if row.split == "test"), None, ())
+    return splits
 
 
-def _indicators(rows: _Rows, columns: Sequence[str]) -> Labels:
+def _read(path: Path, folder: Path, suffix: str) -> tuple[tuple[str, ...], list[_Row]]:
+    """Gives the names of the columns of labels, and the rows."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"A CSV file must be encoded in UTF-8. Received: {path} with the byte {error.object[error.start]:#x}. Save "
+            "it anew as UTF-8."
+        ) from error
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    names = [name.strip() for name in next(reader, [])]
+    # Without a name are what pandas calls the index, and what stands behind a last comma.
+    places = [place for place, name in enumerate(names) if name]
+    columns = [names[place] for place in places]
+    if columns and any((folder / name).is_file() for name in (columns[0], columns[0] + suffix)):
+        raise ValueError(
+            f"A CSV file must begin with a header. Received: {path}, whose first line names the image {columns[0]}. "
+            f"Put `filename{delimiter}label` above it."
+        )
+    labels = tuple(name for name in columns[1:] if name not in ("split", "is_valid"))
+    rows = []
+    for cells in filter(None, reader):
+        where = f"row {reader.line_num} of {path}"
+        if len(cells) != len(names):
+            raise ValueError(f"Every row must have {len(names)} fields. Received: {len(cells)} in {where}.")
+        values = {column: cells[place].strip() for column, place in zip(columns, places, strict=True)}
+        image = _find(folder, cells[places[0]], suffix, where)
+        rows.append(_Row(reader.line_num, image, _split_of(values, where), tuple(values[name] for name in labels)))
+    if not rows or not labels:
+        raise ValueError(
+            f"A CSV file must have a header, a column of file names, one of labels, and rows. Received: {path} with "
+            f"columns {columns} and {len(rows)} rows."
+        )
+    return labels, rows
+
+
+def _find(folder: Path, name: str, suffix: str, where: str) -> str:
+    """Gives the path of an image that a CSV names, with the suffix if it lacks it, and from Windows too."""
+    candidates = [name, name + suffix] if suffix and not name.endswith(suffix) else [name]
+    candidates += [each.replace("\\", "/") for each in candidates if "\\" in each]
+    for each in candidates:
+        if each and (folder / each).is_file():
+            return str(folder / each)
+    raise FileNotFoundError(
+        f"Every image that the CSV file names must exist. Received: no file {folder / name} ({where}). The first "
+        f"column must hold names relative to {folder}; pass suffix='.jpg' (--suffix .jpg) if they lack it."
+    )
+
+
+def _split_of(values: dict[str, str], where: str) -> str:
+    if "split" in values:
+        split = split_called(values["split"])
+        if split is None:
+            raise ValueError(f"`split` must be train, valid or test. Received: split={values['split']!r} in {where}.")
+        return split
+    if "is_valid" in values:
+        value = values["is_valid"].lower()
+        if value not in (*_TRUE, *_FALSE):
+            raise ValueError(f"`is_valid` must be true or false. Received: is_valid={values['is_valid']!r} in {where}.")
+        return "valid" if value in _TRUE else "train"
+    return "all"
+
+
+def _check_labels(path: Path, columns: tuple[str, ...], rows: list[_Row]) -> None:
+    """Refuses labels that are empty, or neither 0 nor 1 where there are several columns; warns of missing ones."""
     for row in rows:
-        for column in columns:
-            if row[column] not in ("0", "1"):
-                raise ValueError(f"A label column must hold 0 or 1. Received: {column}={row[column]!r} in {row}.")
-    return np.array([[float(row[column]) for column in columns] for row in rows], dtype=np.float32)
+        for column, label in zip(columns, row.labels, strict=True):
+            if not label:
+                raise ValueError(
+                    f"Every image must have a label. Received: an empty {column} in row {row.line} of {path}. Fill it "
+                    "in or remove the row."
+                )
+            if len(columns) > 1 and label not in ("0", "1"):
+                raise ValueError(
+                    f"Of several columns of labels, each must hold 0 or 1. Received: {column}={label!r} in row "
+                    f"{row.line} of {path}. Remove columns that are no labels."
+                )
+    missing = [row.labels[0] for row in rows if row.labels[0].lower() in MISSING_LABELS]
+    if missing and len(columns) == 1:
+        warnings.warn(f"{path} has {len(missing)} rows with the label {missing[0]!r}, taken for a class.", stacklevel=5)
+
+
+def _parts(cell: str, delimiter: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in cell.split(delimiter) if part.strip())
+
+
+def _one_column(name: str, rows: list[_Row], class_names: tuple[str, ...]) -> Split:
+    rows = sorted(rows, key=lambda row: row.labels[0])
+    class_names = tuple(sorted({row.labels[0] for row in rows}))
+    positions = {label: position for position, label in enumerate(class_names)}
+    labels = np.array([positions[row.labels[0]] for row in rows], dtype=np.int32)
+    return Split(name, tuple(row.path for row in rows), labels, class_names)
+
+
+def _several_columns(name: str, rows: list[_Row], class_names: tuple[str, ...]) -> Split:
+    labels = np.array([[float(label) for label in row.labels] for row in rows], dtype=np.float32)
+    return Split(name, tuple(row.path for row in rows), labels, class_names)
+
+
+def _several_labels(name: str, rows: list[_Row], class_names: tuple[str, ...]) -> Split:
+    labels = np.array([[float(each in row.labels) for each in class_names] for row in rows], dtype=np.float32)
+    return Split(name, tuple(row.path for row in rows), labels, class_names)

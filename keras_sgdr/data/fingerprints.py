@@ -14,31 +14,18 @@ import tensorflow as tf
 from keras_sgdr.data.bad_pictures import BadPicture, reason_of
 from keras_sgdr.data.decoding import decode_image
 from keras_sgdr.data.file_names import as_bytes
+from keras_sgdr.data.formats import HEAD_LENGTH, SUFFIXES, format_of, why_not_decoded
 
 SIDE = 16
 _BAND_BITS, _MAX_HASH_DISTANCE = 16, 16
 _REPRESENTATIVES = 20
+_BITS = np.unpackbits(np.arange(1 << _BAND_BITS, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1).sum(
+    axis=1, dtype=np.uint8
+)
+_CHUNK = 1 << 16  # pairs of thumbnails in memory at once
 # Measured on scikit-image's photographs and scikit-learn's digits: copies of JPEG quality 30, of WebP quality 50 and of
 # half the size differ by less; no two different photographs do, and 1 of 1.6 million pairs of digits.
 _PART_OF_CONTRAST, _MIN_DIFFERENCE, _MAX_BRIGHTNESS = 0.1, 1.5, 12.0
-
-_MAGIC = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"GIF8": "GIF",
-    b"BM": "BMP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-}
-_SUFFIXES = {
-    "JPEG": {"jpg", "jpeg", "jpe", "jfif"},
-    "PNG": {"png"},
-    "GIF": {"gif"},
-    "BMP": {"bmp", "dib"},
-    "WebP": {"webp"},
-    "TIFF": {"tif", "tiff"},
-    "HEIC": {"heic", "heif"},
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +49,7 @@ class Fingerprint:
     @property
     def has_wrong_suffix(self) -> bool:
         """Whether the file's name promises another format than it holds."""
-        known = _SUFFIXES.get(self.picture_format or "")
+        known = SUFFIXES.get(self.picture_format or "")
         return known is not None and self.path.rpartition(".")[2].lower() not in known
 
 
@@ -70,25 +57,15 @@ def fingerprint(path: str) -> Fingerprint | BadPicture:
     """Reads and decodes a file, and gives its fingerprint, or why there is none."""
     try:
         encoded = tf.io.read_file(as_bytes(path)).numpy()
-        found = format_of(encoded)
-        if not encoded:
-            return BadPicture(path, "the file is empty")
-        if found in ("TIFF", "HEIC"):
-            return BadPicture(path, f"{found} cannot be decoded; convert it to JPEG or PNG")
+        reason = why_not_decoded(encoded[:HEAD_LENGTH])
+        if reason is not None:
+            return BadPicture(path, reason)
+        found = format_of(encoded[:HEAD_LENGTH])
         thumbnail = _thumbnail()(encoded).numpy()
     except tf.errors.OpError as error:
         return BadPicture(path, reason_of(error))
     digest = blake2b(encoded, digest_size=16).digest()
     return Fingerprint(path, found, size_of(encoded, found), digest, thumbnail)
-
-
-def format_of(encoded: bytes) -> str | None:
-    """Tells a format by the first bytes of a file."""
-    if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
-        return "WebP"
-    if encoded[4:8] == b"ftyp":
-        return "HEIC"
-    return next((name for magic, name in _MAGIC.items() if encoded.startswith(magic)), None)
 
 
 def size_of(encoded: bytes, picture_format: str | None) -> tuple[int, int] | None:
@@ -121,47 +98,87 @@ def alike(prints: Sequence[Fingerprint], *, max_difference: float = 5.0) -> Iter
     """
     if not prints:
         return
-    thumbnails = np.stack([each.thumbnail for each in prints])
-    hashes = _hashes(thumbnails)
-    buckets: dict[tuple[int, int], list[int]] = {}
-    for later, bands in enumerate(hashes.tolist()):
-        candidates = sorted({earlier for key in _near(bands) for earlier in buckets.get(key, ())})
-        # Most of them have only that part of the hash in common, and to compare thumbnails takes longer.
-        is_near = _distances(hashes[candidates], hashes[later]) <= _MAX_HASH_DISTANCE
-        candidates = [candidates[place] for place in np.flatnonzero(is_near)]
-        if candidates:
-            match = np.flatnonzero(_is_same(thumbnails[candidates], thumbnails[later], max_difference))
-            yield from ((candidates[place], later) for place in match[:1])
-        for key in enumerate(bands):
-            bucket = buckets.setdefault(key, [])
-            if len(bucket) < _REPRESENTATIVES:
-                bucket.append(later)
+    thumbnails = _Thumbnails(np.stack([each.thumbnail for each in prints]))
+    earlier, later = _near_pairs(_hashes(thumbnails.pixels))
+    found = -1
+    for start in range(0, len(later), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        for first, second in zip(*thumbnails.alike(earlier[chunk], later[chunk], max_difference), strict=True):
+            if second != found:  # each later one once, with the first that it resembles
+                found = second
+                yield first, second
 
 
-def _is_same(
-    thumbnails: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8], max_difference: float
-) -> npt.NDArray[np.bool_]:
-    first, second = thumbnails.astype(np.float32), other.astype(np.float32)
-    offsets = first.mean(axis=(1, 2), keepdims=True) - second.mean(axis=(0, 1))
-    differences = np.abs(first - offsets - second).mean(axis=(1, 2, 3))
-    contrasts = np.minimum(first.std(axis=(1, 2)).mean(axis=-1), second.std(axis=(0, 1)).mean())
-    limits = np.clip(_PART_OF_CONTRAST * contrasts, min(_MIN_DIFFERENCE, max_difference), max_difference)
-    is_as_bright = np.abs(offsets).max(axis=(1, 2, 3)) <= _MAX_BRIGHTNESS
-    is_same: npt.NDArray[np.bool_] = is_as_bright & (differences <= limits)
-    return is_same
+class _Thumbnails:
+    """Thumbnails of shape `(n, 16, 16, 3)`, and what tells most of them apart without a look at every pixel."""
+
+    def __init__(self, pixels: npt.NDArray[np.uint8]) -> None:
+        self.pixels = pixels
+        values = pixels.astype(np.float32)
+        self.colours = values.mean(axis=(1, 2))
+        self.contrasts = values.std(axis=(1, 2)).mean(axis=-1)
+        blocks = values.reshape(-1, 4, SIDE // 4, 4, SIDE // 4, 3).mean(axis=(2, 4)) - self.colours[:, None, None]
+        self.blocks = blocks.reshape(len(pixels), -1)
+
+    def alike(
+        self, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64], max_difference: float
+    ) -> tuple[list[int], list[int]]:
+        """Gives those pairs of positions whose thumbnails look the same."""
+
+        def keep(is_kept: npt.NDArray[np.bool_]) -> None:
+            nonlocal first, second
+            first, second = first[is_kept], second[is_kept]
+
+        keep(np.abs(self.colours[first] - self.colours[second]).max(axis=1) <= _MAX_BRIGHTNESS)
+        # A mean of differences is no less than the difference of means.
+        keep(
+            np.abs(self.blocks[first] - self.blocks[second]).mean(axis=1) <= self._limits(first, second, max_difference)
+        )
+        differences = self._centred(first) - self._centred(second)
+        keep(np.abs(differences).mean(axis=(1, 2, 3)) <= self._limits(first, second, max_difference))
+        return first.tolist(), second.tolist()
+
+    def _limits(
+        self, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64], max_difference: float
+    ) -> npt.NDArray[np.float32]:
+        contrasts = np.minimum(self.contrasts[first], self.contrasts[second])
+        return np.clip(_PART_OF_CONTRAST * contrasts, min(_MIN_DIFFERENCE, max_difference), max_difference)
+
+    def _centred(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        return self.pixels[positions].astype(np.float32) - self.colours[positions][:, None, None]
 
 
-def _distances(hashes: npt.NDArray[np.uint16], other: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
-    """Counts the bits in which hashes differ."""
-    bits: npt.NDArray[np.int64] = np.unpackbits((hashes ^ other).view(np.uint8), axis=1).sum(axis=1, dtype=np.int64)
-    return bits
+def _near_pairs(hashes: npt.NDArray[np.uint16]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Gives the pairs of positions that are worth a look at their thumbnails, in the order of the later one."""
+    everyone = np.arange(len(hashes))
+    pairs: list[npt.NDArray[np.int64]] = []
+    for band in hashes.T:
+        first_ones = _first_ones(band)
+        for turned in (0, *(1 << bit for bit in range(_BAND_BITS))):
+            candidates = first_ones[band ^ np.uint16(turned)]
+            later, place = np.nonzero((candidates >= 0) & (candidates < everyone[:, None]))
+            earlier = candidates[later, place]
+            # Most of them have only that part of the hash in common, and to compare thumbnails takes longer.
+            is_near = _distances(hashes[earlier], hashes[later]) <= _MAX_HASH_DISTANCE
+            pairs.append(later[is_near] * len(hashes) + earlier[is_near])
+    found = np.unique(np.concatenate(pairs))
+    return found % len(hashes), found // len(hashes)
 
 
-def _near(bands: list[int]) -> Iterator[tuple[int, int]]:
-    """Yields each band with its place, as it is and with one bit turned."""
-    for place, band in enumerate(bands):
-        yield place, band
-        yield from ((place, band ^ (1 << bit)) for bit in range(_BAND_BITS))
+def _first_ones(band: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
+    """Gives, for each of the 65,536 values of a band, the first positions that have it, and -1 behind them."""
+    order = np.argsort(band, kind="stable")
+    rank = np.arange(len(band)) - np.searchsorted(band[order], band[order])
+    table = np.full((1 << _BAND_BITS, _REPRESENTATIVES), -1, np.int64)
+    is_first = rank < _REPRESENTATIVES
+    table[band[order][is_first], rank[is_first]] = order[is_first]
+    return table
+
+
+def _distances(hashes: npt.NDArray[np.uint16], others: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
+    """Counts the bits in which hashes differ, of shape `(n, 4)` each."""
+    counts: npt.NDArray[np.int64] = _BITS[hashes ^ others].sum(axis=1, dtype=np.int64)
+    return counts
 
 
 def _hashes(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:

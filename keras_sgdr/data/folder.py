@@ -1,36 +1,53 @@
-"""From a folder of pictures (or a CSV) to splits: which files there are, and what each of them shows."""
+"""From a folder of images (or a CSV) to splits: which files there are, and what each of them shows."""
 
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from keras_sgdr.data.csv_index import index_csv
-from keras_sgdr.data.listing import files_below, is_folder, subfolders
-from keras_sgdr.data.splits import FolderIndex, Split, split_off
+from keras_sgdr.data.csv_index import index_csv, read_csv
+from keras_sgdr.data.formats import DECODED, HEAD_LENGTH, format_of
+from keras_sgdr.data.listing import files_below, files_in, head_of, is_folder, subfolders
+from keras_sgdr.data.splits import SPLIT_NAMES, FolderIndex, Split, split_called, split_off, with_classes
 
-__all__ = ["PICTURE_SUFFIXES", "FolderIndex", "Split", "index_folder"]
+__all__ = ["IMAGE_SUFFIXES", "FolderIndex", "Split", "index_folder"]
 
-# TIFF, HEIC and AVIF cannot be decoded, but a picture that is left out in silence is worse than one that is named.
-PICTURE_SUFFIXES = frozenset(
+# TIFF, HEIC and AVIF cannot be decoded, but an image that is left out in silence is worse than one that is named.
+IMAGE_SUFFIXES = frozenset(
     ["avif", "bmp", "dib", "gif", "heic", "heif", "jfif", "jpe", "jpeg", "jpg", "jxl", "png", "tif", "tiff", "webp"]
 )
+_FORMATS = f"The formats are {', '.join(DECODED)}."
+
+
+def is_image(path: str) -> bool:
+    """Whether a file is called an image or, where its name does not say so, is one that can be decoded."""
+    return suffix_of(path) in IMAGE_SUFFIXES or format_of(head_of(path, HEAD_LENGTH)) in DECODED
+
+
+def suffix_of(path: str) -> str:
+    """Gives the suffix of a file's name in small letters, without the dot; "" if it has none."""
+    stem, dot, suffix = path.rpartition("/")[2].rpartition(".")
+    return suffix.lower() if dot and stem else ""
 
 
 @dataclass
 class _Walk:
-    """Lists pictures below a folder and says now and then how many it has seen."""
+    """Lists images below a folder, keeps what it leaves out, and says now and then how many it has seen."""
 
     on_progress: Callable[[int], None] | None = None
     every: int = 10_000
     seen: int = field(default=0, init=False)
+    left_out: list[str] = field(default_factory=list, init=False)
 
-    def pictures(self, folder: str) -> list[str]:
-        """Gives the paths of the pictures below `folder`, sorted; hidden files and folders are left out."""
+    def images(self, folder: str) -> list[str]:
+        """Gives the paths of the images below `folder`, sorted; hidden files and folders are passed over."""
         found = []
         for path in files_below(folder):
-            if path.rpartition(".")[2].lower() not in PICTURE_SUFFIXES:
+            if not is_image(path):
+                self.left_out.append(path)
                 continue
             found.append(path)
             self.seen += 1
@@ -43,38 +60,49 @@ class _Walk:
 def index_folder(
     directory: str | os.PathLike[str],
     *,
-    train: str = "train",
-    valid: str = "valid",
+    train: str | None = None,
+    valid: str | None = None,
     test: str | None = None,
     valid_fraction: float | None = None,
     seed: int = 0,
+    label_delimiter: str | None = None,
+    suffix: str = "",
     on_progress: Callable[[int], None] | None = None,
 ) -> FolderIndex:
-    """Finds the pictures of a folder, their classes and their splits, without opening any of them.
+    """Finds the images of a folder, their classes and their splits.
 
-    Three layouts are understood. `directory/train/CLASS/…` and `directory/valid/CLASS/…`; with `valid_fraction`, one
-    folder `directory/CLASS/…` that is split here; and a CSV file (see `keras_sgdr.data.csv_index.index_csv`). Pictures
-    are recognised by the suffixes in `PICTURE_SUFFIXES`; files and folders whose names begin with a dot are skipped.
+    Three layouts are understood. Splits, `directory/train/CLASS/…` and `directory/valid/CLASS/…`, and
+    `directory/test/…` with class folders or without, under any of the names in `SPLIT_NAMES`, in any case of letters;
+    one folder `directory/CLASS/…` that is split here; and a CSV file (see `keras_sgdr.data.csv_index.index_csv`).
     Class folders are searched at any depth.
 
-    Which pictures `valid_fraction` picks depends on the seed and on their names alone, so the picks stay put when other
-    pictures are added: of the n pictures of a class, the `max(1, round(valid_fraction * n))` with the lowest hash.
+    Images are recognised by the suffixes in `IMAGE_SUFFIXES`; a file with another suffix, or none, is opened, and is an
+    image if its content is one that can be decoded. Others are in `left_out`. Files and folders whose names begin with
+    a dot are passed over.
+
+    Which images `valid_fraction` picks depends on the seed and on their names alone, so the picks stay put when other
+    images are added: of the n images of a class, the `max(1, round(valid_fraction * n))` with the lowest hash.
 
     Args:
-        directory: a folder, or a `.csv` file.
-        train: name of the folder of training pictures.
-        valid: name of the folder of validation pictures.
-        test: name of a folder of pictures without labels.
-        valid_fraction: the part of each class that validates, in (0, 1), for a folder that is not split yet.
-        seed: chooses among the splits that `valid_fraction` allows.
-        on_progress: called with the number of pictures found so far, every 10,000 pictures.
+        directory: A folder, or a `.csv` file.
+        train: Name of the folder of training images, if it has a name of its own; "." if the class folders are in
+            `directory` itself, also those that are called "train" or "test".
+        valid: Name of the folder of validation images.
+        test: Name of the folder of test images; without class folders, they have no labels.
+        valid_fraction: The part of each training class that validates, in (0, 1), where there is no folder (or, in a
+            CSV, no column) of validation images.
+        seed: Chooses among the splits that `valid_fraction` allows.
+        label_delimiter: Of a CSV whose cells hold several labels, for instance " ".
+        suffix: Appended to the names in a CSV that lack it, for instance ".jpg".
+        on_progress: Called with the number of images found so far, every 10,000 images.
 
     Returns:
         A `FolderIndex`.
 
     Raises:
-        FileNotFoundError: if a folder is missing.
-        ValueError: if a folder is empty, a class has no pictures, or train and valid have different classes.
+        FileNotFoundError: If a folder is missing.
+        ValueError: If a folder is empty, a class has no images, train and valid have different classes, or it is
+            unclear which folders are splits and which are classes.
 
     Example:
         >>> index = index_folder("dogscats")  # doctest: +SKIP
@@ -87,51 +115,214 @@ def index_folder(
             f"`valid_fraction` must be between 0 and 1, both excluded. Received: valid_fraction={valid_fraction}."
         )
     if directory.lower().endswith(".csv"):
-        return index_csv(directory, valid_fraction=valid_fraction, seed=seed)
+        options: dict[str, Any] = {"label_delimiter": label_delimiter, "suffix": suffix}
+        return index_csv(directory, valid_fraction=valid_fraction, seed=seed, **options)
+    folders, class_names = _layout(directory, {"train": train, "valid": valid, "test": test})
     walk = _Walk(on_progress)
-    _check_directory(directory, "directory", "Check the path.")
-    test_split = None if test is None else _unlabelled_split(directory, test, walk)
-    if valid_fraction is None:
-        trains, valids = _given_splits(directory, train, valid, walk)
+    trains = _labelled_split(folders["train"], "train", class_names, walk)
+    if "valid" in folders:
+        _check_same_classes(folders, class_names)
+        valids = _labelled_split(folders["valid"], "valid", class_names, walk)
+    elif valid_fraction is not None:
+        trains, valids = split_off(trains, fraction=valid_fraction, seed=seed)
     else:
-        _check_not_split(directory, train, valid_fraction)
-        skipped = () if test is None else (test,)
-        whole = _labelled_split(directory, "train", subfolders(directory, skipped), walk)
-        trains, valids = split_off(whole, fraction=valid_fraction, seed=seed)
-    return FolderIndex(directory, trains.class_names, trains, valids, test_split)
-
-
-def _given_splits(directory: str, train: str, valid: str, walk: _Walk) -> tuple[Split, Split]:
-    remedy = f"Give `directory` a {train!r} and a {valid!r} folder, or pass valid_fraction=0.2 to split one folder."
-    folders = {name: f"{directory}/{name}" for name in (train, valid)}
-    for argument, name in (("train", train), ("valid", valid)):
-        _check_directory(folders[name], argument, remedy)
-    in_train, in_valid = subfolders(folders[train]), subfolders(folders[valid])
-    if in_train != in_valid:
         raise ValueError(
-            "`train` and `valid` must have the same class folders. Received: "
-            f"only in {folders[train]}: {sorted(set(in_train) - set(in_valid))}, "
-            f"only in {folders[valid]}: {sorted(set(in_valid) - set(in_train))}. Add or remove these folders."
+            f"`directory` must have a folder of validation images, or be split here. Received: {directory}, with "
+            "training images alone. Pass valid_fraction=0.2, or name the folder with `valid`."
         )
-    return (
-        _labelled_split(folders[train], "train", in_train, walk),
-        _labelled_split(folders[valid], "valid", in_valid, walk),
+    tests = _test_split(folders["test"], class_names, walk) if "test" in folders else None
+    left_out = (*walk.left_out, *_passed_over(directory, folders))
+    return FolderIndex(directory, class_names, trains, valids, tests, folders, left_out)
+
+
+def labelled_splits(directory: str | os.PathLike[str], class_names: Sequence[str]) -> dict[str, Split]:
+    """Finds the labelled images of a folder for a classifier that knows `class_names`; nothing is held out.
+
+    Returns:
+        The splits that are there, of "train", "valid" and "test"; or "all", where there are class folders alone.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it has a class that is not among `class_names`, or no images.
+    """
+    directory = os.fspath(directory).rstrip("/") or "/"
+    if directory.lower().endswith(".csv"):
+        splits = read_csv(directory)
+    else:
+        folders, names = _layout(directory, dict.fromkeys(SPLIT_NAMES))
+        if set(folders) == {"train"}:
+            splits = {"all": _labelled_split(folders["train"], "all", names, _Walk())}
+        else:
+            splits = {
+                name: _labelled_split(folder, name, subfolders(folder), _Walk())
+                for name, folder in folders.items()
+                if subfolders(folder)
+            }
+    return {
+        name: with_classes(split, class_names, where=f"`directory` {directory}")
+        for name, split in splits.items()
+        if split.labels is not None
+    }
+
+
+def check_trainable(index: FolderIndex) -> FolderIndex:
+    """Gives back an index that a classifier with one label an image can be trained on.
+
+    Raises:
+        ValueError: If its images have several labels each, or there are fewer than two classes.
+    """
+    if index.train.labels is not None and index.train.labels.ndim == 2:
+        raise ValueError(
+            f"Every image must have one label. Received: {index.directory}, whose images have several of "
+            f"{', '.join(index.class_names[:5])}, …. Training with several labels is not there yet."
+        )
+    if len(index.class_names) < 2:
+        raise ValueError(
+            f"There must be at least two classes. Received: {index.directory} with {', '.join(index.class_names)}."
+        )
+    return index
+
+
+def describe(index: FolderIndex) -> str:
+    """Says what was taken for what: a line for each split, and one for what is left out, if anything is."""
+    lines = [f"train: {_count(index.train)} of {len(index.class_names)} classes{_where(index, 'train')}"]
+    held_out = "" if "valid" in index.folders else ", held out of them"
+    lines.append(f"valid: {_count(index.valid)}{_where(index, 'valid')}{held_out}")
+    if index.test is not None:
+        labels = "" if index.test.labels is not None else ", without labels"
+        lines.append(f"test: {_count(index.test)}{_where(index, 'test')}{labels}")
+    if index.left_out:
+        lines.append(f"left out: {summary_of_left_out(index.left_out)}")
+    return "\n".join(lines)
+
+
+def summary_of_left_out(paths: Sequence[str]) -> str:
+    """Counts left out files by suffix, the most frequent first, and names left out folders."""
+    folders = [path.rstrip("/").rpartition("/")[2] for path in paths if path.endswith("/")]
+    suffixes = Counter(suffix_of(path) for path in paths if not path.endswith("/"))
+    counts = [
+        f"{count} {f'.{suffix}' if suffix else 'without a suffix'}"
+        for suffix, count in sorted(suffixes.items(), key=lambda pair: (-pair[1], pair[0]))
+    ]
+    return ", ".join([*counts, *(f"the folder {name}" for name in folders)])
+
+
+def _count(split: Split) -> str:
+    return f"{len(split)} image{'' if len(split) == 1 else 's'}"
+
+
+def _where(index: FolderIndex, split: str) -> str:
+    return f" in {index.folders[split]}" if split in index.folders else ""
+
+
+def _layout(directory: str, named: dict[str, str | None]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Tells which folder holds which split, and the classes of train; nothing is split yet."""
+    _check_directory(directory, "directory", "Check the path.")
+    chosen: dict[str, str] = {}
+    is_flat = named["train"] == "."
+    for split, name in named.items():
+        if name is None and not is_flat:
+            name = _recognised(directory, split, has_train="train" in chosen)
+        elif name is not None:
+            _check_directory(_inside(directory, name), split, "Check the name.")
+        if name is not None:
+            chosen[split] = name
+    if "train" not in chosen:
+        _check_no_split_among_classes(directory, chosen, named)
+        chosen = {"train": ".", **chosen}
+    elif set(chosen) == {"train"} and named["train"] is None:
+        _check_alone(directory, chosen["train"])
+    folders = {split: _inside(directory, name) for split, name in chosen.items()}
+    others = [name for split, name in chosen.items() if split != "train"] if chosen["train"] == "." else []
+    class_names = subfolders(folders["train"], others)
+    if not class_names:
+        raise ValueError(
+            "`directory` must hold one folder of images for each class. Received: no class folders in "
+            f"{folders['train']}."
+        )
+    if "valid" in folders and not subfolders(folders["valid"]):
+        raise ValueError(
+            f"Validation images must lie in class folders, as the training images do. Received: {folders['valid']} "
+            "without class folders. Sort them, name another folder with `valid`, or rename this one to test/, for "
+            "images without labels."
+        )
+    return folders, class_names
+
+
+def _recognised(directory: str, split: str, *, has_train: bool) -> str | None:
+    """Gives the name of the folder that is a split by its name and holds class folders; test may have none."""
+    names = [name for name in subfolders(directory) if split_called(name) == split]
+    found = [name for name in names if subfolders(f"{directory}/{name}")]
+    if has_train and not found:
+        # Of validation images without class folders it is better to complain than to say nothing.
+        found = [name for name in names if _holds_images(f"{directory}/{name}")]
+    if len(found) > 1:
+        raise ValueError(
+            f"One folder must hold the {split} images. Received: {' and '.join(found)} in {directory}. Name the right "
+            f"one: {split}={found[0]!r}, on the command line --{split} {found[0]}."
+        )
+    return found[0] if found else None
+
+
+def _check_no_split_among_classes(directory: str, chosen: dict[str, str], named: dict[str, str | None]) -> None:
+    recognised = [split for split in chosen if named[split] is None]
+    names = [name for name in subfolders(directory) if split_called(name) and name not in named.values()]
+    if not names:
+        return
+    others = [name for name in subfolders(directory) if not split_called(name)]
+    if recognised and not others:
+        raise FileNotFoundError(
+            f"`train` must be an existing folder. Received: {', '.join(names)} in {directory}, and no folder of "
+            "training images. Name it with `train`."
+        )
+    split = split_called(names[0])
+    raise ValueError(
+        f"A folder must hold either splits or classes. Received: {names[0]}, the name of a split, beside "
+        f"{', '.join(others[:5]) or 'nothing else'} in {directory}. If it is a split, name it: {split}={names[0]!r} "
+        f"(--{split} {names[0]}); if it is a class, say that all are: train='.' (--train .)."
     )
 
 
-def _labelled_split(folder: str, name: str, class_names: tuple[str, ...], walk: _Walk) -> Split:
-    if not class_names:
+def _check_alone(directory: str, train: str) -> None:
+    others = [name for name in subfolders(directory) if name != train and _holds_images(f"{directory}/{name}")]
+    if others:
         raise ValueError(
-            f"`directory` must hold one folder of pictures for each class. Received: no class folders in {folder}."
+            f"A folder must hold either splits or classes. Received: {train}, the name of a split, beside "
+            f"{', '.join(others[:5])} in {directory}. If it is the training images, name them and the others: "
+            f"train={train!r}, valid={others[0]!r} (--train {train} --valid {others[0]}); if it is a class, say that "
+            "all are: train='.' (--train .)."
         )
+
+
+def _holds_images(folder: str) -> bool:
+    return any(is_image(path) for path in files_below(folder))
+
+
+def _inside(directory: str, name: str) -> str:
+    return directory if name == "." else f"{directory}/{name}"
+
+
+def _check_same_classes(folders: dict[str, str], class_names: tuple[str, ...]) -> None:
+    in_valid = subfolders(folders["valid"])
+    if class_names != in_valid:
+        raise ValueError(
+            "`train` and `valid` must have the same class folders. Received: "
+            f"only in {folders['train']}: {sorted(set(class_names) - set(in_valid))}, "
+            f"only in {folders['valid']}: {sorted(set(in_valid) - set(class_names))}. Add or remove these folders."
+        )
+
+
+def _labelled_split(folder: str, name: str, class_names: tuple[str, ...], walk: _Walk) -> Split:
     paths: list[str] = []
     counts = []
     for class_name in class_names:
-        found = walk.pictures(f"{folder}/{class_name}")
+        before = len(walk.left_out)
+        found = walk.images(f"{folder}/{class_name}")
         if not found:
+            others = summary_of_left_out(walk.left_out[before:])
             raise ValueError(
-                "Every class folder must hold at least one picture. Received: no pictures in "
-                f"{folder}/{class_name}. Add pictures or remove the folder."
+                f"Every class folder must hold at least one image. Received: no images in {folder}/{class_name}"
+                f"{f', but {others}. {_FORMATS}' if others else '.'} Add images or remove the folder."
             )
         counts.append(len(found))
         paths.extend(found)
@@ -139,24 +330,27 @@ def _labelled_split(folder: str, name: str, class_names: tuple[str, ...], walk: 
     return Split(name, tuple(paths), labels, class_names)
 
 
-def _unlabelled_split(directory: str, test: str, walk: _Walk) -> Split:
-    folder = f"{directory}/{test}"
-    _check_directory(folder, "test", "Check the name, or pass test=None.")
-    paths = walk.pictures(folder)
+def _test_split(folder: str, class_names: tuple[str, ...], walk: _Walk) -> Split:
+    in_test = subfolders(folder)
+    if in_test:
+        return with_classes(_labelled_split(folder, "test", in_test, walk), class_names, where=f"`test` {folder}")
+    paths = walk.images(folder)
     if not paths:
-        raise ValueError(f"`test` must hold at least one picture. Received: no pictures in {folder}.")
+        raise ValueError(f"`test` must hold at least one image. Received: no images in {folder}. {_FORMATS}")
     return Split("test", tuple(paths), None, ())
+
+
+def _passed_over(directory: str, folders: dict[str, str]) -> list[str]:
+    """Gives images beside class folders, and folders beside splits."""
+    has_classes = [folder for folder in folders.values() if subfolders(folder)]
+    stray = [path for folder in dict.fromkeys(has_classes) for path in files_in(folder) if is_image(path)]
+    if directory in folders.values():
+        return stray
+    read = {folder.removeprefix(f"{directory}/").partition("/")[0] for folder in folders.values()}
+    stray += [path for path in files_in(directory) if is_image(path)]
+    return stray + [f"{directory}/{name}/" for name in subfolders(directory, tuple(read))]
 
 
 def _check_directory(folder: str, argument: str, remedy: str) -> None:
     if not is_folder(folder):
         raise FileNotFoundError(f"`{argument}` must be an existing folder. Received: no folder {folder}. {remedy}")
-
-
-def _check_not_split(directory: str, train: str, valid_fraction: float) -> None:
-    folder = f"{directory}/{train}"
-    if is_folder(folder) and subfolders(folder):
-        raise ValueError(
-            f"`valid_fraction` splits one folder of class folders. Received: valid_fraction={valid_fraction} and a "
-            f"folder {folder} with class folders of its own. Leave valid_fraction out, or pass directory={folder!r}."
-        )

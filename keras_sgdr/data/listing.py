@@ -6,6 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+# Finder's zip files and Synology's drives carry a shadow of every image; Windows leaves notes of its own.
+_SHADOWS = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
+
 
 def is_remote(path: str) -> bool:
     """Whether the path is a URL, for `tf.io.gfile`."""
@@ -39,6 +42,28 @@ def files_below(folder: str, ancestors: tuple[str, ...] = ()) -> Iterator[str]:
             yield f"{folder}/{name}"
 
 
+def files_in(folder: str) -> tuple[str, ...]:
+    """Gives the sorted paths of the files in `folder` itself that are not hidden."""
+    return tuple(sorted(f"{folder}/{name}" for name, is_dir in _entries(folder) if not is_dir))
+
+
+def head_of(path: str, length: int) -> bytes:
+    """Reads the first bytes of a file; none where it cannot be read."""
+    if not is_remote(path):
+        try:
+            with Path(path).open("rb") as file:
+                return file.read(length)
+        except OSError:
+            return b""
+    import tensorflow as tf
+
+    try:
+        with tf.io.gfile.GFile(path, "rb") as remote:
+            return bytes(remote.read(length))
+    except tf.errors.OpError:
+        return b""
+
+
 def file_stamps(paths: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Yields the size in bytes and the time of the last change in nanoseconds of each file.
 
@@ -66,8 +91,7 @@ def _entries(folder: str) -> Iterator[tuple[str, bool]]:
     """Yields the names in a folder that are not hidden, each with whether it is a folder."""
     listed = _remote_entries(folder) if is_remote(folder) else _local_entries(folder)
     for name, is_dir in listed:
-        # Finder's zip files carry a shadow of every picture in `__MACOSX`.
-        if not name.startswith(".") and name != "__MACOSX":
+        if not name.startswith(".") and name not in _SHADOWS:
             yield name, is_dir
 
 

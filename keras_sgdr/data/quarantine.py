@@ -41,7 +41,7 @@ def quarantine(
     root = root if root.is_dir() else root.parent
     # What repeats itself, listed twice in a CSV, is the only copy.
     named = {finding.path for finding in report.findings if finding.kind in kinds and finding.path != finding.other}
-    paths = sorted(path for path in named if Path(path).is_file())
+    paths = sorted(path for path in named if os.path.lexists(path) and not Path(path).is_dir())
     if not paths:
         return []
     taken: set[str] = set()
@@ -72,7 +72,7 @@ def restore(directory: str | os.PathLike[str]) -> list[str]:
     if not manifest.is_file():
         raise FileNotFoundError(f"`directory` must hold moved files. Received: no file {manifest}. Check the path.")
     moves = json.loads(manifest.read_text(encoding="utf-8"))
-    back = [source for source, destination in moves.items() if Path(destination).is_file()]
+    back = [source for source, destination in moves.items() if os.path.lexists(destination)]
     occupied = sorted(source for source in back if os.path.lexists(source))
     if occupied:
         raise FileExistsError(

@@ -1,7 +1,7 @@
 """Splits of a set of labelled pictures: what they hold, and how one is divided."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import PurePath
 from typing import TypeAlias
@@ -58,9 +58,12 @@ class FolderIndex:
     Attributes:
         directory: the folder, or the CSV file, that was indexed.
         class_names: the sorted names of the classes, the same for every split.
-        train: the pictures to learn from.
-        valid: the pictures to measure on.
-        test: pictures without labels, or None.
+        train: the images to learn from.
+        valid: the images to measure on.
+        test: images for a last look, with labels or without, or None.
+        folders: where each split was found, by its name; without "valid" if that was held out of train.
+        left_out: files that are no images that can be decoded, images outside class folders, and folders (with a slash
+            at the end) that are neither a split nor a class.
     """
 
     directory: str
@@ -68,6 +71,38 @@ class FolderIndex:
     train: Split
     valid: Split
     test: Split | None = None
+    folders: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+
+
+# How people call them; in any case of letters.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "valid": ("valid", "val", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+
+
+def split_called(name: str) -> str | None:
+    """Gives "train", "valid" or "test" for one of the names in `SPLIT_NAMES`, in any case; None for others."""
+    return next((split for split, names in SPLIT_NAMES.items() if name.strip().lower() in names), None)
+
+
+def with_classes(split: Split, class_names: Sequence[str], *, where: str) -> Split:
+    """Gives a split whose labels are positions in `class_names`, of which it may lack some.
+
+    Raises:
+        ValueError: if it has a class that is not among `class_names`.
+    """
+    unknown = [name for name in split.class_names if name not in class_names]
+    if unknown:
+        raise ValueError(
+            f"{where} must have no other classes than {', '.join(class_names)}. Received: {', '.join(unknown)}."
+        )
+    if split.labels is None or split.labels.ndim == 2:
+        return split
+    positions = np.array([class_names.index(name) for name in split.class_names], dtype=np.int32)
+    return Split(split.name, split.paths, positions[split.labels], tuple(class_names))
 
 
 def split_off(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split]:

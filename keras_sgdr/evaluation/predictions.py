@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras_sgdr.data.bad_pictures import reason_of
 from keras_sgdr.data.decoding import decode_image
 from keras_sgdr.data.file_names import as_bytes
-from keras_sgdr.data.folder import PICTURE_SUFFIXES
+from keras_sgdr.data.folder import is_image
 from keras_sgdr.data.listing import files_below, is_folder
 from keras_sgdr.models.classifier import Classifier
 
@@ -76,7 +76,7 @@ def predict_files(
 
 def _files(path: str) -> Iterator[str]:
     if is_folder(path):
-        yield from sorted(file for file in files_below(path) if file.rpartition(".")[2].lower() in PICTURE_SUFFIXES)
+        yield from sorted(file for file in files_below(path) if is_image(file))
     elif tf.io.gfile.exists(as_bytes(path)):
         yield path
     else:

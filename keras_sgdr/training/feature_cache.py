@@ -29,6 +29,8 @@ except ImportError:  # Windows has no such locks: there, two runs at once must n
     fcntl = None  # type: ignore[assignment]
 
 CACHE_VARIABLE = "KERAS_SGDR_CACHE"
+# The folder, beside the entries, for what checks of folders have seen
+CHECKS = "checks"
 _LOCK_FILE, _PARTIAL = "lock", ".partial"
 
 
@@ -76,12 +78,16 @@ class FeatureCache:
         return sorted(found, key=lambda entry: -entry.last_used)
 
     def clear(self) -> int:
-        """Removes all entries but those that another process is writing.
+        """Removes all entries but those that another process is writing, and what checks of folders have seen.
 
         Returns:
             The number of bytes that were freed.
         """
-        return sum(self._remove(entry) for entry in self.entries())
+        checks = list((self.directory / CHECKS).glob("*.npz"))
+        freed = sum(path.stat().st_size for path in checks)
+        for path in checks:
+            path.unlink(missing_ok=True)
+        return freed + sum(self._remove(entry) for entry in self.entries())
 
     def read(self, key: str) -> list[StoredArray] | None:
         """Opens a complete entry and notes that it was used.

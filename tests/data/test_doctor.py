@@ -1,7 +1,9 @@
 """A folder with everything wrong that a folder can have."""
 
+import csv
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_sgdr.data import doctor
 from keras_sgdr.data.doctor import Finding, FolderReport, check_folder
 from keras_sgdr.data.fingerprints import fingerprint, size_of
 from keras_sgdr.data.quarantine import quarantine, restore
@@ -43,7 +46,7 @@ def test_good_folder_has_no_findings(good_folder):
     assert report.counts == {"train": {"cats": 5, "dogs": 5}, "valid": {"cats": 2, "dogs": 2}}
     assert report.class_weights == {0: 1.0, 1: 1.0}
     assert seen == [(14, 14)]
-    assert report.table().endswith("Found: nothing wrong.")
+    assert report.table().startswith("Found: nothing wrong.\ntrain: 10 images of 2 classes in ")
 
 
 def test_everything_wrong_is_found_and_named(good_folder):
@@ -78,7 +81,7 @@ def test_everything_wrong_is_found_and_named(good_folder):
     assert {finding.kind for finding in report.errors} == {"unreadable", "leak", "two labels"}
     leak = next(finding for finding in report.findings if finding.path.endswith("cats/2.jpg"))
     assert leak.other == str(valid / "cats" / "leak.jpg")
-    assert "TIFF cannot be decoded" in report.table()
+    assert "it is a TIFF image: convert it, with `magick" in report.table()
     assert json.loads(json.dumps(report.to_dict()))["findings"][0]["kind"] == "unreadable"
 
 
@@ -96,6 +99,104 @@ def test_folder_that_cannot_be_indexed_is_one_finding(good_folder):
     report = check_folder(good_folder)
     assert [finding.kind for finding in report.errors] == ["layout"]
     assert "fish" in report.findings[0].detail
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: shutil.rmtree(folder / "valid" / "cats"), "must have the same class folders"),
+        (
+            lambda folder: [shutil.rmtree(folder / split / "cats") for split in ("train", "valid")],
+            "at least two classes",
+        ),
+        (lambda folder: (folder / "valid").rename(folder / "extra"), "beside extra"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_one_finding(good_folder, make, words):
+    make(good_folder)
+    report = check_folder(good_folder)
+    assert [finding.kind for finding in report.refused] == ["layout"]
+    assert words in report.findings[0].detail
+
+
+def test_what_is_left_out_is_named_by_file_and_by_reason(good_folder):
+    cats = good_folder / "train" / "cats"
+    picture(300).save(cats / "a.ppm")
+    (cats / "notes.txt").write_text("not now")
+    (cats / "page.html").write_text("<!DOCTYPE html>")
+    picture(301).save(cats / "photo", "JPEG")
+    picture(302).save(good_folder / "train" / "stray.jpg")
+    (good_folder / "models").mkdir()
+    report = check_folder(good_folder)
+    details = {Path(each.path).name: each.detail for each in report.findings if each.kind == "left out"}
+    assert details == {
+        "a.ppm": "it is a PNM image: convert it, with `magick FILE FILE.png`",
+        "notes.txt": "it is no image of a known format",
+        "page.html": "it is an HTML page: download the image anew",
+        "stray.jpg": "outside the class folders",
+        "models": "neither a split nor a class",
+    }
+    assert report.errors == ()
+    assert report.counts["train"]["cats"] == 6
+
+
+def test_classes_that_are_no_labels_are_found(good_folder):
+    for split in ("train", "valid"):
+        for number, name in enumerate(("NaN", "Cats")):
+            (good_folder / split / name).mkdir()
+            picture(400 + number + 10 * len(split)).save(good_folder / split / name / "1.jpg")
+    details = [each.detail for each in check_folder(good_folder).findings if each.kind == "odd label"]
+    assert details == [
+        "a class is called 'NaN': perhaps labels are missing",
+        "the classes 'Cats' and 'cats' differ only in their case",
+    ]
+
+
+def test_summary_comes_first_and_is_short_and_the_csv_file_has_everything(good_folder, tmp_path_factory):
+    for number in range(20):
+        (good_folder / "train" / "cats" / f"bad{number}.jpg").write_text("text")
+    report = check_folder(good_folder)
+    lines = report.table().splitlines()
+    assert lines[0] == "Found: 20 unreadable, 1 imbalance."
+    assert sum(line.startswith("unreadable:") for line in lines) == 6
+    assert "unreadable: and 15 more" in lines
+    path = tmp_path_factory.mktemp("csv") / "findings.csv"
+    report.write_csv(path)
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["kind"] for row in rows] == ["unreadable"] * 20 + ["imbalance"]
+    assert {Path(row["path"]).name for row in rows[:20]} == {f"bad{number}.jpg" for number in range(20)}
+
+
+def test_second_check_decodes_only_what_has_changed(good_folder, tmp_path_factory, monkeypatch):
+    cache = tmp_path_factory.mktemp("cache")
+    bad = good_folder / "train" / "cats" / "bad.jpg"
+    bad.write_text("text")
+    (good_folder / "train" / "cats" / "copy.jpg").write_bytes((good_folder / "train" / "cats" / "0.jpg").read_bytes())
+    first = check_folder(good_folder, cache=cache)
+    looked_at = []
+    monkeypatch.setattr(doctor, "fingerprint", lambda path: looked_at.append(path) or fingerprint(path))
+    assert check_folder(good_folder, cache=cache).findings == first.findings
+    assert looked_at == []
+    picture(500).save(bad)
+    (good_folder / "train" / "dogs" / "1.jpg").unlink()
+    assert {each.kind for each in check_folder(good_folder, cache=cache).findings} == {"duplicate"}
+    assert looked_at == [str(bad)]
+    for damaged in cache.iterdir():
+        damaged.write_bytes(damaged.read_bytes()[:-30])
+    assert {each.kind for each in check_folder(good_folder, cache=cache).findings} == {"duplicate"}
+
+
+def test_dangling_link_is_unreadable_and_can_be_moved_away(good_folder, tmp_path_factory):
+    link = good_folder / "train" / "cats" / "gone.jpg"
+    link.symlink_to("/nowhere/gone.jpg")
+    away = tmp_path_factory.mktemp("away") / "bad"
+    report = check_folder(good_folder, cache=tmp_path_factory.mktemp("cache"))
+    assert [(each.kind, each.path) for each in report.errors] == [("unreadable", str(link))]
+    assert quarantine(report, away) == [str(link)]
+    assert not link.is_symlink()
+    assert restore(away) == [str(link)]
+    assert link.readlink() == Path("/nowhere/gone.jpg")
 
 
 def test_missing_folder_is_an_error(tmp_path):
@@ -225,6 +326,8 @@ def test_recompressed_photographs_are_found_and_different_ones_are_not(tmp_path)
     photographs = {"astronaut": data.astronaut(), "chelsea": data.chelsea(), "coffee": data.coffee()}
     for split in ("train", "valid"):
         (tmp_path / split / "a").mkdir(parents=True)
+        (tmp_path / split / "b").mkdir()
+        picture(200 if split == "train" else 201).save(tmp_path / split / "b" / "other.jpg")
     for name, photograph in photographs.items():
         Image.fromarray(photograph).save(tmp_path / "train" / "a" / f"{name}.jpg", quality=92)
         # Another picture of the same scene

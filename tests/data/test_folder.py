@@ -1,4 +1,4 @@
-"""Which pictures a folder or a CSV holds; no picture is opened here, so empty files will do."""
+"""Which images a folder or a CSV holds; those with an image's suffix are not opened, so empty files will do."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_sgdr.data.csv_index import index_csv
-from keras_sgdr.data.folder import index_folder
+from keras_sgdr.data.folder import check_trainable, describe, index_folder, labelled_splits
 from keras_sgdr.data.splits import Split, k_folds, oversample
 
 
@@ -94,11 +94,135 @@ def test_missing_folder_is_named(tmp_path):
         index_folder(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("missing", ["train", "valid"])
-def test_missing_split_folder_is_named_with_a_remedy(tmp_path, missing):
-    touch(tmp_path, *(f"{name}/a/1.jpg" for name in {"train", "valid"} - {missing}))
-    with pytest.raises(FileNotFoundError, match=rf"Received: no folder .*/{missing}\. .*valid_fraction=0\.2"):
+def test_missing_train_folder_is_named_with_a_remedy(tmp_path):
+    touch(tmp_path, "valid/a/1.jpg", "valid/b/1.jpg")
+    with pytest.raises(FileNotFoundError, match=r"Received: valid in .*, and no folder of training images\. Name it"):
         index_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["train/a", "a"])
+def test_missing_valid_folder_is_named_with_a_remedy(tmp_path, name):
+    touch(tmp_path, f"{name}/1.jpg", f"{name}/2.jpg")
+    with pytest.raises(ValueError, match=r"Received: .*training images alone\. Pass valid_fraction=0\.2"):
+        index_folder(tmp_path)
+    assert len(index_folder(tmp_path, valid_fraction=0.5).valid) == 1
+
+
+TWO_CLASSES = ("cat/1.jpg", "cat/2.jpg", "dog/3.jpg", "dog/4.jpg")
+
+
+def in_folders(*names):
+    return [f"{name}/{file}" for name in names for file in TWO_CLASSES]
+
+
+@pytest.mark.parametrize(
+    ("train", "valid", "test"),
+    [
+        ("training", "validation", "testing"),
+        ("Train", "Valid", "Test"),
+        ("TRAIN", "val", "test"),
+        ("train", "dev", "test"),
+        ("train", "VALIDATION", "Testing"),
+    ],
+)
+def test_splits_are_known_by_the_names_that_people_give_them(tmp_path, train, valid, test):
+    touch(tmp_path, *in_folders(train, valid, test), "models/x.h5", "sample/train/cat/1.jpg")
+    index = index_folder(tmp_path, valid_fraction=0.2)
+    assert index.class_names == ("cat", "dog")
+    assert {name: Path(folder).name for name, folder in index.folders.items()} == {
+        "train": train,
+        "valid": valid,
+        "test": test,
+    }
+    assert {Path(path).parts[-3] for path in index.test.paths} == {test}
+    assert index.test.counts == {"cat": 2, "dog": 2}
+    assert [Path(path).name for path in index.left_out] == ["models", "sample"]
+
+
+def test_share_of_train_is_held_out_beside_a_test_folder(tmp_path):
+    touch(tmp_path, *in_folders("train", "test"))
+    index = index_folder(tmp_path, valid_fraction=0.5)
+    assert [len(split) for split in (index.train, index.valid, index.test)] == [2, 2, 4]
+    assert "/train/" in index.valid.paths[0]
+
+
+def test_test_folder_may_lack_labels_or_a_class(tmp_path):
+    touch(tmp_path, *in_folders("train", "valid"), "test/1.jpg")
+    assert index_folder(tmp_path).test.labels is None
+    (tmp_path / "test" / "1.jpg").unlink()
+    touch(tmp_path, "test/dog/1.jpg")
+    assert index_folder(tmp_path).test.labels.tolist() == [1]
+    touch(tmp_path, "test/fish/1.jpg")
+    with pytest.raises(ValueError, match=r"`test` .*no other classes than cat, dog\. Received: fish"):
+        index_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["test", "Validation", "train", "dev"])
+def test_split_beside_classes_is_refused_with_both_remedies(tmp_path, name):
+    touch(tmp_path, *TWO_CLASSES, f"{name}/5.jpg", f"{name}/6.jpg")
+    with pytest.raises(ValueError, match=rf"Received: {name}, the name of a split, beside cat, dog .*train='\.'"):
+        index_folder(tmp_path, valid_fraction=0.5)
+    assert name in index_folder(tmp_path, valid_fraction=0.5, train=".").class_names
+    if name == "test":
+        index = index_folder(tmp_path, valid_fraction=0.5, test="test")
+        assert index.class_names == ("cat", "dog")
+        assert len(index.test) == 2
+
+
+def test_split_with_classes_beside_classes_is_refused(tmp_path):
+    touch(tmp_path, *TWO_CLASSES, *in_folders("train"))
+    with pytest.raises(ValueError, match=r"Received: train, the name of a split, beside cat, dog"):
+        index_folder(tmp_path, valid_fraction=0.5)
+    assert len(index_folder(tmp_path, valid_fraction=0.5, train="train").train) == 2
+
+
+def test_two_folders_of_one_split_are_refused(tmp_path):
+    touch(tmp_path, *in_folders("train", "val", "valid"))
+    with pytest.raises(ValueError, match=r"Received: val and valid in .*--valid val"):
+        index_folder(tmp_path)
+    assert index_folder(tmp_path, valid="val").folders["valid"].endswith("/val")
+
+
+def test_validation_images_without_class_folders_are_refused(tmp_path):
+    touch(tmp_path, *in_folders("train"), "valid/1.jpg")
+    with pytest.raises(ValueError, match=r"Received: .*/valid without class folders"):
+        index_folder(tmp_path)
+
+
+def test_images_are_known_by_content_where_their_name_does_not_say(tmp_path):
+    from PIL import Image
+
+    touch(tmp_path, *TWO_CLASSES, "cat/notes.txt", "cat/BMW.txt", "dog/x.ppm", "stray.jpg")
+    (tmp_path / "cat" / "BMW.txt").write_text("BMW is no bitmap, whatever it begins with")
+    for suffix, kind in (("", "JPEG"), (".download", "PNG"), (".img", "GIF"), (".0", "BMP"), (".dat", "WebP")):
+        Image.new("RGB", (8, 8)).save(tmp_path / "dog" / f"image{suffix}", kind)
+    Image.new("RGB", (8, 8)).save(tmp_path / "dog" / "photo", "TIFF")
+    index = index_folder(tmp_path, valid_fraction=0.2)
+    assert len(index.train) + len(index.valid) == 4 + 5
+    assert {Path(path).name for path in index.left_out} == {"notes.txt", "BMW.txt", "x.ppm", "photo", "stray.jpg"}
+    assert describe(index).endswith("left out: 2 .txt, 1 without a suffix, 1 .jpg, 1 .ppm")
+
+
+def test_shadows_of_other_systems_are_passed_over(tmp_path):
+    touch(tmp_path, *TWO_CLASSES, "cat/@eaDir/1.jpg/thumb.jpg", "__MACOSX/cat/1.jpg", "cat/Thumbs.db")
+    index = index_folder(tmp_path, valid_fraction=0.5)
+    assert len(index.train) + len(index.valid) == 4
+    assert index.left_out == ()
+
+
+def test_class_of_other_formats_is_named_with_the_formats(tmp_path):
+    touch(tmp_path, *TWO_CLASSES, "fish/1.ppm", "fish/2.ppm")
+    with pytest.raises(ValueError, match=r"no images in .*fish, but 2 \.ppm\. The formats are JPEG, PNG"):
+        index_folder(tmp_path, valid_fraction=0.5)
+
+
+def test_folder_is_evaluated_whole(tmp_path):
+    touch(tmp_path, "cat/1.jpg", "dog/2.jpg")
+    (split,) = labelled_splits(tmp_path, ["bird", "cat", "dog"]).values()
+    assert split.labels.tolist() == [1, 2]
+    assert split.class_names == ("bird", "cat", "dog")
+    with pytest.raises(ValueError, match=r"no other classes than bird, cat\. Received: dog"):
+        labelled_splits(tmp_path, ["bird", "cat"])
 
 
 def test_missing_test_folder_is_named(dogscats):
@@ -108,7 +232,7 @@ def test_missing_test_folder_is_named(dogscats):
 
 def test_empty_test_folder_is_named(dogscats):
     (dogscats / "test0").mkdir()
-    with pytest.raises(ValueError, match=r"Received: no pictures in .*/test0"):
+    with pytest.raises(ValueError, match=r"Received: no images in .*/test0"):
         index_folder(dogscats, test="test0")
 
 
@@ -119,7 +243,7 @@ def test_empty_folder_is_named(tmp_path):
 
 def test_class_without_pictures_is_named(dogscats):
     touch(dogscats, "train/fish/readme.txt", "valid/fish/1.jpg")
-    with pytest.raises(ValueError, match=r"Received: no pictures in .*train/fish\."):
+    with pytest.raises(ValueError, match=r"Received: no images in .*train/fish, but 1 \.txt\."):
         index_folder(dogscats)
 
 
@@ -141,9 +265,8 @@ def test_class_of_one_picture_cannot_be_split(tmp_path):
         index_folder(tmp_path, valid_fraction=0.2)
 
 
-def test_fraction_of_a_folder_that_is_already_split_is_refused(dogscats):
-    with pytest.raises(ValueError, match=r"Received: valid_fraction=0.2 and a folder .*/train with class folders"):
-        index_folder(dogscats, valid_fraction=0.2)
+def test_validation_folder_wins_over_a_fraction(dogscats):
+    assert names_of(index_folder(dogscats, valid_fraction=0.2).valid) == ["e.gif", "f.bmp"]
 
 
 def test_k_folds_hold_out_every_picture_once(tmp_path):
@@ -226,6 +349,88 @@ def test_csv_with_several_label_columns_is_multi_label(tmp_path):
     assert names_of(index.test) == ["3.jpg"]
 
 
+HEAD = "filename,label\n"
+ROWS = [("1.jpg", "cat"), ("2.jpg", "dog"), ("3.jpg", "cat"), ("4.jpg", "dog")]
+
+
+def rows(delimiter=","):
+    return "".join(f"{name}{delimiter}{label}\n" for name, label in ROWS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        HEAD + rows(),
+        "\ufeff" + HEAD + rows(),
+        "filename;label\n" + rows(";"),
+        "filename\tlabel\n" + rows("\t"),
+        (HEAD + rows()).replace("\n", "\r\n"),
+        HEAD + rows(", "),
+        HEAD + rows().replace("cat", " cat ").replace("dog", "dog "),
+        HEAD + rows().replace("\n", "\n\n"),
+        (HEAD + rows()).replace("\n", ",\n"),
+        ",filename,label\n" + "".join(f"{i},{name},{label}\n" for i, (name, label) in enumerate(ROWS)),
+        HEAD + "".join(f'"{name}","{label}"\n' for name, label in ROWS),
+        HEAD + rows().replace("1.jpg", "sub\\1.jpg"),
+        HEAD + rows().replace(".jpg", ""),
+    ],
+    ids=repr,
+)
+def test_csv_files_as_programs_write_them_say_the_same(tmp_path, text):
+    touch(tmp_path, *(name for name, _ in ROWS), "sub/1.jpg")
+    path = tmp_path / "labels.csv"
+    path.write_text(text, encoding="utf-8", newline="")
+    index = index_folder(path, valid_fraction=0.5, suffix=".jpg")
+    found = {
+        Path(image).name: split.class_names[label]
+        for split in (index.train, index.valid)
+        for image, label in zip(split.paths, split.labels, strict=True)
+    }
+    assert found == dict(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("is_valid", "False False True True"),
+        ("is_valid", "0 0 1 1"),
+        ("split", "Train training Validation val"),
+        ("split", "TRAIN train dev valid"),
+    ],
+)
+def test_csv_says_what_validates_in_the_words_that_people_use(tmp_path, column, values):
+    touch(tmp_path, *(name for name, _ in ROWS))
+    lines = [f"{name},{label},{value}" for (name, label), value in zip(ROWS, values.split(), strict=True)]
+    index = index_folder(write_csv(tmp_path, f"fname,label,{column}\n" + "\n".join(lines)))
+    assert names_of(index.valid) == ["3.jpg", "4.jpg"]
+    assert index.folders == {"valid": str(tmp_path / "labels.csv")}
+
+
+def test_delimiter_makes_several_labels_of_a_cell(tmp_path):
+    touch(tmp_path, *(name for name, _ in ROWS))
+    cells = ["clear primary", "haze", "clear  water", "primary haze"]
+    text = "image_name,tags\n" + "".join(f"{name[0]},{cell}\n" for (name, _), cell in zip(ROWS, cells, strict=True))
+    index = index_folder(write_csv(tmp_path, text), valid_fraction=0.5, label_delimiter=" ", suffix=".jpg")
+    assert index.class_names == ("clear", "haze", "primary", "water")
+    labels = dict(zip(index.train.paths + index.valid.paths, [*index.train.labels, *index.valid.labels], strict=True))
+    assert labels[str(tmp_path / "3.jpg")].tolist() == [1, 0, 0, 1]
+    with pytest.raises(ValueError, match=r"one label\. Received: .*several of clear, haze"):
+        check_trainable(index)
+
+
+def test_label_that_says_that_there_is_none_is_warned_of(tmp_path):
+    touch(tmp_path, *(name for name, _ in ROWS))
+    with pytest.warns(UserWarning, match=r"labels\.csv has 2 rows with the label 'nan', taken for a class"):
+        index_folder(write_csv(tmp_path, HEAD + rows().replace("cat", "nan")), valid_fraction=0.5)
+
+
+def test_test_rows_of_a_csv_keep_their_labels(tmp_path):
+    touch(tmp_path, "1.jpg", "2.jpg", "3.jpg")
+    head = "filename,label,split\n1.jpg,a,train\n2.jpg,a,valid\n3.jpg,"
+    assert index_folder(write_csv(tmp_path, f"{head}a,test\n")).test.labels.tolist() == [0]
+    assert index_folder(write_csv(tmp_path, f"{head},test\n")).test.labels is None
+
+
 def test_csv_file_names_are_relative_to_the_given_folder(tmp_path):
     touch(tmp_path, "pictures/1.jpg", "pictures/2.jpg")
     path = write_csv(tmp_path, "filename,label\n1.jpg,a\n2.jpg,a\n")
@@ -237,9 +442,13 @@ def test_csv_file_names_are_relative_to_the_given_folder(tmp_path):
     [
         ("filename,label\n", r"Received: .* and 0 rows"),
         ("filename\n1.jpg\n", r"Received: .* with columns \['filename'\]"),
-        ("filename,label\n1.jpg\n", r"Received: row 2 of"),
+        ("filename,label\n1.jpg\n", r"Received: 1 in row 2 of"),
         ("filename,label\n1.jpg,a\n", r"Received: valid_fraction=None"),
-        ("filename,label,split\n1.jpg,a,training\n", r"Received: split='training' in row 2"),
+        ("filename,label,split\n1.jpg,a,learning\n", r"Received: split='learning' in row 2"),
+        ("filename,label\n1.jpg, \n", r"Received: an empty label in row 2"),
+        ("1.jpg,a\n1.jpg,b\n", r"first line names the image 1\.jpg"),
+        ("filename,label,is_valid\n1.jpg,a,perhaps\n", r"Received: is_valid='perhaps' in row 2"),
+        ("filename,label,width\n1.jpg,a,32\n", r"Received: label='a' in row 2"),
         ("filename,label,split\n1.jpg,a,train\n", r"Received: no row of .* with split='valid'"),
         ("filename,label,split\n1.jpg,a,train\n1.jpg,b,valid\n", r"only in train: \['a'\], only in valid: \['b'\]"),
         ("filename,a,b,split\n1.jpg,1,2,train\n1.jpg,1,0,valid\n", r"Received: b='2'"),

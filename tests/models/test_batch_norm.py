@@ -23,27 +23,68 @@ def small_model():
     return keras.Model(inputs, keras.layers.Dense(2, name="dense")(x))
 
 
-def test_statistics_become_the_averages_over_the_batches():
+def deep_model():
+    keras.utils.set_random_seed(2)
+    x = inputs = keras.Input((6, 6, 2))
+    for number in range(4):
+        x = keras.layers.BatchNormalization(name=f"bn{number}")(x)
+        x = keras.layers.Conv2D(3, 3, padding="same", activation="relu")(x)
+    return keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)))
+
+
+def all_statistics(model):
+    return [layer.get_weights()[2:] for layer in model.layers if layer.name.startswith("bn")]
+
+
+# One white image, in a batch of its own where they are of 8
+UNEVEN = np.concatenate([IMAGES, np.full((1, 6, 6, 2), 40, "float32")])
+
+
+@pytest.mark.parametrize("size", [25, 24, 8, 5])
+def test_statistics_are_those_of_all_images_whatever_the_batch_size(size):
+    model = deep_model()
+    recalibrate_batch_norm(model, [UNEVEN[start : start + size] for start in range(0, 25, size)])
+    found = all_statistics(model)
+    np.testing.assert_allclose(found[0][0], UNEVEN.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(found[0][1], UNEVEN.var((0, 1, 2)), rtol=1e-4)
+    # Keras's own statistics of one batch of everything: the moving ones with a momentum of nothing
+    other = deep_model()
+    for layer in other.layers:
+        if layer.name.startswith("bn"):
+            layer.momentum = 0.0
+    other(UNEVEN, training=True)
+    for (mean, variance), (true_mean, true_variance) in zip(found, all_statistics(other), strict=True):
+        assert np.all(np.abs(mean - true_mean) < 0.01 * np.sqrt(true_variance))
+        np.testing.assert_allclose(variance, true_variance, rtol=0.02)
+
+
+def test_statistics_of_batches_that_come_once_are_the_same():
+    models = small_model(), small_model()
+    batches = [IMAGES[:8], IMAGES[8:]]
+    models[1].set_weights(models[0].get_weights())
+    recalibrate_batch_norm(models[0], batches)
+    recalibrate_batch_norm(models[1], iter(batches))
+    for ours, theirs in zip(models[0].get_weights(), models[1].get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_interrupted_recalibration_changes_nothing():
+    def broken():
+        yield IMAGES[:8]
+        raise RuntimeError("disk gone")
+
+    class Broken:
+        def __iter__(self):
+            return broken()
+
     model = small_model()
-    freeze_to(model, -1)
-    before = {layer.name: layer.get_weights() for layer in model.layers}
-    recalibrate_batch_norm(model, [IMAGES[:8], IMAGES[8:16], IMAGES[16:]], num_batches=2)
-    batches = IMAGES[:8], IMAGES[8:16]
-    _, _, mean, variance = model.get_layer("bn0").get_weights()
-    np.testing.assert_allclose(mean, np.mean([batch.mean((0, 1, 2)) for batch in batches], 0), rtol=1e-5)
-    np.testing.assert_allclose(variance, np.mean([batch.var((0, 1, 2)) for batch in batches], 0), rtol=1e-4)
-    # bn1 sees what comes out of bn0 in training mode, without the dropout.
-    convolved = [
-        _array(model.get_layer("conv")((batch - batch.mean((0, 1, 2))) / np.sqrt(batch.var((0, 1, 2)) + 1e-3)))
-        for batch in batches
-    ]
-    _, _, mean, variance = model.get_layer("bn1").get_weights()
-    np.testing.assert_allclose(mean, np.mean([c.mean((0, 1, 2)) for c in convolved], 0), atol=1e-5)
-    np.testing.assert_allclose(variance, np.mean([c.var((0, 1, 2)) for c in convolved], 0), rtol=1e-4)
-    for layer in model.layers:
-        kept = 2 if layer.name.startswith("bn") else None
-        for ours, theirs in zip(layer.get_weights()[:kept], before[layer.name][:kept], strict=True):
-            np.testing.assert_array_equal(ours, theirs)
+    before = model.get_weights()
+    with pytest.raises(RuntimeError, match="disk gone"):
+        recalibrate_batch_norm(model, Broken())
+    for ours, theirs in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert model.get_layer("bn1").momentum == 0.9
+    assert "call" not in vars(model.get_layer("bn1"))
 
 
 def test_nothing_but_the_statistics_is_changed():

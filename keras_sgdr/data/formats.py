@@ -1,0 +1,104 @@
+"""What a file is, told by its first bytes and not by its name."""
+
+import re
+
+# TensorFlow decodes these.
+DECODED = ("JPEG", "PNG", "GIF", "BMP", "WebP")
+SUFFIXES = {
+    "JPEG": {"jpg", "jpeg", "jpe", "jfif"},
+    "PNG": {"png"},
+    "GIF": {"gif"},
+    "BMP": {"bmp", "dib"},
+    "WebP": {"webp"},
+    "TIFF": {"tif", "tiff"},
+    "HEIC": {"heic", "heif"},
+    "AVIF": {"avif"},
+    "JPEG XL": {"jxl"},
+}
+HEAD_LENGTH = 512
+
+_MAGIC = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"\0\0\0\x0cJXL \r\n\x87\n": "JPEG XL",
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\1\0": "ICO",
+    b"8BPS": "Photoshop",
+    b"%PDF": "PDF",
+    b"\x1f\x8b": "gzip",
+    b"PK\3\4": "zip",
+    b"version https://git-lfs": "Git LFS pointer",
+}
+# The brand behind `ftyp` in an ISO media file; a video has others.
+_BRANDS = {"HEIC": (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"), "AVIF": (b"avif", b"avis")}
+# Lengths of a BMP's second header, by which text that begins with "BM" is told apart.
+_BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
+_CONVERT = {
+    "TIFF": "`magick FILE FILE.png`",
+    "HEIC": "`magick FILE FILE.jpg` or pillow-heif",
+    "AVIF": "`magick FILE FILE.jpg`",
+    "JPEG 2000": "`magick FILE FILE.png`",
+    "JPEG XL": "`djxl FILE FILE.png`",
+    "ICO": "`magick FILE FILE.png`",
+    "Photoshop": "`magick FILE FILE.png`",
+    "PNM": "`magick FILE FILE.png`",
+    "SVG": "`magick FILE FILE.png`",
+}
+
+
+def format_of(head: bytes) -> str | None:
+    """Tells the format of a file.
+
+    Args:
+        head: Its first `HEAD_LENGTH` bytes, or more.
+
+    Returns:
+        One of `DECODED`, the name of what cannot be decoded ("HEIC", "HTML", …), or None if it is not known.
+    """
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WebP"
+    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
+        return "BMP"
+    if head[4:8] == b"ftyp":
+        return next((name for name, brands in _BRANDS.items() if head[8:12] in brands), "video")
+    found = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
+    return found or _text_format(head)
+
+
+def _text_format(head: bytes) -> str | None:
+    if re.match(rb"P[1-7]\s", head):
+        return "PNM"
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "HTML"
+    if text.startswith((b"<?xml", b"<svg", b"<!--")):
+        return "SVG" if b"<svg" in text else "XML"
+    return None
+
+
+def why_not_decoded(head: bytes) -> str | None:
+    """Says in one line what a file is that cannot be decoded, and what to do; None if its format can be.
+
+    Args:
+        head: Its first `HEAD_LENGTH` bytes, or more.
+    """
+    if not head:
+        return "the file is empty"
+    found = format_of(head)
+    if found in DECODED:
+        return None
+    if found is None:
+        return "it is no image of a known format"
+    if found == "Git LFS pointer":
+        return "it is a Git LFS pointer: run `git lfs pull`"
+    if found == "HTML":
+        return "it is an HTML page: download the image anew"
+    article = "an" if found[0] in "AHIX" and found != "HEIC" else "a"
+    kind = "image" if found in _CONVERT else "file"
+    return f"it is {article} {found} {kind}" + (f": convert it, with {_CONVERT[found]}" if found in _CONVERT else "")
