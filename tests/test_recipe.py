@@ -150,7 +150,7 @@ def test_predict_names_what_is_no_picture_and_keeps_the_rest(result, folder, tmp
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code == 1
     assert [row["path"] for row in json.loads(done.stdout)] == [str(good)]
-    assert f"{tmp_path / 'notes.jpg'}: not a picture: " in done.stderr
+    assert f"{tmp_path / 'notes.jpg'}: no image: " in done.stderr
     assert "Graph execution" not in done.stderr
 
 

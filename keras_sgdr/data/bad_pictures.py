@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from keras_sgdr.data.decoding import decode_image
 from keras_sgdr.data.file_names import as_bytes, printable
-from keras_sgdr.data.formats import HEAD_LENGTH, why_not_decoded
+from keras_sgdr.data.formats import HEAD_LENGTH, damage_of, why_not_decoded
 from keras_sgdr.data.splits import Split
 
 _SHOWN = 50
@@ -109,14 +109,31 @@ def without_bad_pictures(split: Split, *, num_threads: int | None = None) -> Spl
 def why_bad(path: str) -> str | None:
     """Says in one line why a file does not decode; None if it does."""
     try:
-        encoded = tf.io.read_file(as_bytes(path))
-        head = tf.strings.substr(encoded, 0, HEAD_LENGTH).numpy()
-        reason = why_not_decoded(head)
-        if reason is None:
-            _decoder()(encoded)
+        encoded = read_image(path)
+        _decoder()(encoded)
+    except BadImageError as error:
+        return str(error)
     except tf.errors.OpError as error:
         return reason_of(error)
-    return reason
+    return None
+
+
+class BadImageError(Exception):
+    """A file whose first look says that it does not decode; its text is the reason, in one line."""
+
+
+def read_image(path: str) -> bytes:
+    """Reads a file that looks like an image.
+
+    Raises:
+        BadImageError: If it is of another format, empty, or damaged in a way that decoders pass over.
+        tf.errors.OpError: If it cannot be read.
+    """
+    encoded: bytes = tf.io.read_file(as_bytes(path)).numpy()
+    reason = why_not_decoded(encoded[:HEAD_LENGTH]) or damage_of(encoded)
+    if reason is not None:
+        raise BadImageError(reason)
+    return encoded
 
 
 def reason_of(error: tf.errors.OpError) -> str:

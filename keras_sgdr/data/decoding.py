@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_sgdr.data.bmp import decode_bmp
 from keras_sgdr.data.cropping import Crop
 from keras_sgdr.data.exif import exif_in_jpeg, exif_in_png, is_reversed, orientation_at, rarely, upright
+from keras_sgdr.data.gif import decode_gif
 from keras_sgdr.data.jpeg import decode_jpeg, decode_whole_jpeg, plain_jpeg_shape
+from keras_sgdr.data.png import decode_png, over_white
 from keras_sgdr.data.webp import decode_webp, exif_in_webp
 
 RESIZE_MODES = ("crop", "squish", "pad")
 
-_MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "BMP": b"BM", "WebP": b"RIFF"}
+_MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "BMP": b"BM", "WebP": b"RIFF", "GIF": b"GIF8"}
 _MAGIC_LENGTH = max(map(len, _MAGIC.values()))
 _MAGIC_BYTES = np.array([list(magic.ljust(_MAGIC_LENGTH, b"\0")) for magic in _MAGIC.values()], np.uint8)
 _IS_BEHIND_MAGIC = np.arange(_MAGIC_LENGTH) >= np.array([[len(magic)] for magic in _MAGIC.values()])
@@ -30,7 +33,7 @@ def decode_image(
     """Decodes a picture and brings it to one size.
 
     JPEG, PNG, BMP, GIF (the first frame) and WebP are told apart by content. Grey, palette, 16-bit and CMYK pictures
-    become RGB; transparent PNG and WebP are laid over white; EXIF orientation is honoured in JPEG, PNG
+    become RGB; what is transparent is laid over white; EXIF orientation is honoured in JPEG, PNG
     and WebP. Large JPEGs are decoded at the smallest of 1/8, 1/4 and 1/2 scale that still covers the target, and only
     where the crop is. What is left is bilinear (antialiased where it shrinks by 2 or more, which only other formats can
     need).
@@ -116,7 +119,7 @@ def decode_pixels(
     # Most pictures are decoded and that is all. The 200 small operations that the others need would cost a tenth.
     shape = plain_jpeg_shape(encoded)
     return tf.cond(
-        (shape[0] > 0) & crop.is_left_whole(shape[0], shape[1]),
+        (shape[0] > 0) & (shape[2] <= 3) & crop.is_left_whole(shape[0], shape[1]),
         lambda: (tf.reshape(decode_whole_jpeg(encoded), [-1]), shape * [1, 1, 0]),
         lambda: rarely(_decode_pixels)(encoded, crop),
     )
@@ -193,14 +196,15 @@ def _decode(encoded: Any, crop: Crop) -> tuple[Any, Any]:
 @rarely
 def _exif_in_other_kind(encoded: Any, kind: Any) -> Any:
     """Gives where the TIFF header of what is no JPEG is, or 0."""
-    readers = (exif_in_png, lambda _: tf.constant(0), exif_in_webp, lambda _: tf.constant(0))
+    none = lambda _: tf.constant(0)  # noqa: E731
+    readers = (exif_in_png, none, exif_in_webp, none, none)
     return tf.switch_case(kind - 1, [partial(reader, encoded) for reader in readers])
 
 
 @rarely
 def _decode_other_kind(encoded: Any, kind: Any, crop: Crop) -> tuple[Any, Any]:
     """Decodes what is no JPEG, and crops it."""
-    decoders = (_decode_png, _decode_bmp, _decode_webp, _decode_other)
+    decoders = (decode_png, decode_bmp, _decode_webp, decode_gif, _decode_other)
     picture = tf.switch_case(kind - 1, [partial(decoder, encoded) for decoder in decoders])
     if crop.resize == "crop" and (crop.position is not None or crop.room):
         picture = _shrunk(picture, crop)
@@ -222,44 +226,15 @@ def _lying(image_size: tuple[int, int], orientation: Any) -> tuple[Any, Any]:
     return tf.where(is_lying, width, height), tf.where(is_lying, height, width)
 
 
-def _decode_png(encoded: Any) -> Any:
-    # To ask for four channels would leave pictures of one or two bits as dark as their values.
-    picture = tf.ensure_shape(tf.io.decode_png(encoded, channels=0), (None, None, None))
-    channels = tf.shape(picture)[2]
-    colours = tf.cond(channels < 3, lambda: tf.repeat(picture[..., :1], 3, axis=2), lambda: picture[..., :3])
-    return tf.cond(channels % 2 == 0, lambda: _over_white(colours, picture[..., -1:]), lambda: colours)
-
-
-def _decode_bmp(encoded: Any) -> Any:
-    picture = tf.io.decode_bmp(encoded)
-    return tf.cond(tf.shape(picture)[2] == 1, lambda: _palette_colours(encoded, picture), lambda: picture[..., :3])
-
-
-def _palette_colours(encoded: Any, indices: Any) -> Any:
-    """Looks up the colours of an 8-bit BMP, which TensorFlow takes for shades of grey."""
-    header = tf.io.decode_raw(tf.strings.substr(encoded, 10, 8), tf.int32)
-    start = 14 + header[1]
-    palette = tf.reshape(
-        tf.io.decode_raw(tf.strings.substr(encoded, start, (header[0] - start) // 4 * 4), tf.uint8), [-1, 4]
-    )
-    return tf.gather(palette[:, 2::-1], tf.cast(indices[..., 0], tf.int32))
-
-
 def _decode_webp(encoded: Any) -> Any:
     picture = decode_webp(encoded)
     colours = picture[..., :3]
-    return tf.cond(tf.shape(picture)[2] == 4, lambda: _over_white(colours, picture[..., 3:]), lambda: colours)
+    return tf.cond(tf.shape(picture)[2] == 4, lambda: over_white(colours, picture[..., 3:]), lambda: colours)
 
 
 def _decode_other(encoded: Any) -> Any:
     picture = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     return tf.ensure_shape(picture, (None, None, 3))
-
-
-def _over_white(colours: Any, alpha: Any) -> Any:
-    """Lays a transparent picture over white, as a browser shows it on a page."""
-    opacity = tf.cast(alpha, tf.float32) / 255.0
-    return tf.cast(tf.round(tf.cast(colours, tf.float32) * opacity + 255.0 * (1.0 - opacity)), tf.uint8)
 
 
 def _shrunk(picture: Any, crop: Crop) -> Any:

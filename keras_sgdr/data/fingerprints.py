@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_sgdr.data.bad_pictures import BadPicture, reason_of
+from keras_sgdr.data.bad_pictures import BadImageError, BadPicture, read_image, reason_of
 from keras_sgdr.data.decoding import decode_image
-from keras_sgdr.data.file_names import as_bytes
-from keras_sgdr.data.formats import HEAD_LENGTH, SUFFIXES, format_of, why_not_decoded
+from keras_sgdr.data.formats import HEAD_LENGTH, SUFFIXES, format_of
 
 SIDE = 16
 _BAND_BITS, _MAX_HASH_DISTANCE = 16, 16
@@ -56,12 +55,11 @@ class Fingerprint:
 def fingerprint(path: str) -> Fingerprint | BadPicture:
     """Reads and decodes a file, and gives its fingerprint, or why there is none."""
     try:
-        encoded = tf.io.read_file(as_bytes(path)).numpy()
-        reason = why_not_decoded(encoded[:HEAD_LENGTH])
-        if reason is not None:
-            return BadPicture(path, reason)
+        encoded = read_image(path)
         found = format_of(encoded[:HEAD_LENGTH])
         thumbnail = _thumbnail()(encoded).numpy()
+    except BadImageError as error:
+        return BadPicture(path, str(error))
     except tf.errors.OpError as error:
         return BadPicture(path, reason_of(error))
     digest = blake2b(encoded, digest_size=16).digest()

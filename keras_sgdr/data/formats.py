@@ -1,6 +1,8 @@
 """What a file is, told by its first bytes and not by its name."""
 
 import re
+import struct
+import zlib
 
 # TensorFlow decodes these.
 DECODED = ("JPEG", "PNG", "GIF", "BMP", "WebP")
@@ -82,6 +84,28 @@ def _text_format(head: bytes) -> str | None:
     return None
 
 
+def damage_of(encoded: bytes) -> str | None:
+    """Says which part of a PNG has a wrong checksum, or that its end is missing, which decoders pass over; else None.
+
+    Args:
+        encoded: The whole file.
+    """
+    if not encoded.startswith(b"\x89PNG"):
+        return None
+    place = 8
+    while place + 12 <= len(encoded):
+        length, name = struct.unpack_from(">I4s", encoded, place)
+        end = place + 8 + length
+        if end + 4 > len(encoded):
+            break
+        if zlib.crc32(encoded[place + 4 : end]) != int.from_bytes(encoded[end : end + 4], "big"):
+            return f"the checksum of its part {name.decode('latin-1')} is wrong: the file is damaged"
+        if name == b"IEND":
+            return None
+        place = end + 4
+    return "its end is missing: the file is cut off"
+
+
 def why_not_decoded(head: bytes) -> str | None:
     """Says in one line what a file is that cannot be decoded, and what to do; None if its format can be.
 
@@ -91,6 +115,8 @@ def why_not_decoded(head: bytes) -> str | None:
     if not head:
         return "the file is empty"
     found = format_of(head)
+    if found == "BMP" and head[14] == 40 and head[30] in (1, 2):
+        return f"it is a BMP that is compressed with RLE: convert it, with {_CONVERT['TIFF']}"
     if found in DECODED:
         return None
     if found is None:
@@ -99,6 +125,6 @@ def why_not_decoded(head: bytes) -> str | None:
         return "it is a Git LFS pointer: run `git lfs pull`"
     if found == "HTML":
         return "it is an HTML page: download the image anew"
-    article = "an" if found[0] in "AHIX" and found != "HEIC" else "a"
+    article = "an" if found in ("AVIF", "ICO", "SVG", "XML") else "a"
     kind = "image" if found in _CONVERT else "file"
     return f"it is {article} {found} {kind}" + (f": convert it, with {_CONVERT[found]}" if found in _CONVERT else "")

@@ -15,6 +15,8 @@ _ACCURATE = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
 
 # How most files begin: with JFIF's segment, and behind its 14 bytes with the tables.
 _PLAIN_HEAD = np.frombuffer(b"\xff\xd8\xff\xe0\0\x10" + bytes(14) + b"\xff\xdb", np.uint8)
+# Adobe's segment: version 100, no flags, and no transform of the colours.
+_ADOBE, _CMYK = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0", 4
 _IS_OF_JFIF = (np.arange(22) >= 6) & (np.arange(22) < 20)
 
 
@@ -45,6 +47,7 @@ def decode_jpeg(encoded: Any, crop: Crop) -> tuple[Any, Any]:
         uint8 tensor of shape `(height, width, 3)`, and whether it is whole though a part of it is wanted.
     """
     shape = tf.io.extract_jpeg_shape(encoded)
+    encoded = tf.cond(shape[2] == _CMYK, lambda: rarely(_with_adobes_marker)(encoded), lambda: encoded)
     height, width = crop.size(shape[0], shape[1])
     either = tf.maximum if crop.resize == "pad" else tf.minimum
     factor = either(height // crop.target[0], width // crop.target[1])
@@ -58,6 +61,14 @@ def decode_jpeg(encoded: Any, crop: Crop) -> tuple[Any, Any]:
         return _part_of_jpeg(encoded, scale, reduced, crop), is_left_whole
     part = partial(rarely(_part_of_jpeg), encoded, scale, reduced, crop)
     return tf.cond(is_left_whole, lambda: _whole_jpeg(encoded, scale), part), is_left_whole
+
+
+def _with_adobes_marker(encoded: Any) -> Any:
+    """Says that a CMYK image stores its inks inverted, where it does not say so: all programs do, as Pillow assumes."""
+    has_marker = tf.size(tf.strings.split(encoded, _ADOBE[:9], maxsplit=1)) > 1
+    start = tf.strings.substr(encoded, 0, 2)
+    rest = tf.strings.substr(encoded, 2, tf.strings.length(encoded))
+    return tf.cond(has_marker, lambda: encoded, lambda: tf.strings.join([start, _ADOBE, rest]))
 
 
 def _whole_jpeg(encoded: Any, scale: Any) -> Any:

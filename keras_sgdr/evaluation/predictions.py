@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_sgdr.data.bad_pictures import reason_of
+from keras_sgdr.data.bad_pictures import BadImageError, read_image, reason_of
 from keras_sgdr.data.decoding import decode_image
 from keras_sgdr.data.file_names import as_bytes
 from keras_sgdr.data.folder import is_image
@@ -87,9 +87,11 @@ def _decoder(classifier: Classifier) -> Any:
     def decode(path: str) -> Any:
         """Returns the picture, or as a string the reason why there is none."""
         try:
-            return _decode(tf.io.read_file(as_bytes(path)), tuple(classifier.image_size), classifier.resize).numpy()
+            return _decode(tf.constant(read_image(path)), tuple(classifier.image_size), classifier.resize).numpy()
+        except BadImageError as error:
+            return f"no image: {error}"
         except tf.errors.OpError as error:
-            return f"not a picture: {reason_of(error)}"
+            return f"no image: {reason_of(error)}"
 
     return decode
 

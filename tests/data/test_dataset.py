@@ -206,7 +206,7 @@ def test_bad_files_are_left_out_with_a_warning_and_the_count_is_right(numbered, 
     (tmp_path / "bad.jpg").write_bytes(b"text")
     paths = [*numbered.paths[:7], str(tmp_path / "bad.jpg"), *numbered.paths[8:]]
     split = Split("train", paths, numbered.labels, numbered.class_names)
-    with pytest.warns(UserWarning, match=r"Left out 1 of 22 files that are not pictures: .*bad\.jpg \(Unknown image"):
+    with pytest.warns(UserWarning, match=r"Left out 1 of 22 files that are not pictures: .*bad\.jpg \(it is no image"):
         dataset = load_dataset(split, image_size=8, batch_size=7, on_bad_image="skip")
     assert dataset.cardinality() == 3
     assert epoch_of(dataset)[1].tolist() == [index for index in range(22) if index != 7]

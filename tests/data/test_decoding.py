@@ -50,8 +50,7 @@ RGB = Image.fromarray(smooth_picture())
 
 @pytest.mark.parametrize(
     ("file_format", "mode"),
-    # No BMP of one bit: TensorFlow does not read it.
-    [(f, m) for f in ("PNG", "BMP", "GIF", "WEBP") for m in ("RGB", "L", "P", "1") if (f, m) != ("BMP", "1")],
+    [(f, m) for f in ("PNG", "BMP", "GIF", "WEBP") for m in ("RGB", "L", "P", "1")],
 )
 def test_formats_and_modes_decode_as_pillow_reads_them(file_format, mode):
     options = {"lossless": True} if file_format == "WEBP" else {}
@@ -259,7 +258,7 @@ def test_bad_files_are_found_in_order_and_named(tmp_path):
     assert bad[1].reason == "the file is empty"
     assert all(picture.reason and "\n" not in picture.reason and "{{" not in picture.reason for picture in bad)
     assert seen == [10]
-    with pytest.raises(ValueError, match=r"Received: not a picture: .*b\.jpg \(Unknown image file format"):
+    with pytest.raises(ValueError, match=r"Received: no image: .*b\.jpg \(it is no image of a known format"):
         check_pictures(paths)
     check_pictures(paths[:1])
 
@@ -313,15 +312,9 @@ def test_beginning_of_a_jpeg_makes_no_difference(size, mode):
         np.testing.assert_array_equal(other_frame, frame)
 
 
-def test_bmp_of_one_bit_is_named_as_unreadable(tmp_path):
-    RGB.convert("1").save(tmp_path / "one_bit.bmp")
-    with pytest.raises(ValueError, match=r"Received: not a picture: .*one_bit\.bmp \(Number of channels"):
-        check_pictures([str(tmp_path / "one_bit.bmp")])
-
-
 def test_many_bad_files_are_counted(tmp_path):
-    paths = [str(tmp_path / f"{number}.jpg") for number in range(12)]
-    with pytest.raises(ValueError, match=r"Received: .*9\.jpg .*, and 2 more\. "):
+    paths = [str(tmp_path / f"{number}.jpg") for number in range(52)]
+    with pytest.raises(ValueError, match=r"Received: .*49\.jpg .*, and 2 more\. "):
         check_pictures(paths)
 
 

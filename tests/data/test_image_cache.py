@@ -221,7 +221,7 @@ def test_bad_files_are_all_named(split, tmp_path):
         (tmp_path / f"bad{position}.jpg").write_bytes(b"text")
     bad = Split("train", paths, split.labels, split.class_names)
     for cache in ("memory", tmp_path / "cache"):
-        with pytest.raises(ValueError, match=r"Received: not a picture: .*bad(14|2|7)\.jpg.*bad.*jpg.*bad.*jpg"):
+        with pytest.raises(ValueError, match=r"Received: no image: .*bad(14|2|7)\.jpg.*bad.*jpg.*bad.*jpg"):
             load_dataset(bad, image_size=SIZE, cache=cache, verbose=0)
     with pytest.raises(FileNotFoundError, match=r"nowhere\.png"):
         load_dataset(Split("test", ["/nowhere.png"], None, ()), cache=tmp_path)

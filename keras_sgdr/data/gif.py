@@ -1,0 +1,87 @@
+"""The first frame of a GIF over white; to TensorFlow, transparent pixels and what a frame leaves free have colours."""
+
+from typing import Any
+
+import tensorflow as tf
+
+_SCREEN = 13  # "GIF89a", width, height, flags, background, aspect
+_EXTENSION, _IMAGE, _GRAPHIC_CONTROL = 0x21, 0x2C, 0xF9
+_DESCRIPTOR = 10  # separator, left, top, width, height, flags
+
+
+def decode_gif(encoded: Any) -> Any:
+    """Decodes the first frame of a GIF as it lies on its canvas, over white or the background, if it has one.
+
+    Args:
+        encoded: The file's bytes, a scalar string tensor.
+
+    Returns:
+        uint8 tensor of shape `(height, width, 3)`.
+
+    Reference:
+        GIF89a specification, sections 18 to 23.
+    """
+    data = tf.cast(tf.io.decode_raw(encoded, tf.uint8), tf.int32)
+    data = tf.pad(data, [[0, _SCREEN + _DESCRIPTOR]])  # a file that is cut off is the decoder's to refuse
+    descriptor, control = _first_image(data)
+    has_own_colours = data[descriptor + 9] >= 0x80
+    colours = tf.where(has_own_colours, descriptor + _DESCRIPTOR, _SCREEN)
+    has_colours = has_own_colours | (data[10] >= 0x80)
+    # A graphic control extension: its introducer, label and length, flags, delay, transparent colour.
+    is_transparent = has_colours & (control > 0) & (data[control + 3] % 2 == 1)
+    clear = colours + 3 * data[control + 6]
+
+    def with_white() -> Any:
+        # TensorFlow makes transparent pixels black; so none is, and their colour is white.
+        return _with(_with(encoded, control + 3, b"\0"), clear, b"\xff\xff\xff")
+
+    background = data[colours + 3 * data[11] : colours + 3 * data[11] + 3]
+    background = tf.where(has_colours & ~is_transparent, background, 255)
+    encoded = tf.cond(is_transparent, with_white, lambda: encoded)
+    # TensorFlow's canvas is as large as the largest frame, whatever the file says, and cuts off what lies outside.
+    encoded = _with(encoded, descriptor + 1, b"\0\0\0\0")
+    left, top, width, height = (_two_bytes(data, descriptor + place) for place in (1, 3, 5, 7))
+    frame = tf.io.decode_image(encoded, channels=3, expand_animations=False)[:height, :width]
+    below = tf.maximum(_two_bytes(data, 8) - top - height, 0)
+    behind = tf.maximum(_two_bytes(data, 6) - left - width, 0)
+    margins = [[top, below], [left, behind], [0, 0]]
+    is_frame = tf.pad(tf.ones_like(frame[..., :1], tf.bool), margins)
+    canvas = tf.where(is_frame, tf.pad(frame, margins), tf.cast(background, tf.uint8))
+    return tf.ensure_shape(canvas, (None, None, 3))
+
+
+def _two_bytes(data: Any, place: Any) -> Any:
+    return data[place] + 256 * data[place + 1]
+
+
+def _first_image(data: Any) -> tuple[Any, Any]:
+    """Walks the blocks before the first image: where its descriptor is and its graphic control extension, or 0."""
+
+    def is_before(offset: Any, control: Any, is_in_block: Any) -> Any:  # noqa: ARG001
+        return (offset < tf.size(data) - _DESCRIPTOR) & (is_in_block | (data[offset] == _EXTENSION))
+
+    def step(offset: Any, control: Any, is_in_block: Any) -> list[Any]:
+        length = data[offset]
+        is_control = ~is_in_block & (data[offset + 1] == _GRAPHIC_CONTROL)
+        return [
+            offset + tf.where(is_in_block, 1 + length, 2),
+            tf.where(is_control, offset, control),
+            ~is_in_block | (length > 0),
+        ]
+
+    start = _SCREEN + tf.where(data[10] >= 0x80, 3 * _number_of_colours(data[10]), 0)
+    start = tf.minimum(start, tf.size(data) - _DESCRIPTOR)
+    loop = [start, tf.constant(0), tf.constant(False)]
+    descriptor, control, _ = tf.while_loop(is_before, step, loop, maximum_iterations=100_000)
+    return tf.minimum(descriptor, tf.size(data) - _DESCRIPTOR), control
+
+
+def _number_of_colours(flags: Any) -> Any:
+    return tf.bitwise.left_shift(2, flags % 8)
+
+
+def _with(encoded: Any, position: Any, new: bytes) -> Any:
+    """Writes some bytes over those that are at a position."""
+    before = tf.strings.substr(encoded, 0, position)
+    start = tf.minimum(position + len(new), tf.strings.length(encoded))
+    return tf.strings.join([before, new, tf.strings.substr(encoded, start, tf.strings.length(encoded))])
