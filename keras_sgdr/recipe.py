@@ -24,6 +24,9 @@ from keras_sgdr.steps import READ_BY, STAGES
 from keras_sgdr.training.lr_curve import LRCurve
 from keras_sgdr.training.lr_finder import lr_find
 
+# A link to nothing; the check that comes first names it.
+_MISSING = (-1, -1)
+
 
 @dataclass(frozen=True, eq=False)
 class TrainingResult:
@@ -142,7 +145,7 @@ def digest_of(index: FolderIndex) -> str:
     """Returns what tells splits apart: a resumed run must not validate on pictures that it was trained on."""
     digest = hashlib.sha256()
     for split in filter(None, (index.train, index.valid, index.test)):
-        for path, (size, _) in zip(split.paths, file_stamps(split.paths), strict=True):
+        for path, (size, _) in zip(split.paths, file_stamps(split.paths, missing=_MISSING), strict=True):
             name = os.fsencode(os.path.relpath(path, index.directory))
             digest.update(name + b"\0" + str(size).encode() + b"\0")
         digest.update(b"\1")

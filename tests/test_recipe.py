@@ -168,10 +168,35 @@ def test_folder_of_new_pictures_is_evaluated_whole(result, folder, tmp_path):
         shutil.copytree(folder / name, new / name)
     (new / "one" / "another.png").write_bytes(sorted((new / "one").iterdir())[0].read_bytes())
     assert len(evaluate_run(result.output, new, tta_views=0, verbose=0)["plain"].labels) == 181
-    assert len(evaluate_run(result.output, new, split="valid", tta_views=0, verbose=0)["plain"].labels) == 36
     assert len(evaluate_run(result.output, folder, split="train", tta_views=0, verbose=0)["plain"].labels) == 144
-    with pytest.raises(ValueError, match="Received: split='test'"):
+    with pytest.raises(ValueError, match=r"Received: split='test', folder=.* with all"):
         evaluate_run(result.output, new, split="test")
+    with pytest.raises(ValueError, match="Received: split='holiday'"):
+        evaluate_run(result.output, new, split="holiday")
+
+
+def test_folder_that_lacks_a_class_is_evaluated_and_one_with_another_is_refused(result, folder, tmp_path):
+    new = tmp_path / "new"
+    (new / "seven").mkdir(parents=True)
+    shutil.copy(sorted((folder / "seven").iterdir())[0], new / "seven")
+    done = CliRunner().invoke(cli, ["evaluate", str(result.output), str(new), "--tta-views", "0"])
+    assert done.exit_code == 0, done.stderr
+    assert "no images of: one, zero" in done.stdout
+    assert "1 images" in done.stdout
+    (new / "seven").rename(new / "eight")
+    with pytest.raises(ValueError, match=r"no other classes than one, seven, zero\. Received: eight"):
+        evaluate_run(result.output, new, verbose=0)
+
+
+def test_split_that_is_there_is_evaluated(result, folder, tmp_path):
+    for split, number in (("Train", 3), ("val", 2), ("testing", 1)):
+        for name in CLASSES:
+            (tmp_path / split / name).mkdir(parents=True)
+            for path in sorted((folder / name).iterdir())[:number]:
+                shutil.copy(path, tmp_path / split / name)
+    for split, count in ((None, 6), ("train", 9), ("valid", 6), ("test", 3), ("all", 18)):
+        found = evaluate_run(result.output, tmp_path, split=split, tta_views=0, verbose=0)["plain"]
+        assert len(found.labels) == count
 
 
 def test_export_command_adds_a_version(result, tmp_path):
@@ -408,12 +433,12 @@ def test_changed_pictures_are_not_resumed_with(folder, quick, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["train", "valid"])
-def test_class_may_be_called_as_a_split_is(quick, tmp_path, name):
+def test_class_may_be_called_as_a_split_is_if_one_says_so(quick, tmp_path, name):
     for label in (name, "truck"):
         (tmp_path / label).mkdir()
         for i in range(5):
             (tmp_path / label / f"{i}.png").write_bytes(b"")
-    index = index_for(tmp_path, quick)
+    index = index_for(tmp_path, dataclasses.replace(quick, train="."))
     assert index.class_names == tuple(sorted((name, "truck")))
     assert len(index.train) == 8
     assert len(index.valid) == 2

@@ -1,6 +1,7 @@
 """Random views of pictures: one KerasCV layer, and the course's presets of it."""
 
 import math
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,9 +71,10 @@ class RandomView(VectorizedBaseImageAugmentationLayer):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(seed=seed, **kwargs)
-        if seed is not None:  # the base class takes 0 for None
-            self._random_generator = tf.random.Generator.from_seed(seed)
+        # Without a seed, and 0 is one, the base class asks for a global generator, which operation determinism refuses.
+        super().__init__(seed=1, **kwargs)
+        own_seed = random.getrandbits(31) if seed is None else seed  # Python's, that `set_random_seed` sets
+        self._random_generator = tf.random.Generator.from_seed(own_seed)
         if flip not in FLIPS:
             raise ValueError(f"`flip` must be one of {', '.join(FLIPS)}. Received: flip={flip!r}.")
         self._check_range("max_rotate_degrees", max_rotate_degrees, 0.0, 180.0)

@@ -3,10 +3,9 @@
 import csv
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from keras_sgdr.data.fingerprint_store import FingerprintStore
 from keras_sgdr.data.fingerprints import Fingerprint, alike, fingerprint
 from keras_sgdr.data.folder import check_trainable, describe, index_folder, is_image
 from keras_sgdr.data.formats import HEAD_LENGTH, why_not_decoded
-from keras_sgdr.data.listing import file_stamps, head_of, is_remote
+from keras_sgdr.data.listing import file_stamps, head_of
 from keras_sgdr.data.splits import FolderIndex, Split
 from keras_sgdr.data.weights import balanced_weights
 from keras_sgdr.whole_files import written_whole
@@ -189,7 +188,7 @@ def _fingerprints(
     on_progress: Callable[[int, int], None] | None,
 ) -> tuple[list[Fingerprint], list[BadPicture]]:
     paths = [path for split in splits for path in split.paths]
-    stamps = {} if cache is None else _stamps(paths)
+    stamps = {} if cache is None else dict(zip(paths, file_stamps(paths, missing=(-1, -1)), strict=True))
     store = FingerprintStore(cache, directory)
     known = store.load(stamps)
     seen: list[Fingerprint | BadPicture] = []
@@ -205,12 +204,6 @@ def _fingerprints(
         store.save(seen, stamps)
     bad = {each.path: each for each in seen if isinstance(each, BadPicture)}
     return [each for each in seen if isinstance(each, Fingerprint)], list(bad.values())
-
-
-def _stamps(paths: Sequence[str]) -> Mapping[str, tuple[int, int]]:
-    """Gives sizes and times of the files that are there."""
-    there = [path for path in paths if is_remote(path) or Path(path).is_file()]
-    return dict(zip(there, file_stamps(there), strict=True))
 
 
 def _copies(places: list[tuple[Split, int]], prints: list[Fingerprint], max_difference: float) -> Iterator[Finding]:

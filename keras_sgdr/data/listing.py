@@ -64,21 +64,30 @@ def head_of(path: str, length: int) -> bytes:
         return b""
 
 
-def file_stamps(paths: Sequence[str]) -> Iterator[tuple[int, int]]:
+def file_stamps(paths: Sequence[str], *, missing: tuple[int, int] | None = None) -> Iterator[tuple[int, int]]:
     """Yields the size in bytes and the time of the last change in nanoseconds of each file.
 
+    Args:
+        paths: the files.
+        missing: what a file has that is not there, or is a link to nothing; None for an error.
+
     Raises:
-        FileNotFoundError: if one is missing.
+        FileNotFoundError: if one is missing, and that is an error.
     """
     if not any(map(is_remote, paths)):
-        yield from map(_local_stamp, paths)
+        yield from (_local_stamp(path, missing) for path in paths)
         return
     with ThreadPoolExecutor(32) as pool:
         yield from pool.map(_remote_stamp, paths)
 
 
-def _local_stamp(path: str) -> tuple[int, int]:
-    found = os.stat(path)  # noqa: PTH116 (faster than by a Path, and there may be a million)
+def _local_stamp(path: str, missing: tuple[int, int] | None) -> tuple[int, int]:
+    try:
+        found = os.stat(path)  # noqa: PTH116 (faster than by a Path, and there may be a million)
+    except FileNotFoundError:
+        if missing is None:
+            raise
+        return missing
     return found.st_size, found.st_mtime_ns
 
 

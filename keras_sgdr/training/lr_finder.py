@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import keras
 
+from keras_sgdr.training.data_faults import fault_in
 from keras_sgdr.training.learning_rate import accumulation_steps
 from keras_sgdr.training.lr_curve import LRCurve, mean_curve
 from keras_sgdr.training.probe_data import check_data, peek_as_keras_does, probe_arguments, reordered
@@ -72,7 +74,8 @@ def lr_find(
         The `LRCurve`, of at most `num_steps` points.
 
     Raises:
-        ValueError: If an argument is out of its range, or the model is not built.
+        ValueError: If an argument is out of its range, the model is not built or all frozen, or the data cannot be
+            trained on: empty, with NaN, of another shape, with labels outside the classes.
         TypeError: If an argument is no number, or `dataset` an iterator, which could not be put back.
         RuntimeError: If `verify` finds that a variable was not put back.
 
@@ -95,7 +98,7 @@ def lr_find(
         peek_as_keras_does(model, dataset)
         state = finder.keep(model)
         try:
-            with probe_arguments(dataset) as arguments:
+            with probe_arguments(dataset) as arguments, _words_about(model, arguments):
                 curves = [
                     _probe(model, finder, reordered(arguments, order), class_weight=class_weight, verbose=verbose)
                     for order in range(repeats)
@@ -104,6 +107,21 @@ def lr_find(
             state.generators.restore()
     curve = curves[0] if repeats == 1 else mean_curve(curves)
     return dataclasses.replace(curve, state_digest=_verified(state)) if verify else curve
+
+
+@contextmanager
+def _words_about(model: Any, arguments: dict[str, Any]) -> Iterator[None]:
+    """Turns an error that the data is the reason of into one that says so."""
+    try:
+        with warnings.catch_warnings():
+            # The finder begins the data anew, and says itself if there is none.
+            warnings.filterwarnings("ignore", message="Your input ran out of data")
+            yield
+    except Exception as error:
+        fault = None if isinstance(arguments["x"], Iterator) else fault_in(model, arguments)
+        if fault is None:
+            raise
+        raise ValueError(f"`dataset` must be what the model can be trained on. Received: {fault}.") from error
 
 
 def _probe(model: Any, finder: LRFinder, arguments: dict[str, Any], *, class_weight: Any, verbose: int) -> LRCurve:
@@ -115,6 +133,8 @@ def _probe(model: Any, finder: LRFinder, arguments: dict[str, Any], *, class_wei
         epochs = len(finder.rates) * accumulation_steps(model.optimizer)
         callbacks = [finder, *([_ProgressBar(epochs)] if verbose else [])]
         model.fit(**arguments, epochs=epochs, class_weight=class_weight, callbacks=callbacks, verbose=0)
+        if not finder.is_over:
+            raise finder.error_of_missing_batches()
     return finder.curve
 
 

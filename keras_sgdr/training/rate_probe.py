@@ -61,11 +61,12 @@ class LRFinder(keras.callbacks.Callback):
 
     Attributes:
         curve: The `LRCurve`, after training.
+        is_over: Whether it has seen enough, and has not been left without data before.
 
     Raises:
         TypeError: If a rate, `smoothing` or `stop_factor` is no number.
-        ValueError: On construction or before the first batch, if an argument is out of its range or the rate cannot be
-            set before each batch.
+        ValueError: On construction or before the first batch, if an argument is out of its range, the rate cannot be
+            set before each batch, or every layer is frozen; if the data has no batches or the first loss is not finite.
         RuntimeError: If `curve` is asked for before a batch was trained.
 
     Example:
@@ -109,6 +110,8 @@ class LRFinder(keras.callbacks.Callback):
         self._means: Any = None
         self._zeros: list[NumberWriter] = []
         self._guessing_loss = 0.0
+        self._is_pass_empty = True
+        self.is_over = False
 
     @property
     def curve(self) -> LRCurve:
@@ -167,6 +170,10 @@ class LRFinder(keras.callbacks.Callback):
                 "`steps_per_execution` must be 1 for LRFinder: Keras calls it once in so many batches. Received: "
                 f"steps_per_execution={steps}. Compile with steps_per_execution=1."
             )
+        if not self.model.trainable_variables:
+            raise ValueError(
+                "`model` must have something to train. Received: a model of which every layer is frozen. Unfreeze some."
+            )
         self._losses, self._validation_losses, self._pending = [], [], []
         self._average, self._best = 0.0, math.inf
         self._guessing_loss = _guessing_loss(self.model)
@@ -181,6 +188,26 @@ class LRFinder(keras.callbacks.Callback):
         is_mean = type(self._means) is keras.metrics.Mean and keras.backend.backend() != "jax"
         self._zeros = [NumberWriter(variable, [0.0]) for variable in self._means.variables] if is_mean else []
 
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Begins to count the batches of a pass."""
+        super().on_epoch_begin(epoch, logs)
+        self._is_pass_empty = True
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Refuses data that has no batches, or none any more."""
+        super().on_epoch_end(epoch, logs)
+        if self._is_pass_empty:
+            raise self.error_of_missing_batches()
+
+    def error_of_missing_batches(self) -> ValueError:
+        """Says that the data has no batches, or none any more."""
+        count = len(self._losses)
+        ended = f"data that ended after {count} and cannot be begun again" if count else "none"
+        return ValueError(
+            f"The data must have batches for {len(self.rates)} steps. Received: {ended}. Look whether it is empty or "
+            "an iterator that is spent."
+        )
+
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the batch's rate, and empties the mean of the losses, so that it shows this batch alone."""
         super().on_train_batch_begin(batch, logs)
@@ -191,7 +218,13 @@ class LRFinder(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Notes the loss of an update, and stops when enough is known."""
         super().on_train_batch_end(batch, logs)
+        self._is_pass_empty = False
         loss = _loss_in(logs or {})
+        if not self._losses and not math.isfinite(loss):
+            raise ValueError(
+                f"The first loss, before anything is learnt, must be finite. Received: loss={loss} at a learning rate "
+                f"of {self.rates[0]:.1e}. Look for NaN or infinity in images, labels and weights."
+            )
         if self._accumulates:
             self._pending.append(loss)
             if math.isfinite(loss) and self._waits_for_update():
@@ -200,7 +233,8 @@ class LRFinder(keras.callbacks.Callback):
         self._losses.append(loss)
         if self.validation_batch is not None:
             self._validation_losses.append(self._validation_loss(*self.validation_batch))
-        if self._is_over():
+        self.is_over = self._is_over()
+        if self.is_over:
             self.model.stop_training = True
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
