@@ -18,9 +18,6 @@ from keras_sgdr.data.formats import HEAD_LENGTH, SUFFIXES, format_of
 SIDE = 16
 _BAND_BITS, _MAX_HASH_DISTANCE = 16, 16
 _REPRESENTATIVES = 20
-_BITS = np.unpackbits(np.arange(1 << _BAND_BITS, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1).sum(
-    axis=1, dtype=np.uint8
-)
 _CHUNK = 1 << 16  # pairs of thumbnails in memory at once
 # Measured on scikit-image's photographs and scikit-learn's digits: copies of JPEG quality 30, of WebP quality 50 and of
 # half the size differ by less; no two different photographs do, and 1 of 1.6 million pairs of digits.
@@ -148,35 +145,27 @@ class _Thumbnails:
 
 def _near_pairs(hashes: npt.NDArray[np.uint16]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Gives the pairs of positions that are worth a look at their thumbnails, in the order of the later one."""
-    everyone = np.arange(len(hashes))
+    everyone = np.arange(len(hashes), dtype=np.int32)
+    whole = hashes.view(np.uint64)[:, 0]
     pairs: list[npt.NDArray[np.int64]] = []
     for band in hashes.T:
-        first_ones = _first_ones(band)
+        order = np.argsort(band, kind="stable").astype(np.int32)
+        counts = np.bincount(band, minlength=1 << _BAND_BITS)
+        starts = np.cumsum(counts) - counts
+        counts = np.minimum(counts, _REPRESENTATIVES)
         for turned in (0, *(1 << bit for bit in range(_BAND_BITS))):
-            candidates = first_ones[band ^ np.uint16(turned)]
-            later, place = np.nonzero((candidates >= 0) & (candidates < everyone[:, None]))
-            earlier = candidates[later, place]
+            keys = band ^ np.uint16(turned)
+            found = counts[keys]
+            later = np.repeat(everyone, found)
+            place = np.arange(len(later)) - np.repeat(np.cumsum(found) - found, found)
+            earlier = order[np.repeat(starts[keys], found) + place]
+            is_before = earlier < later
+            earlier, later = earlier[is_before], later[is_before]
             # Most of them have only that part of the hash in common, and to compare thumbnails takes longer.
-            is_near = _distances(hashes[earlier], hashes[later]) <= _MAX_HASH_DISTANCE
-            pairs.append(later[is_near] * len(hashes) + earlier[is_near])
-    found = np.unique(np.concatenate(pairs))
-    return found % len(hashes), found // len(hashes)
-
-
-def _first_ones(band: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
-    """Gives, for each of the 65,536 values of a band, the first positions that have it, and -1 behind them."""
-    order = np.argsort(band, kind="stable")
-    rank = np.arange(len(band)) - np.searchsorted(band[order], band[order])
-    table = np.full((1 << _BAND_BITS, _REPRESENTATIVES), -1, np.int64)
-    is_first = rank < _REPRESENTATIVES
-    table[band[order][is_first], rank[is_first]] = order[is_first]
-    return table
-
-
-def _distances(hashes: npt.NDArray[np.uint16], others: npt.NDArray[np.uint16]) -> npt.NDArray[np.int64]:
-    """Counts the bits in which hashes differ, of shape `(n, 4)` each."""
-    counts: npt.NDArray[np.int64] = _BITS[hashes ^ others].sum(axis=1, dtype=np.int64)
-    return counts
+            is_near = np.bitwise_count(whole[earlier] ^ whole[later]) <= _MAX_HASH_DISTANCE
+            pairs.append(later[is_near].astype(np.int64) * len(hashes) + earlier[is_near])
+    found_pairs = np.unique(np.concatenate(pairs))
+    return found_pairs % len(hashes), found_pairs // len(hashes)
 
 
 def _hashes(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:
