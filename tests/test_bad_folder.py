@@ -85,6 +85,7 @@ def test_commands_name_all(bad_folder, finished_run, command, tmp_path):
     else:
         assert len(done.stderr.strip().splitlines()) == 1
     if command == "train":
+        assert "Found: 40 unreadable" in done.stdout
         with (tmp_path / "run" / "findings.csv").open(newline="") as file:
             assert {row["path"] for row in csv.DictReader(file) if row["kind"] == "unreadable"} == bad
 

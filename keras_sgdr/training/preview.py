@@ -59,7 +59,10 @@ class SchedulePreview:
     def _row(self, cycle: Cycle) -> str:
         end = min(cycle.end_epoch, self.epochs)
         rates = self.learning_rates[cycle.first_epoch * self.steps_per_epoch : end * self.steps_per_epoch]
-        spans = "  ".join(f"{first:>8.2e} to {last:8.2e}" for first, last in zip(rates[0], rates[-1], strict=True))
+        # The highest is the first one, unless the cycle is warmed up.
+        spans = "  ".join(
+            f"{peak:>8.2e} to {last:8.2e}" for peak, last in zip(rates.max(axis=0), rates[-1], strict=True)
+        )
         epochs = f"{cycle.first_epoch + 1}-{end}" if end > cycle.first_epoch + 1 else str(end)
         cut = "  (cut short)" if end < cycle.end_epoch else ""
         return f"{cycle.index + 1:>5}  {epochs:>9}  {len(rates):>8}  {spans}{cut}"

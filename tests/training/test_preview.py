@@ -18,6 +18,12 @@ def test_preview_tells_the_cycles_as_text():
     assert lines[4].split()[:3] == ["3", "4-7", "20"]
 
 
+def test_preview_shows_the_peak_of_a_cycle_that_is_warmed_up():
+    scheduler = SGDRScheduler(0.1, cycle_mult=2, n_cycles=2, warmup="restarts", warmup_steps=3)
+    rows = str(scheduler.preview(steps_per_epoch=5)).splitlines()[2:]
+    assert [row.split()[3] for row in rows] == ["1.00e-01", "1.00e-01"]
+
+
 def test_preview_shows_each_groups_rate_and_a_cycle_cut_short():
     optimizer = types.SimpleNamespace(multipliers=(0.01, 0.1, 1.0), learning_rate=keras.ops.array(0.5))
     preview = SGDRScheduler(cycle_mult=2).preview(steps_per_epoch=5, epochs=2, optimizer=optimizer)
