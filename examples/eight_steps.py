@@ -61,13 +61,13 @@ def main(folder: str, image_size: int = 224) -> None:
     rate, why = choose_rate(lr_find(model, train, start_lr=1e-5, end_lr=1.0, num_steps=50))
     print(f"rate {rate:.1e}: {why}")
 
-    # 8: all of it, in cycles of 1, 2 and 4 epochs, the rate rising over the first batches of each
+    # 8: all of it, in a cycle of 7 epochs, the rate rising over its first batches; with n_cycles=2, another of 14
     warmup_steps = min(12, len(train) // 2)
     scheduler = SGDRScheduler(
         rate,
-        cycle_len=1,
+        cycle_len=7,
         cycle_mult=2,
-        n_cycles=3,
+        n_cycles=1,
         warmup="restarts" if warmup_steps else None,
         warmup_steps=warmup_steps or None,
     )

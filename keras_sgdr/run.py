@@ -20,10 +20,10 @@ from keras_sgdr.training.checkpoint import TrainingCheckpoint
 from keras_sgdr.training.lr_curve import LRCurve
 from keras_sgdr.training.progress import ProgressTable
 
-# Batches of step 8's first cycle, where the recipe does not give its epochs: a folder of 200 images has 7 in an epoch,
-# too few for a cosine with its warm-up.
-FIRST_CYCLE_STEPS = 25
-MOST_FIRST_EPOCHS = 10
+# Step 8's first cycle, where the recipe does not give its epochs: by its batches, of which a folder of 200 images has 7
+# in an epoch. One long cycle ends better than cycles of 1, 2 and 4 epochs, whose restarts undo part of the last one.
+FIRST_CYCLE_STEPS = 196
+LEAST_FIRST_EPOCHS, MOST_FIRST_EPOCHS = 7, 70
 
 
 class Run:
@@ -77,8 +77,8 @@ class Run:
     @property
     def cycle_len(self) -> int:
         """Epochs of the first cycle of step 8."""
-        by_images = max(1, round(FIRST_CYCLE_STEPS / self.steps_per_epoch))
-        return self.recipe.cycle_len or min(MOST_FIRST_EPOCHS, by_images)
+        by_images = round(FIRST_CYCLE_STEPS / self.steps_per_epoch)
+        return self.recipe.cycle_len or min(max(LEAST_FIRST_EPOCHS, by_images), MOST_FIRST_EPOCHS)
 
     def candidate(self, name: str) -> Candidate:
         """Returns what the model, as it is, says of the validation images."""

@@ -56,10 +56,13 @@ class Recipe:
         head_cycles: Cycles of one epoch of the head with new views in each, after that, at the rate of step 2, as the
             course has it. From a head at its optimum they lead away more often than on, hence 0 by default.
         n_cycles: Cycles of the whole network at most (step 8); they end when one of them is no better than the last.
-        cycle_len: Epochs of the first of them. Defaults to about 25 batches: one epoch, but up to 10 of a small folder.
+            The run says if more may help.
+        cycle_len: Epochs of the first of them. Defaults to about 200 batches: at least 7 epochs, up to 70 of a small
+            folder.
         cycle_mult: Each further cycle is this many times as long.
         gradual_unfreezing: Whether the first cycle of step 8 trains the head and the group before it, and each further
             cycle a group more, instead of all groups at once (ULMFiT, https://arxiv.org/abs/1801.06146, section 3.3).
+            There must be a cycle for each group before the head; so give `n_cycles`, and a `cycle_len` of a few epochs.
         num_groups: Layer groups with a learning rate each (step 6).
         group_factor: Each group's rate is the next one's divided by this, so that the first of three has a third of the
             last one's. The course takes 3 to 10, for a head that has still to be learnt; ours is at its optimum.
@@ -86,7 +89,7 @@ class Recipe:
     dropout: float = 0.2
     head_views: int = 2
     head_cycles: int = 0
-    n_cycles: int = 3
+    n_cycles: int = 1
     cycle_len: int | None = None
     cycle_mult: int = 2
     gradual_unfreezing: bool = False
@@ -112,6 +115,12 @@ class Recipe:
         if not isinstance(self.gradual_unfreezing, bool):
             raise ValueError(
                 f"`gradual_unfreezing` must be True or False. Received: gradual_unfreezing={self.gradual_unfreezing!r}."
+            )
+        if self.gradual_unfreezing and self.n_cycles < self.num_groups - 1:
+            raise ValueError(
+                "`n_cycles` must be at least `num_groups - 1` with `gradual_unfreezing`, which unfreezes a group in "
+                f"each cycle. Received: n_cycles={self.n_cycles}, num_groups={self.num_groups}. Pass for instance "
+                f"n_cycles={self.num_groups}, cycle_len=2."
             )
         for name, (allowed, holds) in _RANGES.items():
             value = getattr(self, name)

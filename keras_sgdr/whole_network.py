@@ -135,7 +135,8 @@ def _attempt(run: Run, head: Candidate, rate: float, attempt: int) -> tuple[list
     recipe = run.recipe
     if attempt > 1 or not isinstance(getattr(run.model, "optimizer", None), DifferentialLR):
         compile_all(run.model, recipe, rate)  # else step 7 has, and what it compiled need not be compiled again
-    run.say(f"step 8: train the whole network until it overfits, at most {recipe.n_cycles} cycles")
+    cycles = f"at most {recipe.n_cycles} cycles" if recipe.n_cycles > 1 else "in one cycle"
+    run.say(f"step 8: train the whole network, {cycles}")
     warmup = min(WARMUP_STEPS, run.cycle_len * run.steps_per_epoch // 2)
     schedule = SGDRScheduler(
         rate,
@@ -149,16 +150,16 @@ def _attempt(run: Run, head: Candidate, rate: float, attempt: int) -> tuple[list
     preview = schedule.preview(steps_per_epoch=run.steps_per_epoch, optimizer=run.model.optimizer)
     run.say(str(preview))
     plots.save_figure(preview.plot(), run.directory.path / "schedule.png")
-    cycles, snapshots = CycleCandidates(schedule, head, guess, run.candidate), CycleSnapshots(schedule)
-    callbacks = (schedule, snapshots, cycles)
+    candidates, snapshots = CycleCandidates(schedule, head, guess, run.candidate), CycleSnapshots(schedule)
+    callbacks = (schedule, snapshots, candidates)
     rows: list[Any] = []
     for first_group, epochs in _phases(recipe, run.cycle_len):
         if recipe.gradual_unfreezing:
             recompile_from(run.model, recipe, first_group)
         rows = run.fit_images("train_all", "all", epochs, *callbacks, of=schedule.epochs, attempt=attempt) or rows
-        if cycles.does_harm:
+        if candidates.does_harm:
             break
-    return rows, cycles, snapshots
+    return rows, candidates, snapshots
 
 
 def _phases(recipe: Recipe, cycle_len: int) -> list[tuple[int, int]]:

@@ -376,6 +376,7 @@ def test_find_learning_rate_leaves_no_file(folder, quick, tmp_path, monkeypatch)
         ({"valid_fraction": None}, "valid_fraction=None"),
         ({"max_zoom": "1.1"}, "max_zoom='1.1'"),
         ({"gradual_unfreezing": "no"}, "gradual_unfreezing='no'"),
+        ({"gradual_unfreezing": True}, "n_cycles=1, num_groups=3"),
     ],
 )
 def test_bad_settings_are_named(arguments, received):
@@ -449,9 +450,9 @@ def test_every_setting_that_may_change_is_one_and_is_read_by_a_stage():
     assert set(steps.READ_BY.values()) <= {name for name, _, _ in steps.STAGES}
 
 
-@pytest.mark.parametrize(("images", "epochs"), [(5, 10), (100, 6), (600, 1), (5000, 1)])
+@pytest.mark.parametrize(("images", "epochs"), [(5, 70), (100, 49), (600, 10), (5000, 7)])
 def test_first_cycle_of_a_small_folder_has_more_epochs(images, epochs):
-    """About 25 batches of 32: 100 images make 4 batches an epoch, 600 make 19."""
+    """About 200 batches of 32: 100 images make 4 batches an epoch, 600 make 19."""
     run = Run.__new__(Run)  # without its model
     run.recipe, run.index = Recipe(), SimpleNamespace(train=range(images))
     assert run.cycle_len == epochs

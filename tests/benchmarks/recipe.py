@@ -34,7 +34,7 @@ from tests.benchmarks.recipe_conditions import CONDITIONS, Condition
 
 RATES = (3e-5, 1e-4, 3e-4, 1e-3)
 HOPELESS = 0.05
-ABLATIONS = ("one rate for all groups", "one cycle", "batch norms trained")
+ABLATIONS = ("one rate for all groups", "cycles of 1, 2 and 4 parts", "batch norms trained")
 BATCH_SIZE, DROPOUT, MAX_ZOOM = 32, 0.2, 1.1
 
 
@@ -61,8 +61,9 @@ def train_ours(
     settings |= {"backbone": condition.backbone, "resize": "squish", "seed": seed}
     if ablation == "one rate for all groups":
         settings |= {"group_factor": 1.0}
-    elif ablation == "one cycle":
-        settings |= {"n_cycles": 1, "cycle_len": read_runs(output.parents[1])[condition.name, "ours", seed]["epochs"]}
+    elif ablation == "cycles of 1, 2 and 4 parts":
+        epochs = read_runs(output.parents[1])[condition.name, "ours", seed]["epochs"]
+        settings |= {"n_cycles": 3, "cycle_len": max(1, round(epochs / 7))}
     elif ablation == "batch norms trained":
         from_recipe.unfreeze = functools.partial(from_recipe.unfreeze, batch_norm="train")
     recipe = Recipe(**settings)
