@@ -10,18 +10,20 @@ import click
 
 FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 
-_LAYOUT_OPTIONS = (
+_NAME_OPTIONS = (
+    click.option("--train", help="The folder of training images; '.' if all folders in FOLDER are classes."),
+    click.option("--valid", help="The folder of validation images.  [default: valid, val, validation or dev]"),
+    click.option("--test", help="The folder of test images.  [default: test or testing]"),
+    click.option("--suffix", default="", help="If FOLDER is a CSV of names without a suffix: '.jpg', for instance."),
+)
+_SPLIT_OPTIONS = (
     click.option(
         "--valid-fraction",
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
         default=0.2,
         help="Share of each class held out if FOLDER has no validation images.",
     ),
-    click.option("--train", help="The folder of training images; '.' if all folders in FOLDER are classes."),
-    click.option("--valid", help="The folder of validation images.  [default: valid, val, validation or dev]"),
-    click.option("--test", help="The folder of test images.  [default: test or testing]"),
     click.option("--label-delimiter", help="If FOLDER is a CSV with several labels in a cell."),
-    click.option("--suffix", default="", help="If FOLDER is a CSV of names without a suffix: '.jpg', for instance."),
     click.option("--seed", type=click.IntRange(min=0), default=0),
 )
 _RECIPE_OPTIONS = (
@@ -41,18 +43,19 @@ _RECIPE_OPTIONS = (
 )
 
 
-def layout_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options that say how FOLDER is read."""
-    for option in reversed(_LAYOUT_OPTIONS):
-        function = option(function)
-    return function
+def _with(options: tuple[Callable[..., Any], ...]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
 
 
-def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options that describe images and model."""
-    for option in reversed(_RECIPE_OPTIONS):
-        function = option(function)
-    return layout_options(function)
+# The folders inside FOLDER; those, and how it is split; all of that, and images and model
+name_options = _with(_NAME_OPTIONS)
+layout_options = _with((*_NAME_OPTIONS, *_SPLIT_OPTIONS))
+recipe_options = _with((*_NAME_OPTIONS, *_SPLIT_OPTIONS, *_RECIPE_OPTIONS))
 
 
 def make_recipe(options: dict[str, Any]) -> Any:

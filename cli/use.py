@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from .train import name_options
+
 RUN = click.argument("run", type=click.Path(path_type=Path))
 
 
@@ -20,7 +22,16 @@ RUN = click.argument("run", type=click.Path(path_type=Path))
 @click.option("--batch-size", type=click.IntRange(min=1), default=32)
 @click.option("--tta-views", type=click.IntRange(min=0), default=4, help="Augmented views per picture; 0 for none.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A directory for the plots of the mistakes.")
-def evaluate(run: Path, folder: Path, split: str | None, batch_size: int, tta_views: int, output: Path | None) -> None:
+@name_options
+def evaluate(
+    run: Path,
+    folder: Path,
+    split: str | None,
+    batch_size: int,
+    tta_views: int,
+    output: Path | None,
+    **layout: Any,
+) -> None:
     """Evaluate the classifier in RUN on FOLDER: accuracy, loss, and what was taken for what.
 
     Of the FOLDER that RUN was trained on, the held-out images; of any other, those in its valid/, else in its test/,
@@ -28,7 +39,8 @@ def evaluate(run: Path, folder: Path, split: str | None, batch_size: int, tta_vi
     """
     from keras_sgdr.finished_run import evaluate_run
 
-    results = evaluate_run(run, folder, split=split, batch_size=batch_size, tta_views=tta_views, plots=output)
+    options: dict[str, Any] = {"split": split, "batch_size": batch_size, "tta_views": tta_views, "plots": output}
+    results = evaluate_run(run, folder, **options, **layout)
     names = {"plain": "plain", "tta": "with test-time augmentation"}
     plain = results["plain"]
     missing = [name for label, name in enumerate(plain.class_names) if label not in plain.labels]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,7 @@ def evaluate_run(
     tta_views: int = 4,
     plots: str | os.PathLike[str] | None = None,
     verbose: int = 1,
+    **layout: Any,
 ) -> dict[str, Interpretation]:
     """Returns what the classifier of a run gets right and wrong on the images of a folder.
 
@@ -53,7 +56,9 @@ def evaluate_run(
         batch_size: Images per step.
         tta_views: Augmented views per image, as in `predict_tta`.
         plots: A directory for `confusion_matrix.png` and `top_losses.png`; made if it is missing.
-        verbose: 1 shows progress bars.
+        verbose: 1 shows progress bars and says which images are evaluated.
+        **layout: How another folder than the run's is read: `train`, `valid`, `test` and `suffix` of `index_folder`.
+            Default to the run's, as far as there are such folders.
 
     Returns:
         `"plain"` and, unless `tta_views` is 0, `"tta"`. Classes that the folder lacks have no images there.
@@ -66,7 +71,9 @@ def evaluate_run(
     if split not in (None, *_SPLITS, "all"):
         raise ValueError(f"`split` must be one of {', '.join(_SPLITS)}, all or None. Received: split={split!r}.")
     classifier, recipe = load_classifier(run), recipe_of(run)
-    images = _images(splits_to_evaluate(run, folder, classifier.class_names), split, folder)
+    images = _images(splits_to_evaluate(run, folder, classifier.class_names, **layout), split, folder)
+    if verbose:
+        sys.stdout.write(f"evaluate {len(images)} images of {folder}: {images.name}\n")
     check_pictures(images.paths)
     results = {}
     for name, views in {"plain": 0, "tta": tta_views}.items():
@@ -89,19 +96,28 @@ def evaluate_run(
 
 
 def splits_to_evaluate(
-    run: str | os.PathLike[str], folder: str | os.PathLike[str], class_names: Sequence[str]
+    run: str | os.PathLike[str], folder: str | os.PathLike[str], class_names: Sequence[str], **layout: Any
 ) -> dict[str, Split]:
     """Returns the labelled images of a folder: split as in the run that was trained on it, or as they are there."""
-    recipe = recipe_of(run)
+    recipe, settings = recipe_of(run), read_settings(run)
     try:
         index = index_for(folder, recipe)
-        was_trained_on = digest_of(index) == read_settings(run).get("pictures")
+        was_trained_on = digest_of(index) == settings.get("pictures")
     except (ValueError, FileNotFoundError):  # what cannot be trained on was not
         was_trained_on = False
-    if not was_trained_on:
-        return labelled_splits(folder, class_names)
-    splits = {"train": index.train, "valid": index.valid, "test": index.test}
-    return {name: split for name, split in splits.items() if split is not None and split.labels is not None}
+    if was_trained_on:
+        splits = {"train": index.train, "valid": index.valid, "test": index.test}
+        return {name: split for name, split in splits.items() if split is not None and split.labels is not None}
+    if settings.get("folder") == str(Path(folder).resolve()):
+        warnings.warn(
+            f"{folder} has changed since the run was trained on it: which of its images were held out is not known, "
+            "and images of the training are evaluated too.",
+            stacklevel=3,
+        )
+    named = {name: getattr(recipe, name) for name in _SPLITS}
+    known = {name: value for name, value in named.items() if value is not None and (Path(folder) / value).is_dir()}
+    given = {name: value for name, value in layout.items() if value}
+    return labelled_splits(folder, class_names, **{"suffix": recipe.suffix, **known, **given})
 
 
 def _images(splits: Mapping[str, Split], wanted: str | None, folder: str | os.PathLike[str]) -> Split:

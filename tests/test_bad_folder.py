@@ -90,6 +90,23 @@ def test_commands_name_all(bad_folder, finished_run, command, tmp_path):
             assert {row["path"] for row in csv.DictReader(file) if row["kind"] == "unreadable"} == bad
 
 
+def test_train_finds_what_check_finds(bad_folder, tmp_path):
+    root, _ = bad_folder
+    copy = shutil.copytree(root, tmp_path / "copy", symlinks=True)
+    Image.new("RGB", (40, 36), "teal").save(copy / "cat" / "photo", "JPEG")
+    Image.new("RGB", (40, 36), "navy").save(copy / "stray.jpg")
+    (copy / "cat" / "pixmap.ppm").write_bytes(REFUSED["pixmap.jpg"][0])
+    (copy / "dog" / "notes.txt").write_text("not now")
+    shutil.copy(copy / "cat" / "001.jpg", copy / "dog" / "copy.png")
+    run("check", copy, "-o", tmp_path / "checked.csv")
+    done = run("train", copy, "-o", tmp_path / "run", "--image-size", 32, "--weights", "none")
+    assert "left out: 1 .jpg, 1 .ppm, 1 .txt" in done.stdout
+    checked, trained = (tmp_path / "checked.csv").read_text(), (tmp_path / "run" / "findings.csv").read_text()
+    assert checked == trained
+    with (tmp_path / "checked.csv").open(newline="") as file:
+        assert {"unreadable", "left out", "wrong suffix"} <= {row["kind"] for row in csv.DictReader(file)}
+
+
 def test_check_reports_a_bad_layout_as_json(tmp_path):
     (tmp_path / "cat").mkdir()
     done = run("check", tmp_path, "--format", "json")

@@ -88,7 +88,7 @@ def _bgr(rows: Any, width: Any) -> Any:
 
 def _masks(header: Any, bits: Any, compression: Any) -> Any:
     """Gives the bits of red, green, blue and alpha."""
-    has_alpha = _number(header, 14, 4) >= 56
+    has_alpha = (_number(header, 14, 4) >= 56) & (bits == 32)
     given = [_number(header, place, 4) for place in (54, 58, 62)]
     given.append(tf.where(has_alpha, _number(header, 66, 4), _int64(0)))
     usual = tf.where(bits == 16, tf.constant(_MASKS_16, tf.int64), tf.constant(_MASKS_32, tf.int64))

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_sgdr.data.splits import FolderIndex, Split, split_called, split_off
 
+_SHOWN = 50
 _TRUE, _FALSE = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no", "")
 # What other programs write where there is no value.
 MISSING_LABELS = ("nan", "null", "none", "n/a", "na")
@@ -104,13 +105,19 @@ def read_csv(
         raise ValueError(
             f"`label_delimiter` splits one column of labels. Received: {path} with the columns {', '.join(columns)}."
         )
-    is_unlabelled = any(row.split == "test" and not all(row.labels) for row in rows)  # of test images only
+    tests = [row for row in rows if row.split == "test"]
+    is_unlabelled = bool(tests) and not any(label for row in tests for label in row.labels)
     labelled = [row for row in rows if not (is_unlabelled and row.split == "test")]
     _check_labels(path, columns, labelled)
     split_of = _several_columns if len(columns) > 1 else _one_column
     class_names: tuple[str, ...] = columns
     if label_delimiter is not None:
+        if not label_delimiter:
+            raise ValueError("`label_delimiter` must not be empty. Received: label_delimiter=''.")
         labelled = [row._replace(labels=_parts(row.labels[0], label_delimiter)) for row in labelled]
+        for row in labelled:
+            if not row.labels:
+                raise ValueError(f"Every image must have a label. Received: none in row {row.line} of {path}.")
         class_names, split_of = tuple(sorted({label for row in labelled for label in row.labels})), _several_labels
     splits = {}
     for name in ("all", "train", "valid", "test"):
@@ -118,7 +125,7 @@ def read_csv(
             chosen = sorted((row for row in labelled if row.split == name), key=lambda row: row.path)
             splits[name] = split_of(name, chosen, class_names)
     if is_unlabelled:
-        splits["test"] = Split("test", tuple(row.path for row in rows if row.split == "test"), None, ())
+        splits["test"] = Split("test", tuple(row.path for row in tests), None, ())
     return splits
 
 
@@ -133,44 +140,57 @@ def _read(path: Path, folder: Path, suffix: str) -> tuple[tuple[str, ...], list[
         ) from error
     header = text.partition("\n")[0]
     delimiter = max(",;\t", key=header.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-    names = [name.strip() for name in next(reader, [])]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    try:
+        lines = [(reader.line_num, cells) for cells in reader if cells]
+    except csv.Error as error:
+        raise ValueError(
+            f"A CSV file must be one that can be read. Received: {path}, line {reader.line_num}: {error}. Look for a "
+            "quote that is not closed."
+        ) from error
+    names = [name.strip() for name in (lines[0][1] if lines else [])]
     # Without a name are what pandas calls the index, and what stands behind a last comma.
     places = [place for place, name in enumerate(names) if name]
     columns = [names[place] for place in places]
-    if columns and any((folder / name).is_file() for name in (columns[0], columns[0] + suffix)):
+    if columns and _find(folder, columns[0], suffix) is not None:
         raise ValueError(
             f"A CSV file must begin with a header. Received: {path}, whose first line names the image {columns[0]}. "
             f"Put `filename{delimiter}label` above it."
         )
     labels = tuple(name for name in columns[1:] if name not in ("split", "is_valid"))
-    rows = []
-    for cells in filter(None, reader):
-        where = f"row {reader.line_num} of {path}"
+    rows, missing = [], []
+    for line, cells in lines[1:]:
+        where = f"row {line} of {path}"
         if len(cells) != len(names):
             raise ValueError(f"Every row must have {len(names)} fields. Received: {len(cells)} in {where}.")
         values = {column: cells[place].strip() for column, place in zip(columns, places, strict=True)}
-        image = _find(folder, cells[places[0]], suffix, where)
-        rows.append(_Row(reader.line_num, image, _split_of(values, where), tuple(values[name] for name in labels)))
+        image = _find(folder, cells[places[0]], suffix)
+        if image is None:
+            missing.append(f"{folder / cells[places[0]]} (row {line})")
+        rows.append(_Row(line, image or "", _split_of(values, where), tuple(values[name] for name in labels)))
     if not rows or not labels:
         raise ValueError(
             f"A CSV file must have a header, a column of file names, one of labels, and rows. Received: {path} with "
             f"columns {columns} and {len(rows)} rows."
         )
+    if missing:
+        more = f", and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        raise FileNotFoundError(
+            f"Every image that the CSV file names must exist. Received: no file {', '.join(missing[:_SHOWN])}{more}, "
+            f"in {path}. The first column must hold names relative to {folder}; pass suffix='.jpg' (--suffix .jpg) if "
+            "they lack it."
+        )
     return labels, rows
 
 
-def _find(folder: Path, name: str, suffix: str, where: str) -> str:
+def _find(folder: Path, name: str, suffix: str) -> str | None:
     """Gives the path of an image that a CSV names, with the suffix if it lacks it, and from Windows too."""
     candidates = [name, name + suffix] if suffix and not name.endswith(suffix) else [name]
     candidates += [each.replace("\\", "/") for each in candidates if "\\" in each]
     for each in candidates:
         if each and (folder / each).is_file():
             return str(folder / each)
-    raise FileNotFoundError(
-        f"Every image that the CSV file names must exist. Received: no file {folder / name} ({where}). The first "
-        f"column must hold names relative to {folder}; pass suffix='.jpg' (--suffix .jpg) if they lack it."
-    )
+    return None
 
 
 def _split_of(values: dict[str, str], where: str) -> str:

@@ -17,7 +17,7 @@ from keras_sgdr.data.fingerprint_store import FingerprintStore
 from keras_sgdr.data.fingerprints import Fingerprint, alike, fingerprint
 from keras_sgdr.data.folder import check_trainable, describe, index_folder, is_image
 from keras_sgdr.data.formats import HEAD_LENGTH, why_not_decoded
-from keras_sgdr.data.listing import file_stamps, head_of
+from keras_sgdr.data.listing import file_stamps, head_of, is_there
 from keras_sgdr.data.splits import FolderIndex, Split
 from keras_sgdr.data.weights import balanced_weights
 from keras_sgdr.whole_files import written_whole
@@ -163,8 +163,10 @@ def check_folder(
     """
     try:
         index = check_trainable(directory if isinstance(directory, FolderIndex) else index_folder(directory, **layout))
-    except ValueError as error:
-        name = directory.directory if isinstance(directory, FolderIndex) else str(directory)
+    except (ValueError, FileNotFoundError) as error:
+        name = directory.directory if isinstance(directory, FolderIndex) else os.fspath(directory)
+        if isinstance(error, FileNotFoundError) and not is_there(name):
+            raise
         return FolderReport(name, (), {}, {}, (Finding("layout", name, str(error)),))
     splits = [split for split in (index.train, index.valid, index.test) if split is not None]
     prints, bad = _fingerprints(index.directory, splits, num_threads, cache, on_progress)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -17,6 +19,7 @@ from keras_sgdr.whole_files import written_whole
 
 # Goes up when fingerprints come out differently, so that older ones are not used.
 _VERSION = 1
+_DAMAGE = (OSError, EOFError, ValueError, KeyError, IndexError, BadZipFile, zlib.error)
 _Stamp = tuple[int, int]
 _Seen = Fingerprint | BadPicture
 
@@ -45,12 +48,7 @@ class FingerprintStore:
             with self._path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             return dict(_unpacked(arrays, stamps))
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            BadZipFile,
-        ):  # another's, or cut off: it is seen again
+        except _DAMAGE:  # another's, or cut off: it is seen again
             return {}
 
     def save(self, seen: Sequence[_Seen], stamps: Mapping[str, _Stamp]) -> None:
@@ -100,9 +98,10 @@ def _unpacked(arrays: Mapping[str, Any], stamps: Mapping[str, _Stamp]) -> list[t
 
 
 def _joined(texts: Sequence[str]) -> Any:
-    """Puts texts into one array; no file's name has a zero in it."""
-    return np.frombuffer("\0".join(texts).encode("utf-8", "surrogateescape"), np.uint8)
+    """Puts texts of any characters into one array of bytes."""
+    return np.frombuffer(json.dumps(texts).encode("ascii"), np.uint8)
 
 
 def _parted(array: Any) -> list[str]:
-    return array.tobytes().decode("utf-8", "surrogateescape").split("\0")
+    texts: list[str] = json.loads(array.tobytes())
+    return texts

@@ -18,6 +18,7 @@ from keras_sgdr.data.formats import HEAD_LENGTH, SUFFIXES, format_of
 SIDE = 16
 _BAND_BITS, _MAX_HASH_DISTANCE = 16, 16
 _REPRESENTATIVES = 20
+_OS2_HEADER = 12
 _CHUNK = 1 << 16  # pairs of thumbnails in memory at once
 # Measured on scikit-image's photographs and scikit-learn's digits: copies of JPEG quality 30, of WebP quality 50 and of
 # half the size differ by less; no two different photographs do, and 1 of 1.6 million pairs of digits.
@@ -71,6 +72,8 @@ def size_of(encoded: bytes, picture_format: str | None) -> tuple[int, int] | Non
     layout = {"PNG": (">II", 16), "GIF": ("<HH", 6), "BMP": ("<ii", 18)}.get(picture_format or "")
     if layout is None:
         return None
+    if picture_format == "BMP" and encoded[14] == _OS2_HEADER:
+        layout = ("<HH", 18)
     width, height = struct.unpack_from(layout[0], encoded, layout[1])
     return abs(height), width
 

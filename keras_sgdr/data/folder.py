@@ -1,6 +1,7 @@
 """From a folder of images (or a CSV) to splits: which files there are, and what each of them shows."""
 
 import os
+import posixpath
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import numpy as np
 from keras_sgdr.data.csv_index import index_csv, read_csv
 from keras_sgdr.data.formats import DECODED, HEAD_LENGTH, format_of
 from keras_sgdr.data.listing import files_below, files_in, head_of, is_folder, subfolders
-from keras_sgdr.data.splits import SPLIT_NAMES, FolderIndex, Split, split_called, split_off, with_classes
+from keras_sgdr.data.splits import FolderIndex, Split, split_called, split_off, with_classes
 
 __all__ = ["IMAGE_SUFFIXES", "FolderIndex", "Split", "index_folder"]
 
@@ -135,29 +136,50 @@ def index_folder(
     return FolderIndex(directory, class_names, trains, valids, tests, folders, left_out)
 
 
-def labelled_splits(directory: str | os.PathLike[str], class_names: Sequence[str]) -> dict[str, Split]:
+def labelled_splits(
+    directory: str | os.PathLike[str],
+    class_names: Sequence[str],
+    *,
+    train: str | None = None,
+    valid: str | None = None,
+    test: str | None = None,
+    suffix: str = "",
+) -> dict[str, Split]:
     """Finds the labelled images of a folder for a classifier that knows `class_names`; nothing is held out.
+
+    Args:
+        directory: As in `index_folder`, also for what follows.
+        class_names: The classes; the folder may lack some.
+        train: Name of the folder of training images.
+        valid: Name of the folder of validation images.
+        test: Name of the folder of test images.
+        suffix: Appended to the names in a CSV that lack it.
 
     Returns:
         The splits that are there, of "train", "valid" and "test"; or "all", where there are class folders alone.
 
     Raises:
         FileNotFoundError: If there is no such folder.
-        ValueError: If it has a class that is not among `class_names`, or no images.
+        ValueError: If it has a class that is not among `class_names`, no images with labels, or several labels each.
     """
     directory = os.fspath(directory).rstrip("/") or "/"
     if directory.lower().endswith(".csv"):
-        splits = read_csv(directory)
+        splits = read_csv(directory, suffix=suffix)
     else:
-        folders, names = _layout(directory, dict.fromkeys(SPLIT_NAMES))
-        if set(folders) == {"train"}:
-            splits = {"all": _labelled_split(folders["train"], "all", names, _Walk())}
-        else:
-            splits = {
-                name: _labelled_split(folder, name, subfolders(folder), _Walk())
-                for name, folder in folders.items()
-                if subfolders(folder)
-            }
+        folders, names = _layout(directory, {"train": train, "valid": valid, "test": test})
+        only_train = set(folders) == {"train"}
+        splits = {
+            "all" if only_train else name: _labelled_split(
+                folder, name, names if name == "train" else subfolders(folder), _Walk(), may_lack_classes=True
+            )
+            for name, folder in folders.items()
+            if subfolders(folder)
+        }
+    if not any(split.labels is not None and split.labels.ndim == 1 for split in splits.values()):
+        raise ValueError(
+            f"Images must have one label each to be evaluated. Received: {directory}, whose images have none, or "
+            "several."
+        )
     return {
         name: with_classes(split, class_names, where=f"`directory` {directory}")
         for name, split in splits.items()
@@ -224,7 +246,7 @@ def _layout(directory: str, named: dict[str, str | None]) -> tuple[dict[str, str
         if name is None and not is_flat:
             name = _recognised(directory, split, has_train="train" in chosen)
         elif name is not None:
-            _check_directory(_inside(directory, name), split, "Check the name.")
+            name = _checked_name(directory, split, name)
         if name is not None:
             chosen[split] = name
     if "train" not in chosen:
@@ -233,8 +255,8 @@ def _layout(directory: str, named: dict[str, str | None]) -> tuple[dict[str, str
     elif set(chosen) == {"train"} and named["train"] is None:
         _check_alone(directory, chosen["train"])
     folders = {split: _inside(directory, name) for split, name in chosen.items()}
-    others = [name for split, name in chosen.items() if split != "train"] if chosen["train"] == "." else []
-    class_names = subfolders(folders["train"], others)
+    others = [name.partition("/")[0] for split, name in chosen.items() if split != "train"]
+    class_names = subfolders(folders["train"], others if chosen["train"] == "." else [])
     if not class_names:
         raise ValueError(
             "`directory` must hold one folder of images for each class. Received: no class folders in "
@@ -247,6 +269,15 @@ def _layout(directory: str, named: dict[str, str | None]) -> tuple[dict[str, str
             "images without labels."
         )
     return folders, class_names
+
+
+def _checked_name(directory: str, split: str, name: str) -> str:
+    """Gives the name of a folder below `directory` as `subfolders` would."""
+    clean = posixpath.normpath(name)
+    if clean.startswith(("/", "..")) or (clean == "." and split != "train"):
+        raise ValueError(f"`{split}` must name a folder inside {directory}. Received: {split}={name!r}.")
+    _check_directory(_inside(directory, clean), split, "Check the name.")
+    return clean
 
 
 def _recognised(directory: str, split: str, *, has_train: bool) -> str | None:
@@ -270,6 +301,12 @@ def _check_no_split_among_classes(directory: str, chosen: dict[str, str], named:
     if not names:
         return
     others = [name for name in subfolders(directory) if not split_called(name)]
+    flat = [name for name in names if not subfolders(f"{directory}/{name}") and split_called(name) != "valid"]
+    if flat and not others:
+        raise ValueError(
+            f"Images must lie in class folders. Received: {' and '.join(flat)} in {directory} without class folders. "
+            "Sort the images into a folder for each class, or give a CSV file with their labels."
+        )
     if recognised and not others:
         raise FileNotFoundError(
             f"`train` must be an existing folder. Received: {', '.join(names)} in {directory}, and no folder of "
@@ -312,13 +349,15 @@ def _check_same_classes(folders: dict[str, str], class_names: tuple[str, ...]) -
         )
 
 
-def _labelled_split(folder: str, name: str, class_names: tuple[str, ...], walk: _Walk) -> Split:
+def _labelled_split(
+    folder: str, name: str, class_names: tuple[str, ...], walk: _Walk, *, may_lack_classes: bool = False
+) -> Split:
     paths: list[str] = []
     counts = []
     for class_name in class_names:
         before = len(walk.left_out)
         found = walk.images(f"{folder}/{class_name}")
-        if not found:
+        if not found and not may_lack_classes:
             others = summary_of_left_out(walk.left_out[before:])
             raise ValueError(
                 f"Every class folder must hold at least one image. Received: no images in {folder}/{class_name}"
@@ -326,6 +365,8 @@ def _labelled_split(folder: str, name: str, class_names: tuple[str, ...], walk: 
             )
         counts.append(len(found))
         paths.extend(found)
+    if not paths:
+        raise ValueError(f"There must be at least one image. Received: no images in {folder}. {_FORMATS}")
     labels = np.repeat(np.arange(len(class_names), dtype=np.int32), counts)
     return Split(name, tuple(paths), labels, class_names)
 
@@ -333,7 +374,8 @@ def _labelled_split(folder: str, name: str, class_names: tuple[str, ...], walk: 
 def _test_split(folder: str, class_names: tuple[str, ...], walk: _Walk) -> Split:
     in_test = subfolders(folder)
     if in_test:
-        return with_classes(_labelled_split(folder, "test", in_test, walk), class_names, where=f"`test` {folder}")
+        found = _labelled_split(folder, "test", in_test, walk, may_lack_classes=True)
+        return with_classes(found, class_names, where=f"`test` {folder}")
     paths = walk.images(folder)
     if not paths:
         raise ValueError(f"`test` must hold at least one image. Received: no images in {folder}. {_FORMATS}")

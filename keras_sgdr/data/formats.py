@@ -99,7 +99,8 @@ def damage_of(encoded: bytes) -> str | None:
         if end + 4 > len(encoded):
             break
         if zlib.crc32(encoded[place + 4 : end]) != int.from_bytes(encoded[end : end + 4], "big"):
-            return f"the checksum of its part {name.decode('latin-1')} is wrong: the file is damaged"
+            known = f" {name.decode()}" if name.isalpha() else ""
+            return f"the checksum of its part{known} is wrong: the file is damaged"
         if name == b"IEND":
             return None
         place = end + 4
@@ -115,7 +116,7 @@ def why_not_decoded(head: bytes) -> str | None:
     if not head:
         return "the file is empty"
     found = format_of(head)
-    if found == "BMP" and head[14] == 40 and head[30] in (1, 2):
+    if found == "BMP" and head[14] >= 40 and head[30] in (1, 2):
         return f"it is a BMP that is compressed with RLE: convert it, with {_CONVERT['TIFF']}"
     if found in DECODED:
         return None

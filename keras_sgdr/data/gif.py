@@ -26,17 +26,18 @@ def decode_gif(encoded: Any) -> Any:
     descriptor, control = _first_image(data)
     has_own_colours = data[descriptor + 9] >= 0x80
     colours = tf.where(has_own_colours, descriptor + _DESCRIPTOR, _SCREEN)
-    has_colours = has_own_colours | (data[10] >= 0x80)
+    flags = tf.where(has_own_colours, data[descriptor + 9], data[10])
+    number = tf.where(flags >= 0x80, _number_of_colours(flags), 0)
     # A graphic control extension: its introducer, label and length, flags, delay, transparent colour.
-    is_transparent = has_colours & (control > 0) & (data[control + 3] % 2 == 1)
+    is_transparent = (control > 0) & (data[control + 3] % 2 == 1) & (data[control + 6] < number)
     clear = colours + 3 * data[control + 6]
 
     def with_white() -> Any:
         # TensorFlow makes transparent pixels black; so none is, and their colour is white.
         return _with(_with(encoded, control + 3, b"\0"), clear, b"\xff\xff\xff")
 
-    background = data[colours + 3 * data[11] : colours + 3 * data[11] + 3]
-    background = tf.where(has_colours & ~is_transparent, background, 255)
+    # Pillow's background, whatever the file says: the first colour, unless something is transparent.
+    background = tf.where((number > 0) & ~is_transparent, data[colours : colours + 3], 255)
     encoded = tf.cond(is_transparent, with_white, lambda: encoded)
     # TensorFlow's canvas is as large as the largest frame, whatever the file says, and cuts off what lies outside.
     encoded = _with(encoded, descriptor + 1, b"\0\0\0\0")

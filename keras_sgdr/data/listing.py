@@ -20,6 +20,11 @@ def is_folder(path: str) -> bool:
     return bool(_gfile().isdir(path)) if is_remote(path) else Path(path).is_dir()
 
 
+def is_there(path: str) -> bool:
+    """Whether there is a file or a folder at `path`."""
+    return bool(_gfile().exists(path)) if is_remote(path) else Path(path).exists()
+
+
 def subfolders(folder: str, skipped: Sequence[str] = ()) -> tuple[str, ...]:
     """Gives the sorted names of the folders in `folder` that are neither hidden nor in `skipped`."""
     return tuple(sorted(name for name, is_dir in _entries(folder) if is_dir and name not in skipped))

@@ -4,6 +4,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_sgdr.data.exif import rarely
+
 _DEPTH_AND_COLOUR_TYPE = 24
 _GREY, _RGB = 0, 2
 
@@ -41,10 +43,33 @@ def _without_alpha(encoded: Any) -> Any:
 
 
 def _colour_key(encoded: Any) -> Any:
-    """Gives six bytes from where the chunk tRNS holds its values, or none; it stands before the first IDAT."""
-    head = tf.strings.split(encoded, "IDAT", maxsplit=1)[0]
-    parts = tf.strings.split(head, "tRNS", maxsplit=1)
-    return tf.cond(tf.size(parts) > 1, lambda: tf.strings.substr(parts[-1], 0, 6), lambda: tf.constant(b""))
+    """Gives six bytes from where the chunk tRNS holds its values, or none."""
+    # Most files do not have the word, and need no walk.
+    has_word = tf.size(tf.strings.split(encoded, "tRNS", maxsplit=1)) > 1
+    return tf.cond(has_word, lambda: rarely(_key_of_chunk)(encoded), lambda: tf.constant(b""))
+
+
+def _key_of_chunk(encoded: Any) -> Any:
+    """Walks the chunks up to tRNS, which stands before the first IDAT."""
+
+    def name_at(offset: Any) -> Any:
+        return tf.strings.substr(encoded, offset + 4, 4)
+
+    def is_before(offset: Any) -> Any:
+        is_inside = offset + 12 <= tf.strings.length(encoded)
+        return tf.cond(
+            is_inside, lambda: (name_at(offset) != b"tRNS") & (name_at(offset) != b"IDAT"), lambda: tf.constant(False)
+        )
+
+    def after(offset: Any) -> list[Any]:
+        length = tf.io.decode_raw(tf.strings.substr(encoded, offset, 4), tf.int32, little_endian=False)[0]
+        left = tf.strings.length(encoded) - offset
+        return [offset + 12 + tf.clip_by_value(length, 0, left)]
+
+    (offset,) = tf.while_loop(is_before, after, [tf.constant(8)], maximum_iterations=100_000)
+    offset = tf.minimum(offset, tf.strings.length(encoded))
+    is_key = tf.strings.substr(encoded, tf.minimum(offset + 4, tf.strings.length(encoded)), 4) == b"tRNS"
+    return tf.cond(is_key, lambda: tf.strings.substr(encoded, offset + 8, 6), lambda: tf.constant(b""))
 
 
 def _without_colour(encoded: Any, key: Any, depth: Any, colour_type: Any) -> Any:
@@ -53,7 +78,8 @@ def _without_colour(encoded: Any, key: Any, depth: Any, colour_type: Any) -> Any
     values = tf.cast(tf.io.decode_raw(key, tf.uint16, little_endian=False), tf.int32)
     values = tf.where(colour_type == _GREY, values[0], values)
     # Samples of fewer bits are spread over all sixteen.
-    values = values * 65535 // (tf.bitwise.left_shift(1, depth) - 1)
+    number = tf.bitwise.left_shift(1, depth)
+    values = values % number * 65535 // (number - 1)
     colours = _three(tf.ensure_shape(tf.cast(image, tf.int32), (None, None, None)))
     is_opaque = tf.reduce_any(colours != values, axis=-1, keepdims=True)
     return tf.where(is_opaque, _three(tf.io.decode_png(encoded, channels=0)), tf.constant(255, tf.uint8))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -118,10 +119,15 @@ def _words_about(model: Any, arguments: dict[str, Any]) -> Iterator[None]:
             warnings.filterwarnings("ignore", message="Your input ran out of data")
             yield
     except Exception as error:
-        fault = None if isinstance(arguments["x"], Iterator) else fault_in(model, arguments)
+        is_ours = str(error).startswith("`dataset` must be what")
+        fault = None if is_ours or isinstance(arguments["x"], Iterator) else fault_in(model, arguments)
         if fault is None:
             raise
-        raise ValueError(f"`dataset` must be what the model can be trained on. Received: {fault}.") from error
+        raise _error_of(fault) from error
+
+
+def _error_of(fault: str) -> ValueError:
+    return ValueError(f"`dataset` must be what the model can be trained on. Received: {fault}.")
 
 
 def _probe(model: Any, finder: LRFinder, arguments: dict[str, Any], *, class_weight: Any, verbose: int) -> LRCurve:
@@ -135,6 +141,10 @@ def _probe(model: Any, finder: LRFinder, arguments: dict[str, Any], *, class_wei
         model.fit(**arguments, epochs=epochs, class_weight=class_weight, callbacks=callbacks, verbose=0)
         if not finder.is_over:
             raise finder.error_of_missing_batches()
+    if not math.isfinite(finder.curve.losses[-1]) and not isinstance(arguments["x"], Iterator):
+        fault = fault_in(model, arguments)  # or it diverges, as it may
+        if fault is not None:
+            raise _error_of(fault)
     return finder.curve
 
 

@@ -113,15 +113,31 @@ def moved(gif, left, top):
     return gif[: place + 1] + struct.pack("<HH", left, top) + gif[place + 5 :]
 
 
+def text(words):
+    return chunk(b"tEXt", b"Comment\0" + words)
+
+
 PALETTED = RGB.convert("P")
 CORNER = int(np.asarray(PALETTED)[0, 0])
 CMYK = encode(RGB.convert("CMYK"), "JPEG", quality=95)
+
+
+def transparent_at(gif, index):
+    """Gives a GIF another transparent colour."""
+    place = gif.index(b"\x21\xf9\x04")
+    return gif[: place + 6] + bytes([index]) + gif[place + 7 :]
+
+
 PLAIN_GIF = encode(RGB.quantize(256).convert("P"), "GIF")
 
 # Files that Pillow reads as every other program does
 FILES = {
     "grey_key.png": png(8, 0, [bytes(row) for row in PIXELS[..., 0]], key(int(PIXELS[0, 10, 0]))),
     "rgb_key.png": png(8, 2, [bytes(row.ravel()) for row in np.where((X > 20)[..., None], PIXELS, 7)], key(7, 7, 7)),
+    "key_after_a_text.png": png(
+        8, 2, [bytes(row.ravel()) for row in np.where((X > 20)[..., None], PIXELS, 7)], text(b"of IDAT") + key(7, 7, 7)
+    ),
+    "key_in_a_text.png": png(8, 2, [bytes(row.ravel()) for row in PIXELS], text(b"tRNS\0\7\0\7\0\7")),
     "rgb_key_that_none_has.png": png(8, 2, [bytes(row.ravel()) for row in PIXELS], key(1, 2, 3)),
     "one_bit.png": png(1, 0, packed(BITS, 1)),
     "one_bit_key.png": png(1, 0, packed(BITS, 1), key(0)),
@@ -161,6 +177,7 @@ FILES = {
     ),
     "on_canvas.gif": on_canvas(PLAIN_GIF, 80, 60),
     "moved.gif": moved(on_canvas(PLAIN_GIF, 80, 60), 7, 13),
+    "transparent_colour_that_is_none.gif": transparent_at(encode(RGB.quantize(4), "GIF", transparency=0), 255),
     "transparent_on_canvas.gif": on_canvas(encode(PALETTED, "GIF", transparency=CORNER), 70, 50),
     "lossy.webp": encode(RGB, "WEBP", quality=95),
     "alpha.webp": encode(RGBA, "WEBP", lossless=True, exact=True),

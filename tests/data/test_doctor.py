@@ -1,6 +1,7 @@
 """A folder with everything wrong that a folder can have."""
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -182,9 +183,36 @@ def test_second_check_decodes_only_what_has_changed(good_folder, tmp_path_factor
     (good_folder / "train" / "dogs" / "1.jpg").unlink()
     assert {each.kind for each in check_folder(good_folder, cache=cache).findings} == {"duplicate"}
     assert looked_at == [str(bad)]
-    for damaged in cache.iterdir():
-        damaged.write_bytes(damaged.read_bytes()[:-30])
+    for length in (-30, 200, 0):
+        for damaged in cache.iterdir():
+            damaged.write_bytes(damaged.read_bytes()[:length])
+        assert {each.kind for each in check_folder(good_folder, cache=cache).findings} == {"duplicate"}
     assert {each.kind for each in check_folder(good_folder, cache=cache).findings} == {"duplicate"}
+
+
+def test_second_check_keeps_files_and_reasons_together(good_folder, tmp_path_factory):
+    """A PNG whose tail is zeros, whose reason might hold them, before files of one size and time."""
+    cats = good_folder / "train" / "cats"
+    whole = io.BytesIO()
+    picture(600).save(whole, "PNG")
+    (cats / "00.png").write_bytes(whole.getvalue()[:-60] + bytes(60))
+    for number in range(4):
+        picture(700 + number).save(cats / f"{number}.bmp")
+    (cats / "3.bmp").write_bytes((cats / "3.bmp").read_bytes()[:30] + b"\7" * 6000)
+    for path in cats.glob("*.bmp"):
+        path.write_bytes(path.read_bytes()[:6000].ljust(6000, b"\0"))
+        os.utime(path, (1, 1))
+    cache = tmp_path_factory.mktemp("cache")
+    first, second = (check_folder(good_folder, cache=cache) for _ in range(2))
+    assert first.findings == second.findings
+    assert {Path(each.path).name for each in first.errors} >= {"00.png", "3.bmp"}
+
+
+@pytest.mark.parametrize("text", ["filename,label\nnone.jpg,a\n", "filename,label\n0.jpg,a\n"])
+def test_label_file_that_is_refused_is_a_finding(tmp_path, text):
+    picture(1).save(tmp_path / "0.jpg")
+    (tmp_path / "labels.csv").write_text(text)
+    assert [each.kind for each in check_folder(tmp_path / "labels.csv").findings] == ["layout"]
 
 
 def test_dangling_link_is_unreadable_and_can_be_moved_away(good_folder, tmp_path_factory):

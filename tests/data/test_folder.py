@@ -176,6 +176,30 @@ def test_split_with_classes_beside_classes_is_refused(tmp_path):
     assert len(index_folder(tmp_path, valid_fraction=0.5, train="train").train) == 2
 
 
+@pytest.mark.parametrize("names", [("train", "test"), ("test",), ("Train",)])
+def test_images_without_class_folders_are_refused_and_not_taken_for_classes(tmp_path, names):
+    touch(tmp_path, *(f"{name}/{i}.jpg" for name in names for i in range(4)))
+    with pytest.raises(ValueError, match=r"must lie in class folders\. Received: .* without class folders"):
+        index_folder(tmp_path, valid_fraction=0.5)
+
+
+@pytest.mark.parametrize("name", ["holdout", "holdout/", "./holdout", "extra/../holdout"])
+def test_named_test_folder_is_no_class_however_it_is_written(tmp_path, name):
+    touch(tmp_path, *TWO_CLASSES, "holdout/1.jpg")
+    index = index_folder(tmp_path, test=name, valid_fraction=0.5)
+    assert index.class_names == ("cat", "dog")
+    assert len(index.test) == 1
+    with pytest.raises(ValueError, match=r"`test` must name a folder inside .* Received: test='\.\./x'"):
+        index_folder(tmp_path, test="../x", valid_fraction=0.5)
+
+
+def test_empty_class_of_a_test_folder_is_a_missing_one(tmp_path):
+    touch(tmp_path, *in_folders("train", "valid"), "test/dog/1.jpg")
+    (tmp_path / "test" / "cat").mkdir()
+    assert index_folder(tmp_path).test.counts == {"cat": 0, "dog": 1}
+    assert labelled_splits(tmp_path / "test", ["cat", "dog"])["all"].counts == {"cat": 0, "dog": 1}
+
+
 def test_two_folders_of_one_split_are_refused(tmp_path):
     touch(tmp_path, *in_folders("train", "val", "valid"))
     with pytest.raises(ValueError, match=r"Received: val and valid in .*--valid val"):
@@ -422,6 +446,30 @@ def test_label_that_says_that_there_is_none_is_warned_of(tmp_path):
     touch(tmp_path, *(name for name, _ in ROWS))
     with pytest.warns(UserWarning, match=r"labels\.csv has 2 rows with the label 'nan', taken for a class"):
         index_folder(write_csv(tmp_path, HEAD + rows().replace("cat", "nan")), valid_fraction=0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('filename,label\n1.jpg,"a\n2.jpg,b\n', "line 3: unexpected end of data"),
+        ("sub\\\\1.jpg,a\n2.jpg,b\n", "first line names the image"),
+        ("filename,label,split\n1.jpg,a,train\n2.jpg,a,valid\n3.jpg,a,test\n1.jpg,,test\n", "empty label in row 5"),
+        ("filename,label\n7.jpg,a\n8.jpg,b\n", r"7\.jpg \(row 2\), .*8\.jpg \(row 3\), in"),
+    ],
+)
+def test_csv_that_would_lose_rows_is_refused(tmp_path, text, message):
+    touch(tmp_path, "1.jpg", "2.jpg", "3.jpg", "sub/1.jpg")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        index_folder(write_csv(tmp_path, text.replace("\\\\", "\\")), valid_fraction=0.5)
+
+
+@pytest.mark.parametrize(
+    ("cell", "delimiter", "message"), [(" | ", "|", "none in row 2"), ("a", "", "must not be empty")]
+)
+def test_delimiter_that_leaves_no_label_is_refused(tmp_path, cell, delimiter, message):
+    touch(tmp_path, "1.jpg")
+    with pytest.raises(ValueError, match=message):
+        index_folder(write_csv(tmp_path, f"f,l\n1.jpg,{cell}\n"), valid_fraction=0.5, label_delimiter=delimiter)
 
 
 def test_test_rows_of_a_csv_keep_their_labels(tmp_path):

@@ -35,6 +35,7 @@ FAULTS = {
     "all filtered out": (lambda: batches().filter(lambda x, _: tf.reduce_all(x > 99)), "it has no batches"),
     "NaN in images": (lambda: batches(with_one(np.nan, at=3)), "its images hold NaN or infinity"),
     "NaN in arrays": (lambda: (np.full_like(X, np.nan), Y), "its images hold NaN or infinity"),
+    "NaN in a later batch": (lambda: batches(with_one(np.nan)), "its images hold NaN or infinity, in batch 2"),
     "labels from 1": (lambda: batches(y=Y + 1), "its labels go from 1 to 2, and the model has 2 classes"),
     "labels below 0": (lambda: (X, Y - 1), "its labels go from -1 to 0, and the model has 2 classes"),
     "other shape": (
