@@ -144,7 +144,7 @@ def _evaluate(run: Run) -> dict[str, Any]:
     if test is not None:
         predictions["test"] = predict_tta(run.model, make_dataset(recipe, test), num_views=0, verbose=0)
     with written_whole(run.directory.path / "predictions.npz") as aside:
-        np.savez_compressed(aside, allow_pickle=False, **predictions)
+        np.savez_compressed(aside, **predictions)
     _write_history(run)
     results = [interpret(probabilities, labels, names) for probabilities in (plain, tta)]
     if is_no_better_than_guessing(results[0].accuracy, labels):

@@ -15,8 +15,9 @@ from keras_sgdr.data.csv_index import MISSING_LABELS
 from keras_sgdr.data.file_names import in_utf8, printable
 from keras_sgdr.data.fingerprint_store import FingerprintStore
 from keras_sgdr.data.fingerprints import Fingerprint, alike, fingerprint
-from keras_sgdr.data.folder import check_trainable, describe, index_folder, is_image
+from keras_sgdr.data.folder import check_trainable, describe, index_folder
 from keras_sgdr.data.formats import HEAD_LENGTH, why_not_decoded
+from keras_sgdr.data.layout import is_image
 from keras_sgdr.data.listing import file_stamps, head_of, is_there
 from keras_sgdr.data.splits import FolderIndex, Split
 from keras_sgdr.data.weights import balanced_weights

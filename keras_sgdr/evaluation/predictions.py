@@ -16,7 +16,7 @@ import tensorflow as tf
 from keras_sgdr.data.bad_pictures import BadImageError, read_image, reason_of
 from keras_sgdr.data.decoding import decode_image
 from keras_sgdr.data.file_names import as_bytes
-from keras_sgdr.data.folder import is_image
+from keras_sgdr.data.layout import is_image
 from keras_sgdr.data.listing import files_below, is_folder
 from keras_sgdr.models.classifier import Classifier
 

@@ -99,11 +99,14 @@ def lr_find(
         peek_as_keras_does(model, dataset)
         state = finder.keep(model)
         try:
-            with probe_arguments(dataset) as arguments, _words_about(model, arguments):
-                curves = [
-                    _probe(model, finder, reordered(arguments, order), class_weight=class_weight, verbose=verbose)
-                    for order in range(repeats)
-                ]
+            with probe_arguments(dataset) as arguments:
+                with _words_about(model, arguments):
+                    curves = [
+                        _probe(model, finder, reordered(arguments, order), class_weight=class_weight, verbose=verbose)
+                        for order in range(repeats)
+                    ]
+                if not all(math.isfinite(curve.losses[-1]) for curve in curves):
+                    _refuse_fault(model, arguments)  # or it diverges, as it may
         finally:
             state.generators.restore()
     curve = curves[0] if repeats == 1 else mean_curve(curves)
@@ -118,16 +121,18 @@ def _words_about(model: Any, arguments: dict[str, Any]) -> Iterator[None]:
             # The finder begins the data anew, and says itself if there is none.
             warnings.filterwarnings("ignore", message="Your input ran out of data")
             yield
+    except OSError:  # a file that is gone says so itself
+        raise
     except Exception as error:
-        is_ours = str(error).startswith("`dataset` must be what")
-        fault = None if is_ours or isinstance(arguments["x"], Iterator) else fault_in(model, arguments)
-        if fault is None:
-            raise
-        raise _error_of(fault) from error
+        _refuse_fault(model, arguments, cause=error)
+        raise
 
 
-def _error_of(fault: str) -> ValueError:
-    return ValueError(f"`dataset` must be what the model can be trained on. Received: {fault}.")
+def _refuse_fault(model: Any, arguments: dict[str, Any], *, cause: Exception | None = None) -> None:
+    """Raises a ValueError that names what is wrong with the data, if anything is."""
+    fault = None if isinstance(arguments["x"], Iterator) else fault_in(model, arguments)
+    if fault is not None:
+        raise ValueError(f"`dataset` must be what the model can be trained on. Received: {fault}.") from cause
 
 
 def _probe(model: Any, finder: LRFinder, arguments: dict[str, Any], *, class_weight: Any, verbose: int) -> LRCurve:
@@ -141,10 +146,6 @@ def _probe(model: Any, finder: LRFinder, arguments: dict[str, Any], *, class_wei
         model.fit(**arguments, epochs=epochs, class_weight=class_weight, callbacks=callbacks, verbose=0)
         if not finder.is_over:
             raise finder.error_of_missing_batches()
-    if not math.isfinite(finder.curve.losses[-1]) and not isinstance(arguments["x"], Iterator):
-        fault = fault_in(model, arguments)  # or it diverges, as it may
-        if fault is not None:
-            raise _error_of(fault)
     return finder.curve
 
 

