@@ -1,4 +1,4 @@
-"""The main job on real pictures without a download: scikit-learn's handwritten digits."""
+"""The main job on real images without a download: scikit-learn's handwritten digits."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def demo(output: Path, resume: bool, overwrite: bool) -> None:
 
     Needs the extra `demo`: pip install "keras-sgdr[demo]". About three minutes on two cores.
     """
-    from keras_sgdr.recipe import index_for, train_image_classifier
-    from keras_sgdr.settings import Recipe
+    from keras_sgdr.recipe.recipe import Recipe
+    from keras_sgdr.recipe.train import index_for, train_image_classifier
 
     folder = output / "digits"
-    num_pictures = write_digits(folder)
-    click.echo(f"wrote {num_pictures} pictures to {folder}")
+    num_images = write_digits(folder)
+    click.echo(f"wrote {num_images} images to {folder}")
     # A mirrored digit is another digit or none, hence `basic`.
     recipe = Recipe(image_size=64, batch_size=32, augmentation="basic", resize="squish", valid_fraction=0.2)
     result = train_image_classifier(folder, output=output / "run", recipe=recipe, resume=resume, overwrite=overwrite)
-    picture = Path(index_for(folder, recipe).valid.paths[0])
-    click.echo(f"the export says {predict_through_export(result.export, picture)!r} to {picture}")
+    image = Path(index_for(folder, recipe).valid.paths[0])
+    click.echo(f"the export says {predict_through_export(result.export, image)!r} to {image}")
 
 
 def write_digits(folder: Path) -> int:
@@ -36,7 +36,11 @@ def write_digits(folder: Path) -> int:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError('the demo needs scikit-learn. Install it with: pip install "keras-sgdr[demo]"') from error
+        from keras_sgdr.validation import MissingPackageError
+
+        raise MissingPackageError(
+            'the demo needs scikit-learn. Install it with: pip install "keras-sgdr[demo]"'
+        ) from error
     import numpy as np
     import tensorflow as tf
 
@@ -49,10 +53,10 @@ def write_digits(folder: Path) -> int:
     return len(digits.target)
 
 
-def predict_through_export(export: Path, picture: Path) -> str:
-    """Returns the class that an exported model gives to a picture."""
+def predict_through_export(export: Path, image: Path) -> str:
+    """Returns the class that an exported model gives to an image."""
     import tensorflow as tf
 
     serve = tf.saved_model.load(str(export)).signatures["serving_default"]
-    answer = serve(image_bytes=tf.constant([picture.read_bytes()]))
+    answer = serve(image_bytes=tf.constant([image.read_bytes()]))
     return str(answer["predicted_class"].numpy()[0].decode())

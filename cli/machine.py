@@ -35,7 +35,7 @@ _DIRECTORY = click.option(
 
 
 def _open(directory: Path | None) -> Any:
-    from keras_sgdr.training.feature_cache import FeatureCache, default_cache_directory
+    from keras_sgdr.precompute.feature_cache import FeatureCache, default_cache_directory
 
     return FeatureCache(directory or default_cache_directory())
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import click
 
+from .data import check, show
 from .demo import demo
-from .look import check, show
+from .inference import evaluate, export, predict
 from .machine import backbones, cache
 from .startup import starts_quietly
 from .train import lr_find, train
-from .use import evaluate, export, predict
 
 # Before TensorFlow is imported by a command: its remarks on itself would stand between the user and the answer. What is
 # wrong with the user's call comes as an exception.
@@ -36,34 +36,32 @@ class _OneLineErrors(click.Group):
         except OSError as error:
             raise click.ClickException(_os_error_line(error)) from error
         except Exception as error:
-            if not (_raised_by_us(error) or _is_tensorflows(error)):
+            if not (_is_deliberate(error) or _is_tensorflows(error)):
                 raise
             raise click.ClickException(_line_of(error)) from error
 
 
 def _is_tensorflows(error: Exception) -> bool:
-    """Whether TensorFlow refused an input in the graph: a file that is no picture, a disk that is full."""
+    """Whether TensorFlow refused an input in the graph: a file that is no image, a disk that is full."""
     return type(error).__module__ == "tensorflow.python.framework.errors_impl"
 
 
 def _line_of(error: Exception) -> str:
     if not _is_tensorflows(error):
         return str(error)
-    from keras_sgdr.data.bad_pictures import reason_of
+    from keras_sgdr.data.decode.corrupt_images import reason_of
 
     hint = "`keras-sgdr check` names the files of a folder that cannot be read."
     return f"{reason_of(error)}. {hint}" if type(error).__name__ == "InvalidArgumentError" else reason_of(error)
 
 
-def _raised_by_us(error: Exception) -> bool:
-    """Whether this package raised it on purpose; an error of a kind that only bugs raise is none."""
-    if not isinstance(error, (ValueError, TypeError, RuntimeError, ImportError)):
+def _is_deliberate(error: Exception) -> bool:
+    """Whether this package raised it on purpose, which its class tells."""
+    if isinstance(error, click.ClickException):
         return False
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    module = traceback.tb_frame.f_globals.get("__name__", "") if traceback else ""
-    return module.split(".")[0] in ("keras_sgdr", "keras_sgdr_cli")
+    from keras_sgdr.validation import KerasSgdrError
+
+    return isinstance(error, KerasSgdrError)
 
 
 def _os_error_line(error: OSError) -> str:
@@ -81,7 +79,7 @@ def _resume_hint(ctx: click.Context) -> str:
 @click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="keras-sgdr")
 def cli() -> None:
-    """Turns a folder of pictures into a served image classifier, the way the fast.ai course teaches it."""
+    """Turns a folder of images into a served image classifier, the way the fast.ai course teaches it."""
 
 
 for command in (check, show, train, lr_find, evaluate, predict, export, demo, backbones, cache):

@@ -60,7 +60,7 @@ recipe_options = _with((*_NAME_OPTIONS, *_SPLIT_OPTIONS, *_RECIPE_OPTIONS))
 
 def make_recipe(options: dict[str, Any]) -> Any:
     """Returns the `Recipe` of parsed options."""
-    from keras_sgdr.settings import Recipe
+    from keras_sgdr.recipe.recipe import Recipe
 
     if options.get("weights") == "none":
         options = {**options, "weights": None}
@@ -71,7 +71,7 @@ def make_recipe(options: dict[str, Any]) -> Any:
 @FOLDER
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The run directory.")
 @recipe_options
-@click.option("--image-cache", help="Keep decoded pictures in 'memory' or a directory; for large pictures.")
+@click.option("--image-cache", help="Keep decoded images in 'memory' or a directory; for large images.")
 @click.option("--head-views", type=click.IntRange(min=0), default=2, help="Step 4: augmented views for the head.")
 @click.option("--head-cycles", type=click.IntRange(min=0), default=0, help="Step 4: epochs of the head on new views.")
 @click.option("--n-cycles", type=click.IntRange(min=1), default=1, help="Step 8: cycles of the whole network, at most.")
@@ -91,7 +91,7 @@ def train(folder: Path, output: Path, resume: bool, overwrite: bool, **options: 
     FOLDER has train/ and valid/, and perhaps test/, each with a folder per class; or just a folder per class; or it is
     a CSV file.
     """
-    from keras_sgdr.recipe import train_image_classifier
+    from keras_sgdr.recipe.train import train_image_classifier
 
     train_image_classifier(folder, output=output, recipe=make_recipe(options), resume=resume, overwrite=overwrite)
 
@@ -105,7 +105,7 @@ def train(folder: Path, output: Path, resume: bool, overwrite: bool, **options: 
 def lr_find(folder: Path, output: Path, unfreeze: bool, num_steps: int, **options: Any) -> None:
     """Find the learning rate for FOLDER: prints the suggestions, plots the curve."""
     from keras_sgdr import plots
-    from keras_sgdr.recipe import find_learning_rate
+    from keras_sgdr.recipe.train import find_learning_rate
 
     output.parent.mkdir(parents=True, exist_ok=True)
     curve = find_learning_rate(folder, recipe=make_recipe(options), whole_network=unfreeze, num_steps=num_steps)

@@ -2,7 +2,7 @@
 
     python examples/eight_steps.py FOLDER [IMAGE_SIZE]
 
-FOLDER has train/ and valid/, each with a folder of pictures per class.
+FOLDER has train/ and valid/, each with a folder of images per class.
 """
 
 import sys
@@ -25,7 +25,7 @@ from keras_sgdr import (
     side_on,
     unfreeze,
 )
-from keras_sgdr.training.lr_choice import choose_rate
+from keras_sgdr.recipe.rate_choice import choose_rate
 
 
 def compile_with(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:

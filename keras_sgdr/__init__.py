@@ -7,52 +7,52 @@ TensorFlow or KerasCV is loaded when it is first used.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from keras_sgdr._version import __version__ as __version__
+from keras_sgdr.checkpoint.training_checkpoint import TrainingCheckpoint
+from keras_sgdr.lr_finder.lr_curve import LRCurve
+from keras_sgdr.lr_finder.lr_find import LRFinder, lr_find
+from keras_sgdr.lr_finder.lr_find_groups import lr_find_groups
 from keras_sgdr.models.batch_norm import recalibrate_batch_norm
 from keras_sgdr.models.classifier import build_classifier, load_classifier
 from keras_sgdr.models.efficientnet_lite import EfficientNetLite0, EfficientNetLite1, EfficientNetLite2
-from keras_sgdr.models.group_summary import summary
+from keras_sgdr.models.group_summary import group_summary
 from keras_sgdr.models.layer_groups import freeze_to, layer_groups, unfreeze
-from keras_sgdr.training.checkpoint import TrainingCheckpoint
-from keras_sgdr.training.differential_lr import DifferentialLR
-from keras_sgdr.training.group_finder import lr_find_groups
-from keras_sgdr.training.lr_curve import LRCurve
-from keras_sgdr.training.lr_finder import LRFinder, lr_find
-from keras_sgdr.training.one_cycle import OneCycleScheduler
-from keras_sgdr.training.schedules import total_epochs
-from keras_sgdr.training.sgdr import SGDRScheduler
-from keras_sgdr.training.sgdr_schedule import SGDR
-from keras_sgdr.training.snapshots import CycleSnapshots, SnapshotEnsemble, StopWhenOverfitting
+from keras_sgdr.optimizers.differential_lr import DifferentialLR
+from keras_sgdr.schedules.cosine_cycles import total_epochs
+from keras_sgdr.schedules.one_cycle import OneCycleScheduler
+from keras_sgdr.schedules.sgdr_schedule import SGDR
+from keras_sgdr.schedules.sgdr_scheduler import SGDRScheduler
+from keras_sgdr.schedules.snapshots import CycleSnapshots, SnapshotEnsemble, StopWhenOverfitting
 
 if TYPE_CHECKING:
-    from keras_sgdr.data.augmentation import basic, side_on, top_down
-    from keras_sgdr.data.dataset import load_dataset
-    from keras_sgdr.data.doctor import check_folder
-    from keras_sgdr.data.folder import FolderIndex, index_folder
+    from keras_sgdr.augmentation.random_view import basic, side_on, top_down
+    from keras_sgdr.data.check.check_folder import check_folder
+    from keras_sgdr.data.dataset.load_dataset import load_dataset
+    from keras_sgdr.data.index.folder import FolderIndex, index_folder
     from keras_sgdr.evaluation.interpretation import interpret
     from keras_sgdr.evaluation.tta import predict_tta
-    from keras_sgdr.recipe import train_image_classifier
+    from keras_sgdr.precompute.feature_cache import FeatureCache
+    from keras_sgdr.precompute.precompute import precompute_features
+    from keras_sgdr.recipe.recipe import Recipe
+    from keras_sgdr.recipe.train import train_image_classifier
     from keras_sgdr.serving.savedmodel import export_savedmodel
-    from keras_sgdr.settings import Recipe
-    from keras_sgdr.training.feature_cache import FeatureCache
-    from keras_sgdr.training.features import precompute_features
 
-__version__ = "0.1.0"
 
 _LAZY = {
-    "FeatureCache": "training.feature_cache",
-    "FolderIndex": "data.folder",
-    "Recipe": "settings",
-    "basic": "data.augmentation",
-    "check_folder": "data.doctor",
+    "FeatureCache": "precompute.feature_cache",
+    "FolderIndex": "data.index.folder",
+    "Recipe": "recipe.recipe",
+    "basic": "augmentation.random_view",
+    "check_folder": "data.check.check_folder",
     "export_savedmodel": "serving.savedmodel",
-    "index_folder": "data.folder",
+    "index_folder": "data.index.folder",
     "interpret": "evaluation.interpretation",
-    "load_dataset": "data.dataset",
-    "precompute_features": "training.features",
+    "load_dataset": "data.dataset.load_dataset",
+    "precompute_features": "precompute.precompute",
     "predict_tta": "evaluation.tta",
-    "side_on": "data.augmentation",
-    "top_down": "data.augmentation",
-    "train_image_classifier": "recipe",
+    "side_on": "augmentation.random_view",
+    "top_down": "augmentation.random_view",
+    "train_image_classifier": "recipe.train",
 }
 
 __all__ = [
@@ -77,6 +77,7 @@ __all__ = [
     "check_folder",
     "export_savedmodel",
     "freeze_to",
+    "group_summary",
     "index_folder",
     "interpret",
     "layer_groups",
@@ -88,7 +89,6 @@ __all__ = [
     "predict_tta",
     "recalibrate_batch_norm",
     "side_on",
-    "summary",
     "top_down",
     "total_epochs",
     "train_image_classifier",

@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from keras_sgdr.validation import MissingFileError
+
 
 def save_figure(figure: Any, path: str | os.PathLike[str]) -> None:
     """Writes a figure to `path` (its suffix gives the format) and frees it.
 
-    The picture is written beside its place and then renamed, so a reader never sees half of one.
+    The image is written beside its place and then renamed, so a reader never sees half of one.
 
     Args:
         figure: A matplotlib `Figure`, as every function of this module returns.
@@ -20,7 +22,7 @@ def save_figure(figure: Any, path: str | os.PathLike[str]) -> None:
 
     path = Path(path)
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"`path` must be in an existing directory. Received: path={path}.")
+        raise MissingFileError(f"`path` must be in an existing directory. Received: path={path}.")
     aside = path.with_name(f".partial-{path.stem}{path.suffix or '.png'}")
     try:
         figure.savefig(aside, dpi=120, bbox_inches="tight")
@@ -58,13 +60,13 @@ def plot_confusion_matrix(confusion: Any, class_names: Any) -> Any:
     return figure
 
 
-def plot_pictures(images: Any, titles: Any, *, columns: int = 3) -> Any:
-    """Returns a figure of pictures in a grid, each under its title.
+def plot_images(images: Any, titles: Any, *, columns: int = 3) -> Any:
+    """Returns a figure of images in a grid, each under its title.
 
     Args:
         images: Arrays of shape `(height, width, 3)`, values in [0, 255].
-        titles: One per picture.
-        columns: Pictures in a row.
+        titles: One per image.
+        columns: Images in a row.
     """
     import matplotlib.pyplot as plt
     import numpy as np
@@ -81,14 +83,14 @@ def plot_pictures(images: Any, titles: Any, *, columns: int = 3) -> Any:
 
 
 def show_batch(images: Any, labels: Any = None, class_names: Any = None, *, columns: int = 8) -> Any:
-    """Returns a figure of a batch as the model sees it, or of several views of one picture.
+    """Returns a figure of a batch as the model sees it, or of several views of one image.
 
     Args:
         images: Shape `(batch, height, width, 3)`, values in [0, 255].
-        labels: One class number per picture, shape `(batch,)`; or for each class 0, 1 or how much of a mixed picture
+        labels: One class number per image, shape `(batch,)`; or for each class 0, 1 or how much of a mixed image
             shows it, shape `(batch, num_classes)`; or None.
         class_names: What to write instead of the numbers.
-        columns: Pictures in a row.
+        columns: Images in a row.
     """
     import numpy as np
 
@@ -101,7 +103,7 @@ def show_batch(images: Any, labels: Any = None, class_names: Any = None, *, colu
         return ", ".join(part(number, share) for number, share in shares.items())
 
     titles = [""] * len(images) if labels is None else [title(label) for label in np.asarray(labels)]
-    return plot_pictures(images, titles, columns=min(columns, max(1, len(images))))
+    return plot_images(images, titles, columns=min(columns, max(1, len(images))))
 
 
 def plot_history(epochs: Any) -> Any:

@@ -1,1 +1,1 @@
-"""Folders of pictures, and what turns them into batches."""
+"""Folders of images, and what turns them into batches."""

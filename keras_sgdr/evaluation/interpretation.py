@@ -1,4 +1,4 @@
-"""A look at the mistakes: accuracy, the confusion matrix, the pictures with the highest loss."""
+"""A look at the mistakes: accuracy, the confusion matrix, the images with the highest loss."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_sgdr import plots
+from keras_sgdr.validation import InvalidValueError
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Interpretation:
-    """What a classifier got right and wrong on labelled pictures.
+    """What a classifier got right and wrong on labelled images.
 
     Attributes:
         probabilities: Shape `(n, num_classes)`.
         labels: The true classes, int, shape `(n,)`.
         class_names: One name per class.
-        losses: Cross-entropy of each picture in nats, shape `(n,)`.
+        losses: Cross-entropy of each image in nats, shape `(n,)`.
         confusion: Counts, shape `(num_classes, num_classes)`; rows are true, columns predicted classes.
     """
 
@@ -40,7 +41,7 @@ class Interpretation:
 
     @property
     def accuracy(self) -> float:
-        """The share of pictures whose predicted class is the true one."""
+        """The share of images whose predicted class is the true one."""
         return float(np.mean(self.predictions == self.labels))
 
     @property
@@ -49,7 +50,7 @@ class Interpretation:
         return float(self.losses.mean())
 
     def top_losses(self, k: int | None = None) -> Array:
-        """Returns the indices of the `k` pictures with the highest loss, worst first (all of them by default)."""
+        """Returns the indices of the `k` images with the highest loss, worst first (all of them by default)."""
         return np.argsort(-self.losses, kind="stable")[:k]
 
     def most_confused(self, min_count: int = 1) -> list[tuple[str, str, int]]:
@@ -71,7 +72,7 @@ class Interpretation:
 
 
 def interpret(probabilities: Any, labels: Any, class_names: Sequence[str]) -> Interpretation:
-    """Returns accuracy, losses and confusions of predictions on labelled pictures.
+    """Returns accuracy, losses and confusions of predictions on labelled images.
 
     Args:
         probabilities: Shape `(n, num_classes)`, rows summing to 1, as `model.predict` or `predict_tta` gives.
@@ -106,13 +107,13 @@ def interpret(probabilities: Any, labels: Any, class_names: Sequence[str]) -> In
 def _check_shapes(probabilities: Array, labels: Array, class_names: Sequence[str]) -> None:
     expected = (len(labels), len(class_names))
     if labels.ndim != 1 or not len(labels) or probabilities.shape != expected:
-        raise ValueError(
+        raise InvalidValueError(
             "`probabilities` must have one row per label and one column per class name, and there must be at least "
             f"one. Received: probabilities.shape={probabilities.shape}, labels.shape={labels.shape}, "
             f"{len(class_names)} class names."
         )
     if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= len(class_names):
-        raise ValueError(
+        raise InvalidValueError(
             f"`labels` must be integers in [0, {len(class_names)}). Received: dtype {labels.dtype}, "
             f"from {labels.min()} to {labels.max()}."
         )
@@ -123,7 +124,7 @@ def plot_mistakes(result: Interpretation, worst_images: Any, directory: Path) ->
 
     Args:
         result: What was right and wrong.
-        worst_images: The pictures `result.top_losses(n)`, in that order, values in [0, 255], as the model saw them.
+        worst_images: The images `result.top_losses(n)`, in that order, values in [0, 255], as the model saw them.
         directory: An existing directory.
     """
     names, worst = result.class_names, result.top_losses(len(worst_images))
@@ -132,4 +133,4 @@ def plot_mistakes(result: Interpretation, worst_images: Any, directory: Path) ->
         for i in worst
     ]
     plots.save_figure(result.plot_confusion_matrix(), directory / "confusion_matrix.png")
-    plots.save_figure(plots.plot_pictures(worst_images, titles), directory / "top_losses.png")
+    plots.save_figure(plots.plot_images(worst_images, titles), directory / "top_losses.png")

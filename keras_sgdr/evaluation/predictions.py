@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_sgdr.data.bad_pictures import BadImageError, read_image, reason_of
-from keras_sgdr.data.decoding import decode_image
-from keras_sgdr.data.file_names import as_bytes
-from keras_sgdr.data.layout import is_image
-from keras_sgdr.data.listing import files_below, is_folder
+from keras_sgdr.data.decode.corrupt_images import BadImageError, read_image, reason_of
+from keras_sgdr.data.decode.decode_image import decode_image
+from keras_sgdr.data.index.file_names import as_bytes
+from keras_sgdr.data.index.files import files_below, is_folder
+from keras_sgdr.data.index.layout import is_image
 from keras_sgdr.models.classifier import Classifier
+from keras_sgdr.validation import InvalidValueError, MissingFileError
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,10 +27,10 @@ class Predictions:
     """The predicted classes of files.
 
     Attributes:
-        paths: The files that are pictures, in the order in which they were given.
+        paths: The files that are images, in the order in which they were given.
         probabilities: float32, shape `(len(paths), num_classes)`.
         class_names: One name per column.
-        rejected: `(path, reason)` of each file that could not be read as a picture.
+        rejected: `(path, reason)` of each file that could not be read as an image.
     """
 
     paths: tuple[str, ...]
@@ -41,12 +42,12 @@ class Predictions:
 def predict_files(
     classifier: Classifier, paths: Sequence[str | os.PathLike[str]], *, batch_size: int = 32, verbose: int = 0
 ) -> Predictions:
-    """Returns the probabilities of picture files; what is no picture is listed, and stops nothing.
+    """Returns the probabilities of image files; what is no image is listed, and stops nothing.
 
     Args:
         classifier: A trained classifier, as `load_classifier` gives.
-        paths: Files, whatever they are called, and folders, of which the pictures at any depth are taken.
-        batch_size: Pictures held in memory at once.
+        paths: Files, whatever they are called, and folders, of which the images at any depth are taken.
+        batch_size: Images held in memory at once.
         verbose: 1 shows a progress bar.
 
     Raises:
@@ -55,11 +56,11 @@ def predict_files(
     """
     files = [file for path in paths for file in _files(os.fspath(path))]
     if not files:
-        raise ValueError(f"`paths` must hold at least one picture. Received: {', '.join(map(str, paths))}.")
+        raise InvalidValueError(f"`paths` must hold at least one image. Received: {', '.join(map(str, paths))}.")
     good: list[str] = []
     rejected: list[tuple[str, str]] = []
     rows = [np.zeros((0, len(classifier.class_names)), "float32")]
-    bar = keras.utils.Progbar(len(files), unit_name="picture") if verbose else None
+    bar = keras.utils.Progbar(len(files), unit_name="image") if verbose else None
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(files), batch_size):
             chunk = files[start : start + batch_size]
@@ -80,12 +81,12 @@ def _files(path: str) -> Iterator[str]:
     elif tf.io.gfile.exists(as_bytes(path)):
         yield path
     else:
-        raise FileNotFoundError(f"`paths` must exist. Received: {path}.")
+        raise MissingFileError(f"`paths` must exist. Received: {path}.")
 
 
 def _decoder(classifier: Classifier) -> Any:
     def decode(path: str) -> Any:
-        """Returns the picture, or as a string the reason why there is none."""
+        """Returns the image, or as a string the reason why there is none."""
         try:
             return _decode(tf.constant(read_image(path)), tuple(classifier.image_size), classifier.resize).numpy()
         except BadImageError as error:

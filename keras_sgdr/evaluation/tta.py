@@ -1,4 +1,4 @@
-"""Test-time augmentation: the mean opinion on several views of one picture."""
+"""Test-time augmentation: the mean opinion on several views of one image."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
+
+from keras_sgdr.validation import InvalidValueError
 
 Array = npt.NDArray[Any]
 
@@ -31,10 +33,10 @@ def predict_tta(
     from_logits: bool = False,
     verbose: int = 1,
 ) -> Array:
-    """Returns class probabilities, averaged over the plain picture and `num_views` augmented views.
+    """Returns class probabilities, averaged over the plain image and `num_views` augmented views.
 
-    Row i belongs to picture i of `dataset`, so give a dataset that is neither shuffled nor augmented. All
-    views of a batch are made and predicted before the next batch is read: the pictures are decoded once.
+    Row i belongs to image i of `dataset`, so give a dataset that is neither shuffled nor augmented. All
+    views of a batch are made and predicted before the next batch is read: the images are decoded once.
 
         probabilities = plain_weight * p(plain) + (1 - plain_weight) * mean(p(view) for each view)
 
@@ -43,9 +45,9 @@ def predict_tta(
         dataset: Batches of images in [0, 255], shape `(batch, height, width, 3)`, alone or as
             `(images, labels, ...)`: a `tf.data.Dataset`, a `keras.utils.PyDataset`, any iterable of
             batches, or one array of images.
-        num_views: Augmented views per picture, >= 0. With 0 the result is the plain prediction.
+        num_views: Augmented views per image, >= 0. With 0 the result is the plain prediction.
         augmentation: The layer that makes a view; normally the one used in training. The presets of
-            this package draw from `(seed, view, picture)` and so give the same views in each run; any other
+            this package draw from `(seed, view, image)` and so give the same views in each run; any other
             layer is called with `training=True` and draws from its own seed. With `None` the views are
             the four corners at 1.1 times the size (the next four at 1.2 times, ...), without a flip.
         seed: Seed of the views, for augmentations of this package.
@@ -57,7 +59,7 @@ def predict_tta(
         verbose: 1 shows a progress bar, 0 nothing.
 
     Returns:
-        Probabilities, float32, shape `(num_pictures, num_classes)`; each row sums to 1.
+        Probabilities, float32, shape `(num_images, num_classes)`; each row sums to 1.
 
     Raises:
         ValueError: If an argument is out of its range, or the model gives no probabilities.
@@ -72,7 +74,7 @@ def predict_tta(
     """
     weights = view_weights(num_views, plain_weight)
     if merge not in _MERGES:
-        raise ValueError(f"`merge` must be one of {sorted(_MERGES)}. Received: merge={merge!r}.")
+        raise InvalidValueError(f"`merge` must be one of {sorted(_MERGES)}. Received: merge={merge!r}.")
     make_view = _view_maker(augmentation, seed)
     bar = keras.utils.Progbar(_num_batches(dataset), unit_name="batch") if verbose else None
     merged = []
@@ -86,7 +88,7 @@ def predict_tta(
         if bar is not None:
             bar.add(1)
     if not merged:
-        raise ValueError(f"`dataset` must hold at least one batch. Received: dataset={dataset!r}.")
+        raise InvalidValueError(f"`dataset` must hold at least one batch. Received: dataset={dataset!r}.")
     return np.concatenate(merged)
 
 
@@ -98,14 +100,14 @@ def view_weights(num_views: int, plain_weight: float | None = None) -> Array:
         plain_weight: In [0, 1], or `None` for fast.ai 0.7's rule (see `predict_tta`).
     """
     if isinstance(num_views, bool) or not isinstance(num_views, int) or num_views < 0:
-        raise ValueError(f"`num_views` must be an integer >= 0. Received: num_views={num_views!r}.")
+        raise InvalidValueError(f"`num_views` must be an integer >= 0. Received: num_views={num_views!r}.")
     if num_views == 0:
         return np.ones(1)
     if plain_weight is None:
         copies = -(-num_views // 4)
         plain_weight = copies / (copies + num_views)
     if not 0 <= plain_weight <= 1:
-        raise ValueError(f"`plain_weight` must lie in [0, 1]. Received: plain_weight={plain_weight}.")
+        raise InvalidValueError(f"`plain_weight` must lie in [0, 1]. Received: plain_weight={plain_weight}.")
     return np.array([plain_weight] + [(1 - plain_weight) / num_views] * num_views)
 
 
@@ -125,7 +127,7 @@ def _probabilities(model: keras.Model, images: Any, from_logits: bool) -> Array:
     outputs = np.asarray(model.predict_on_batch(images), "float64")
     broken = outputs[~np.isfinite(outputs).all(axis=-1)]
     if len(broken):
-        raise ValueError(
+        raise InvalidValueError(
             "`model` must return finite values. Received: a row "
             f"{np.array2string(broken[0], precision=3, threshold=8)}. Its training has diverged: train again at a "
             "lower learning rate."
@@ -134,7 +136,7 @@ def _probabilities(model: keras.Model, images: Any, from_logits: bool) -> Array:
         exponentials = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
         return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
     if not np.allclose(outputs.sum(axis=-1), 1, atol=1e-2) or outputs.min() < 0:
-        raise ValueError(
+        raise InvalidValueError(
             "`model` must return probabilities, rows that sum to 1. Received: a row "
             f"{np.array2string(outputs[0], precision=3, threshold=8)}. If these are logits, pass `from_logits=True`."
         )

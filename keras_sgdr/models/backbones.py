@@ -11,6 +11,7 @@ import keras
 
 from keras_sgdr.models import efficientnet_lite
 from keras_sgdr.models.efficientnet_lite import imagenet_weights_path
+from keras_sgdr.validation import InvalidValueError
 
 
 class Backbone(NamedTuple):
@@ -19,15 +20,15 @@ class Backbone(NamedTuple):
     Attributes:
         name: The constructor's name, in `keras.applications` or here.
         parameters: How many numbers the weights are, without the top.
-        preprocessing: How pictures in [0, 255] are brought to what the weights expect: `"tf"` (to [-1, 1]),
+        preprocessing: How images in [0, 255] are brought to what the weights expect: `"tf"` (to [-1, 1]),
             `"torch"` (ImageNet's mean and deviation), `"caffe"` (BGR, less the mean) or `"contained"` in the backbone.
-        default_size: Height and width of the pictures that the weights were trained on, in pixels.
+        default_size: Height and width of the images that the weights were trained on, in pixels.
         min_size: The smallest height and width that the constructor takes, in pixels.
         licence: The licence under which the ImageNet weights were published; `"unstated"` where neither Keras nor their
             authors name one for the weights, only for the code that made them (Apache-2.0). No legal advice: see
             https://keras.io/api/applications and the authors' pages.
         weights_file: The name of the ImageNet weights' file in Keras's cache, with `{rows}` where it depends on the
-            pictures' height; `"-"` if it is installed by pip.
+            images' height; `"-"` if it is installed by pip.
     """
 
     name: str
@@ -117,7 +118,9 @@ def find_backbone(name: str) -> Backbone:
     by_lower_case = {known.lower(): known for known in BACKBONES}
     close = difflib.get_close_matches(str(name).lower(), by_lower_case, n=5, cutoff=0.5)
     wanted = ", ".join(by_lower_case[match] for match in close) or ", ".join(BACKBONES)
-    raise ValueError(f"`backbone` must be one of the known names. Received: backbone={name!r}. Did you mean {wanted}?")
+    raise InvalidValueError(
+        f"`backbone` must be one of the known names. Received: backbone={name!r}. Did you mean {wanted}?"
+    )
 
 
 def imagenet_weights_location(backbone: Backbone, *, image_size: tuple[int, int] | None = None) -> Path:
@@ -125,7 +128,7 @@ def imagenet_weights_location(backbone: Backbone, *, image_size: tuple[int, int]
 
     Args:
         backbone: A row of the table.
-        image_size: (height, width) of the pictures; two families have other weights for other sizes.
+        image_size: (height, width) of the images; two families have other weights for other sizes.
 
     Returns:
         The path of the file, in Keras's cache (`$KERAS_HOME/models` or `~/.keras/models`) or the installed package.

@@ -11,8 +11,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_sgdr.data.epoch_counter import epoch_kept
+from keras_sgdr.data.dataset.epoch_counter import epoch_kept
 from keras_sgdr.models.graph import leaves
+from keras_sgdr.validation import InvalidValueError
 
 # One layer more is exact after each sweep, and the deeper ones nearly.
 _MAX_SWEEPS, _SMALL_CHANGE = 10, 0.01
@@ -40,7 +41,7 @@ def recalibrate_batch_norm(model: keras.Model, dataset: Iterable[Any], *, num_ba
     """
     norms = batch_norms(model)
     if not norms:
-        raise ValueError(f"`model` must have batch norms. Received: model={model.name!r}, which has none.")
+        raise InvalidValueError(f"`model` must have batch norms. Received: model={model.name!r}, which has none.")
     check_num_batches(num_batches)
     recalibrate(model, norms, dataset, num_batches)
 
@@ -53,7 +54,7 @@ def batch_norms(layer: keras.layers.Layer) -> list[keras.layers.BatchNormalizati
 def check_num_batches(num_batches: int) -> None:
     """Refuses a number of batches with a ValueError unless it is a positive integer."""
     if not isinstance(num_batches, int) or num_batches < 1:
-        raise ValueError(f"`num_batches` must be an integer >= 1. Received: num_batches={num_batches!r}.")
+        raise InvalidValueError(f"`num_batches` must be an integer >= 1. Received: num_batches={num_batches!r}.")
 
 
 def recalibrate(
@@ -71,7 +72,7 @@ def recalibrate(
             for batch in islice(batches, num_batches):
                 model(batch[0] if isinstance(batch, tuple) else batch, training=True)
         if not all(found.count for found in moments.values()):
-            raise ValueError("`dataset` must have at least one batch. Received: an empty dataset.")
+            raise InvalidValueError("`dataset` must have at least one batch. Received: an empty dataset.")
         changes = [found.give(norm) for norm, found in moments.items()]
         if sweep and max(changes) < _SMALL_CHANGE:
             return

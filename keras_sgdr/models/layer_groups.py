@@ -11,6 +11,7 @@ import keras
 
 from keras_sgdr.models.batch_norm import batch_norms, check_num_batches, recalibrate
 from keras_sgdr.models.graph import Step, steps_of
+from keras_sgdr.validation import InvalidValueError
 
 # A split is even enough if no group is deeper than this many times the mean.
 _TOLERANCE = 1.6
@@ -40,7 +41,7 @@ def layer_groups(model: keras.Model, *, num_groups: int = 3) -> list[list[keras.
         ['head_pool', 'head_dropout', 'head_predictions']
     """
     if not isinstance(num_groups, int) or num_groups < 2:
-        raise ValueError(f"`num_groups` must be an integer >= 2. Received: num_groups={num_groups!r}.")
+        raise InvalidValueError(f"`num_groups` must be an integer >= 2. Received: num_groups={num_groups!r}.")
     steps = steps_of(model)
     bounds = [0, *_inner_bounds(steps, num_groups), len(steps)]
     return [_layers(steps[start:end]) for start, end in pairwise(bounds)]
@@ -67,8 +68,8 @@ def freeze_to(
         num_groups: The number of groups that the index refers to.
         batch_norm: What batch norms outside the head do in trainable groups. `"frozen"`: they keep their statistics,
             scale and offset and run in inference mode, so that small batches cannot spoil what was learnt on millions
-            of pictures. `"recalibrate"`: the same, after their statistics have been replaced, now and once, by those
-            of some batches; for pictures unlike ImageNet's. `"train"`: they train as any layer. In frozen groups they
+            of images. `"recalibrate"`: the same, after their statistics have been replaced, now and once, by those
+            of some batches; for images unlike ImageNet's. `"train"`: they train as any layer. In frozen groups they
             are always frozen and keep their statistics, so that precomputed activations stay right.
         dataset: For `"recalibrate"` only: batches of images, or of tuples that begin with images, shuffled and not
             small; see `recalibrate_batch_norm`, which does the same for all batch norms of a model.
@@ -112,9 +113,9 @@ def unfreeze(
 
 def _check_policy(batch_norm: str, dataset: Iterable[Any] | None, num_batches: int) -> None:
     if batch_norm not in _POLICIES:
-        raise ValueError(f"`batch_norm` must be one of {_POLICIES}. Received: batch_norm={batch_norm!r}.")
+        raise InvalidValueError(f"`batch_norm` must be one of {_POLICIES}. Received: batch_norm={batch_norm!r}.")
     if (batch_norm == "recalibrate") != (dataset is not None):
-        raise ValueError(
+        raise InvalidValueError(
             "`dataset` must be given for batch_norm='recalibrate', and for nothing else. Received: "
             f"batch_norm={batch_norm!r}, dataset={dataset!r}."
         )
@@ -125,13 +126,13 @@ def _first_trainable(steps: Sequence[Step], group_or_layer: int | str, num_group
     if isinstance(group_or_layer, str):
         names = [step.name for step in steps]
         if group_or_layer not in names:
-            raise ValueError(
+            raise InvalidValueError(
                 f"`group_or_layer` must be the name of a layer or the index of a group. Received: "
                 f"group_or_layer={group_or_layer!r}. The names are in `[layer.name for layer in model.layers]`."
             )
         return names.index(group_or_layer)
     if not isinstance(group_or_layer, int) or not -num_groups <= group_or_layer < num_groups:
-        raise ValueError(
+        raise InvalidValueError(
             f"`group_or_layer` must be between {-num_groups} and {num_groups - 1} for {num_groups} groups, or the name "
             f"of a layer. Received: group_or_layer={group_or_layer!r}."
         )
@@ -154,7 +155,9 @@ def _head_start(steps: Sequence[Step]) -> int:
     after_map = max((index + 1 for index, step in enumerate(steps) if len(step.shape) > 2), default=0)
     with_weights = [index for index, step in enumerate(steps) if _has_weights(step)]
     if not with_weights:
-        raise ValueError(f"`model` must have weights. Received: a model of the layers {[step.name for step in steps]}.")
+        raise InvalidValueError(
+            f"`model` must have weights. Received: a model of the layers {[step.name for step in steps]}."
+        )
     images_only = not any(index < after_map for index in with_weights)
     return with_weights[-1] if images_only or after_map > with_weights[-1] else after_map
 
@@ -174,7 +177,7 @@ def _inner_bounds(steps: Sequence[Step], num_groups: int) -> list[int]:
         if best is not None and _unevenness(best, depths) <= _TOLERANCE:
             break
     if best is None:
-        raise ValueError(
+        raise InvalidValueError(
             f"`num_groups` must be small enough for the model's {depths[-1]} layers with weights before the head. "
             f"Received: num_groups={num_groups}. A model inside the model counts as one layer; build it flat."
         )

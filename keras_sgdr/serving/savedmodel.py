@@ -1,4 +1,4 @@
-"""The TensorFlow Serving export: encoded pictures in, probabilities and class names out."""
+"""The TensorFlow Serving export: encoded images in, probabilities and class names out."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_sgdr.data.decoding import decode_image
-from keras_sgdr.data.file_names import as_bytes
+from keras_sgdr.data.decode.decode_image import decode_image
+from keras_sgdr.data.index.file_names import as_bytes
+from keras_sgdr.validation import InvalidValueError
 
 
 def export_savedmodel(
@@ -25,7 +26,7 @@ def export_savedmodel(
 ) -> Path:
     """Writes `directory/version/`, a SavedModel that TensorFlow Serving loads, and returns its path.
 
-    Its signature `serving_default` takes `image_bytes`, encoded pictures (JPEG, PNG, GIF, BMP or WebP files as
+    Its signature `serving_default` takes `image_bytes`, encoded images (JPEG, PNG, GIF, BMP or WebP files as
     they are, of any sizes), shape `(batch,)`, and returns
 
     - `probabilities`: float32, shape `(batch, num_classes)`,
@@ -40,7 +41,7 @@ def export_savedmodel(
         directory: The model's base path, as in `--model_base_path` of TensorFlow Serving.
         class_names: One name per output column.
         version: A positive integer. Defaults to one more than the highest version in `directory`.
-        resize: How a picture is brought to the model's size, as in `load_dataset`. Give what training used.
+        resize: How an image is brought to the model's size, as in `load_dataset`. Give what training used.
 
     Returns:
         The path of the version's folder.
@@ -84,7 +85,7 @@ def _serving_function(model: keras.Model, class_names: list[str], image_size: tu
         probabilities = model(images, training=False)
         return {
             "probabilities": probabilities,
-            # One row per picture: the REST interface answers in rows and refuses outputs of other lengths.
+            # One row per image: the REST interface answers in rows and refuses outputs of other lengths.
             "class_names": tf.tile(names[tf.newaxis], [tf.shape(image_bytes)[0], 1]),
             "predicted_class": tf.gather(names, tf.argmax(probabilities, axis=-1)),
         }
@@ -104,9 +105,11 @@ def _write(model: keras.Model, serve: Any, path: Path) -> None:
 def _check_model(model: keras.Model, class_names: list[str]) -> tuple[int, int]:
     shape = model.input_shape
     if len(shape) != 4 or shape[3] != 3 or None in shape[1:3]:
-        raise ValueError(f"`model` must take images of one size, (height, width, 3). Received: input_shape={shape}.")
+        raise InvalidValueError(
+            f"`model` must take images of one size, (height, width, 3). Received: input_shape={shape}."
+        )
     if model.output_shape[-1] != len(class_names):
-        raise ValueError(
+        raise InvalidValueError(
             f"`class_names` must name each of the model's {model.output_shape[-1]} outputs. "
             f"Received: {len(class_names)} names."
         )
@@ -120,9 +123,9 @@ def _next_version(directory: Path) -> int:
 
 def _check_version(version: int, directory: Path) -> int:
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise ValueError(f"`version` must be an integer >= 1. Received: version={version!r}.")
+        raise InvalidValueError(f"`version` must be an integer >= 1. Received: version={version!r}.")
     if (directory / str(version)).exists():
-        raise ValueError(
+        raise InvalidValueError(
             f"`version` must be new: {directory / str(version)} exists. Received: version={version}. "
             "Leave it out to get the next one."
         )

@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from keras_sgdr.models.classifier import build_classifier
 from keras_sgdr.models.layer_groups import layer_groups
-from keras_sgdr.training.differential_lr import DifferentialLR
-from keras_sgdr.training.sgdr import SGDRScheduler
+from keras_sgdr.optimizers.differential_lr import DifferentialLR
+from keras_sgdr.schedules.sgdr_scheduler import SGDRScheduler
 from tests.benchmarks.paired import paired_times, print_ratios
 
 RATES = [1e-5, 1e-4, 1e-3]

@@ -58,9 +58,9 @@ def measure_fastai(folder: Path, count: int, repeats: int) -> tuple[float, float
 
 def measure_ours(folder: Path, count: int, repeats: int) -> tuple[float, float]:
     """Runs where this library is installed."""
-    from keras_sgdr.data.augmentation import side_on
-    from keras_sgdr.data.dataset import load_dataset
-    from keras_sgdr.data.folder import index_folder
+    from keras_sgdr.augmentation.random_view import side_on
+    from keras_sgdr.data.dataset.load_dataset import load_dataset
+    from keras_sgdr.data.index.folder import index_folder
 
     split = index_folder(folder).train
     options: dict[str, Any] = {"image_size": SIZE, "batch_size": BATCH, "shuffle": True}

@@ -29,9 +29,9 @@ import tensorflow as tf
 from PIL import Image
 from skimage import data
 
-from keras_sgdr.data.augmentation import side_on
-from keras_sgdr.data.dataset import load_dataset
-from keras_sgdr.data.folder import index_folder
+from keras_sgdr.augmentation.random_view import side_on
+from keras_sgdr.data.dataset.load_dataset import load_dataset
+from keras_sgdr.data.index.folder import index_folder
 
 SIZE, BATCH = 224, 32
 KINDS = ("smooth", "noisy", "progressive")

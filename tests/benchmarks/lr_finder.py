@@ -7,7 +7,7 @@ import argparse
 
 import tensorflow as tf
 
-from keras_sgdr.training.lr_finder import lr_find
+from keras_sgdr.lr_finder.lr_find import lr_find
 from tests.benchmarks.differential_lr import bare, efficientnet, prepared, two_layers
 from tests.benchmarks.paired import paired_times, print_ratios
 

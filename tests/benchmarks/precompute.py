@@ -2,9 +2,9 @@
 
 Both sides of a ratio take turns, several rounds of one after the other; of the rounds' ratios the median, the lowest
 and the highest are printed. Epochs are timed inside `fit`, from the beginning of one to its end, without the first, in
-which graphs are traced. They are of half of the pictures, to keep the whole under five minutes.
+which graphs are traced. They are of half of the images, to keep the whole under five minutes.
 
-Run `python -m tests.benchmarks.precompute --pictures 1024 --image-size 224 --rounds 3`.
+Run `python -m tests.benchmarks.precompute --images 1024 --image-size 224 --rounds 3`.
 """
 
 import argparse
@@ -20,12 +20,12 @@ import tensorflow as tf
 
 from keras_sgdr.models.classifier import build_classifier
 from keras_sgdr.models.layer_groups import freeze_to
-from keras_sgdr.training.feature_cache import FeatureCache
-from keras_sgdr.training.features import precompute_features
+from keras_sgdr.precompute.feature_cache import FeatureCache
+from keras_sgdr.precompute.precompute import precompute_features
 
 
-def pictures(number, image_size, batch_size=32):
-    """Random pictures made on the fly, so that none is kept in memory; making them costs next to nothing."""
+def random_images(number, image_size, batch_size=32):
+    """Random images made on the fly, so that none is kept in memory; making them costs next to nothing."""
 
     def make(index):
         seeds = tf.stack([tf.cast(index, tf.int32), 0])
@@ -105,18 +105,18 @@ def compare_epochs(what, model, dataset, *, group, rounds, cached_epochs, aim):
 def compare_times(arguments):
     size, rounds = arguments.image_size, arguments.rounds
     model = build_classifier(10, weights="imagenet", image_size=size)
-    compare_building(model, pictures(arguments.pictures, size), rounds)
-    half = pictures(arguments.pictures // 2, size)
+    compare_building(model, random_images(arguments.images, size), rounds)
+    half = random_images(arguments.images // 2, size)
     compare_epochs("the head", model, half, group=-1, rounds=rounds, cached_epochs=6, aim=0.01)
     compare_epochs("the last two groups", model, half, group=-2, rounds=rounds, cached_epochs=1, aim=0.5)
 
 
 def show_peak_memory(number, image_size):
-    """Prints the peak memory of a process that builds the cache for `number` pictures and trains on it, in MiB."""
+    """Prints the peak memory of a process that builds the cache for `number` images and trains on it, in MiB."""
     model = build_classifier(10, weights=None, image_size=image_size)
     freeze_to(model, "block2a_expand_conv")  # where activations are large
     with tempfile.TemporaryDirectory() as directory:
-        dataset = pictures(number, image_size)
+        dataset = random_images(number, image_size)
         features, rest = precompute_features(model, dataset, directory=directory, source=1, verbose=0)
         rest.predict(features, verbose=0)
         kept = FeatureCache(directory).entries()[0].num_bytes / 2**20
@@ -129,14 +129,14 @@ def compare_memory(number):
         command = [sys.executable, "-m", "tests.benchmarks.precompute", "--peak-memory", str(times * number)]
         output = subprocess.run([*command, "--image-size", "64"], check=True, capture_output=True, text=True).stdout
         kept, peak = map(float, output.split())
-        print(f"peak memory with {times * number:6} pictures ({kept:.0f} MiB of activations): {peak:.0f} MiB")
+        print(f"peak memory with {times * number:6} images ({kept:.0f} MiB of activations): {peak:.0f} MiB")
         peaks.append(peak)
-    print(f"peak memory, eight times the pictures / once   {peaks[1] / peaks[0]:7.4f}   (aim 1)")
+    print(f"peak memory, eight times the images / once   {peaks[1] / peaks[0]:7.4f}   (aim 1)")
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--pictures", type=int, default=1024)
+    parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peak-memory", type=int)
@@ -145,7 +145,7 @@ def main():
         show_peak_memory(arguments.peak_memory, arguments.image_size)
     else:
         compare_times(arguments)
-        compare_memory(arguments.pictures // 2)
+        compare_memory(arguments.images // 2)
 
 
 if __name__ == "__main__":

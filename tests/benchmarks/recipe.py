@@ -42,11 +42,11 @@ def train_ours(
     condition: Condition, folder: Path, seed: int, output: Path, ablation: str | None = None
 ) -> dict[str, Any]:
     """The one command with its defaults, or with one thing changed in step 8."""
-    from keras_sgdr import from_recipe
-    from keras_sgdr.candidates import Candidate
-    from keras_sgdr.recipe import train_image_classifier
-    from keras_sgdr.run import Run
-    from keras_sgdr.settings import Recipe
+    from keras_sgdr.recipe import builders as from_recipe
+    from keras_sgdr.recipe.candidates import Candidate
+    from keras_sgdr.recipe.recipe import Recipe
+    from keras_sgdr.recipe.run import Run
+    from keras_sgdr.recipe.train import train_image_classifier
 
     looks: list[tuple[float, float]] = []
     look = Run.candidate
@@ -87,7 +87,7 @@ def train_plain(condition: Condition, folder: Path, seed: int, rate: float, epoc
     import keras
 
     from keras_sgdr import build_classifier, freeze_to, index_folder, load_dataset, unfreeze
-    from keras_sgdr.settings import PRESETS
+    from keras_sgdr.recipe.recipe import PRESETS
 
     keras.utils.set_random_seed(seed)
     index = index_folder(folder)

@@ -17,8 +17,8 @@ def write_png(path: Path, value: int = 0) -> None:
     import tensorflow as tf
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = np.random.default_rng(value).integers(0, 256, (12, 12, 3)).astype("uint8")
-    path.write_bytes(tf.io.encode_png(picture).numpy())
+    image = np.random.default_rng(value).integers(0, 256, (12, 12, 3)).astype("uint8")
+    path.write_bytes(tf.io.encode_png(image).numpy())
 
 
 @pytest.fixture
@@ -76,9 +76,9 @@ def test_empty_folder_is_named(tmp_path):
     assert_one_line(run("train", tmp_path / "empty", "-o", tmp_path / "run"), tmp_path / "empty")
 
 
-def test_class_without_pictures_is_named(folder, tmp_path):
-    for picture in (folder / "train" / "dog").iterdir():
-        picture.unlink()
+def test_class_without_images_is_named(folder, tmp_path):
+    for image in (folder / "train" / "dog").iterdir():
+        image.unlink()
     assert_one_line(run("train", folder, "-o", tmp_path / "run"), folder / "train" / "dog")
 
 
@@ -88,7 +88,7 @@ def test_classes_that_differ_are_named(folder, tmp_path):
 
 
 def test_text_called_jpg_is_named_before_training(folder, tmp_path):
-    (folder / "train" / "cat" / "notes.jpg").write_text("not a picture")
+    (folder / "train" / "cat" / "notes.jpg").write_text("not an image")
     result = run("train", folder, "-o", tmp_path / "run", "--image-size", 32, "--weights", "none")
     assert_one_line(result, folder / "train" / "cat" / "notes.jpg")
     assert "epoch" not in result.stdout
@@ -146,16 +146,16 @@ def test_bug_keeps_its_traceback_and_a_full_disk_does_not():
 
 def test_one_class_is_refused_with_its_folder(folder, tmp_path):
     for split in ("train", "valid"):
-        for picture in (folder / split / "dog").iterdir():
-            picture.unlink()
+        for image in (folder / split / "dog").iterdir():
+            image.unlink()
         (folder / split / "dog").rmdir()
     assert_one_line(run("train", folder, "-o", tmp_path / "run"), folder, "cat")
 
 
-def test_text_among_the_pictures_to_show_is_one_line(folder, tmp_path):
-    for picture in (folder / "train" / "cat").iterdir():
-        picture.write_text("not a picture")
-    result = run("show", folder, "-o", tmp_path / "grid.png", "--image-size", 32, "--pictures", 6)
+def test_text_among_the_images_to_show_is_one_line(folder, tmp_path):
+    for image in (folder / "train" / "cat").iterdir():
+        image.write_text("not an image")
+    result = run("show", folder, "-o", tmp_path / "grid.png", "--image-size", 32, "--images", 6)
     assert_one_line(result, "keras-sgdr check")
 
 
@@ -171,7 +171,7 @@ def test_directory_of_a_plot_is_made_before_the_work(folder, tmp_path):
 def test_names_that_are_not_utf8_are_printed_escaped(folder):
     cats = folder / "train" / "cat"
     (cats / "0.png").rename(cats / "caf\udce9.png")  # Python's name for a byte that is not UTF-8
-    (cats / "na\udcefve.png").write_text("not a picture")
+    (cats / "na\udcefve.png").write_text("not an image")
     code = "from keras_sgdr_cli.main import main; main()"
     done = subprocess.run([sys.executable, "-c", code, "check", str(folder)], capture_output=True)
     assert done.returncode == 1

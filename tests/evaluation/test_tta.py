@@ -6,7 +6,7 @@ from keras_sgdr.evaluation.tta import merge_views, predict_tta, view_weights
 
 
 class MeanColour(keras.layers.Layer):
-    """Probabilities that show what a picture holds: its mean red, green and blue."""
+    """Probabilities that show what an image holds: its mean red, green and blue."""
 
     def call(self, images):
         means = keras.ops.mean(keras.ops.cast(images, "float32"), axis=(1, 2)) + 1.0
@@ -24,7 +24,7 @@ def images():
 
 
 class RedShift:
-    """An augmentation whose views are told apart: view v of picture i gets more red, by its seeds."""
+    """An augmentation whose views are told apart: view v of image i gets more red, by its seeds."""
 
     def __init__(self):
         self.seeds = []
@@ -78,10 +78,10 @@ def test_keras_layer_is_called_as_in_training(model, images):
 
 
 def test_default_views_are_the_four_corners(model):
-    picture = np.zeros((1, 11, 11, 3), "float32")
-    picture[0, 0, 0, 0] = 100  # red in the top left corner alone: one of the four crops of 10 x 10 has it whole
+    image = np.zeros((1, 11, 11, 3), "float32")
+    image[0, 0, 0, 0] = 100  # red in the top left corner alone: one of the four crops of 10 x 10 has it whole
     colours = keras.Sequential([keras.Input((11, 11, 3)), MeanColour()])
-    only_views = predict_tta(colours, picture, plain_weight=0.0, verbose=0)
+    only_views = predict_tta(colours, image, plain_weight=0.0, verbose=0)
     seen = plain_probabilities(np.array([[[[1.0, 0, 0]]]]))  # mean red is about 1 in the one crop that holds the corner
     unseen = plain_probabilities(np.zeros((1, 1, 1, 3)))
     assert np.allclose(only_views, (seen + 3 * unseen) / 4, atol=0.02)

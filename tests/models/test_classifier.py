@@ -33,7 +33,7 @@ def test_outputs_are_float32_under_mixed_precision_too(classifier):
         keras.config.set_dtype_policy("float32")
     assert model.get_layer("Conv1").compute_dtype == "float16"
     assert model.predict(IMAGES, verbose=0).dtype == np.float32
-    # Pictures are scaled before they are rounded to half precision.
+    # Images are scaled before they are rounded to half precision.
     assert model.get_layer("preprocessing").compute_dtype == "float32"
 
 
@@ -99,7 +99,7 @@ def test_efficientnet_s_published_weights_mean_the_same_from_a_file(tmp_path, mo
 
 @pytest.mark.slow
 def test_nasnet_s_published_weights_fit_any_size(tmp_path, monkeypatch):
-    # Keras itself refuses them for pictures that are not 224 pixels high and wide.
+    # Keras itself refuses them for images that are not 224 pixels high and wide.
     backbone = keras.applications.NASNetMobile(include_top=False, weights=None, input_shape=(224, 224, 3))
     _save_legacy_weights(backbone, tmp_path / "w.h5")
     monkeypatch.setattr("keras.src.utils.file_utils.get_file", lambda *_, **__: str(tmp_path / "w.h5"))

@@ -15,11 +15,11 @@ from keras_sgdr.models.efficientnet_lite import (
 )
 
 
-def _centre_square(picture, side=224):
-    height, width = picture.shape[:2]
+def _centre_square(image, side=224):
+    height, width = image.shape[:2]
     edge = min(height, width)
     top, left = (height - edge) // 2, (width - edge) // 2
-    square = Image.fromarray(picture[top : top + edge, left : left + edge])
+    square = Image.fromarray(image[top : top + edge, left : left + edge])
     return np.asarray(square.resize((side, side), Image.Resampling.BICUBIC), "float32")
 
 
@@ -30,7 +30,7 @@ def imagenet_model():
 
 # ImageNet's class and the probability that the original weights give it (measured with torch).
 @pytest.mark.parametrize(
-    ("picture", "label", "probability"),
+    ("image", "label", "probability"),
     [
         (skimage_data.coffee, 967, 0.94),
         (skimage_data.chelsea, 285, 0.39),
@@ -39,8 +39,8 @@ def imagenet_model():
     ],
     ids=["espresso", "egyptian_cat", "daisy", "palace"],
 )
-def test_imagenet_weights_recognise_a_picture(imagenet_model, picture, label, probability):
-    probabilities = imagenet_model.predict(_centre_square(picture())[None], verbose=0)[0]
+def test_imagenet_weights_recognise_a_image(imagenet_model, image, label, probability):
+    probabilities = imagenet_model.predict(_centre_square(image())[None], verbose=0)[0]
     assert probabilities.argmax() == label
     assert probabilities[label] == pytest.approx(probability, abs=0.006)
 
@@ -54,9 +54,9 @@ def test_parameters_are_as_many_as_published(imagenet_model):
 @pytest.mark.parametrize(
     ("build", "size", "parameters"), [(EfficientNetLite1, 240, 5_416_680), (EfficientNetLite2, 260, 6_092_072)]
 )
-def test_larger_members_recognise_a_picture(build, size, parameters):
+def test_larger_members_recognise_a_image(build, size, parameters):
     model = build()
-    images = np.stack([_centre_square(picture(), size) for picture in (skimage_data.coffee, skimage_data.chelsea)])
+    images = np.stack([_centre_square(image(), size) for image in (skimage_data.coffee, skimage_data.chelsea)])
     assert model.predict(images, verbose=0).argmax(axis=1).tolist() == [967, 285]
     assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == parameters
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras_sgdr.models.classifier import build_classifier, load_classifier, save_classifier
 from keras_sgdr.models.frozen_boundary import split_at_frozen_boundary
 from keras_sgdr.models.layer_groups import freeze_to, layer_groups
-from keras_sgdr.training.features import precompute_features
+from keras_sgdr.precompute.precompute import precompute_features
 
 keras_hub = pytest.importorskip("keras_hub", reason="needs keras-hub, an extra backbone library")
 pytestmark = pytest.mark.filterwarnings("default")  # KerasHub's own are not ours to mend
@@ -62,8 +62,8 @@ def test_a_backbone_becomes_a_classifier_that_is_frozen_precomputed_and_saved(ma
     outputs = model.predict(IMAGES, verbose=0)
     np.testing.assert_allclose(rest.predict(body.predict(IMAGES, verbose=0), verbose=0), outputs, atol=1e-5)
     freeze_to(model, -1)
-    pictures = tf.data.Dataset.from_tensor_slices((IMAGES, np.arange(6) % 3)).batch(4)
-    features, head = precompute_features(model, pictures, directory=tmp_path, shuffle=False, verbose=0)
+    images = tf.data.Dataset.from_tensor_slices((IMAGES, np.arange(6) % 3)).batch(4)
+    features, head = precompute_features(model, images, directory=tmp_path, shuffle=False, verbose=0)
     np.testing.assert_allclose(head.predict(features, verbose=0), outputs, atol=1e-5)
     save_classifier(model, tmp_path / "saved", class_names="abc")
     np.testing.assert_allclose(load_classifier(tmp_path / "saved").model.predict(IMAGES, verbose=0), outputs, atol=1e-5)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_sgdr.data.decoding import decode_image
+from keras_sgdr.data.decode.decode_image import decode_image
 from keras_sgdr.serving import savedmodel
 from keras_sgdr.serving.savedmodel import export_savedmodel
 
@@ -31,7 +31,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def encoded():
-    """Pictures of three formats and sizes, encoded."""
+    """Images of three formats and sizes, encoded."""
     from skimage import data
 
     cat, coffee = data.chelsea(), data.coffee()
@@ -65,7 +65,7 @@ print(json.dumps({
 def test_export_answers_without_keras_what_the_model_says(model, encoded, exported, tmp_path):
     paths = []
     for i, content in enumerate(encoded):
-        paths.append(tmp_path / f"picture{i}")
+        paths.append(tmp_path / f"image{i}")
         paths[-1].write_bytes(content)
     command = [sys.executable, "-c", CLIENT, str(exported), *map(str, paths)]
     answer = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

@@ -1,0 +1,98 @@
+"""The commands that look at a folder before anything is trained on it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .train import FOLDER, layout_options, make_recipe, recipe_options
+
+
+@click.command()
+@FOLDER
+@layout_options
+@click.option("--format", "output_format", type=click.Choice(["table", "json"]), default="table")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="A CSV file for all findings.")
+@click.option("--quarantine", type=click.Path(path_type=Path), help="Move what cannot be read to this directory.")
+@click.option("--undo", is_flag=True, help="Move what --quarantine moved back, and check nothing.")
+def check(
+    folder: Path, output_format: str, output: Path | None, quarantine: Path | None, undo: bool, **layout: Any
+) -> None:
+    """Check the images of FOLDER: unreadable files, leaks between splits, copies, imbalance, what is left out.
+
+    The exit code is 1 if something is wrong that spoils a training.
+    """
+    if undo:
+        _undo(quarantine)
+        return
+    from keras_sgdr.data.check import quarantine as moves
+    from keras_sgdr.data.check.check_folder import check_folder
+    from keras_sgdr.precompute.feature_cache import CHECKS, user_cache
+
+    cache = user_cache()
+    report = check_folder(
+        folder,
+        cache=None if cache is None else cache.directory / CHECKS,
+        on_progress=_show_progress if sys.stderr.isatty() else None,
+        **layout,
+    )
+    if output_format == "json":
+        click.echo(json.dumps(report.to_dict(), indent=1, ensure_ascii=False))
+    else:
+        click.echo(report.table())
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        report.write_csv(output)
+        click.echo(f"all findings: {output}", err=True)
+    if quarantine is not None:
+        moved = moves.quarantine(report, quarantine)
+        undo_hint = f" to {quarantine}; --undo moves them back" if moved else ""
+        click.echo(f"moved {len(moved)} files{undo_hint}", err=True)
+    if report.errors:
+        raise SystemExit(1)
+
+
+@click.command()
+@FOLDER
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("grid.png"), help="The image to write.")
+@click.option("--views", type=click.IntRange(min=1), default=4, help="Augmented views of each image.")
+@click.option(
+    "--images", "num_images", type=click.IntRange(min=1), default=4, help="How many images of the training split."
+)
+@recipe_options
+def show(folder: Path, output: Path, views: int, num_images: int, **options: Any) -> None:
+    """Show images of FOLDER as the model will see them: each as it is, and augmented."""
+    import numpy as np
+
+    from keras_sgdr import plots
+    from keras_sgdr.recipe.builders import make_augmentation, make_dataset
+    from keras_sgdr.recipe.train import index_for
+
+    recipe = make_recipe(options)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    index = index_for(folder, recipe)
+    chosen = np.random.default_rng(recipe.seed).permutation(len(index.train))[:num_images]
+    images, labels = next(iter(make_dataset(recipe, index.train.take(chosen)).unbatch().batch(num_images)))
+    augment = make_augmentation(recipe).augment
+    seeds = [np.stack([np.full(len(chosen), view), np.arange(len(chosen))], 1).astype("int32") for view in range(views)]
+    columns = [np.asarray(images), *(np.asarray(augment(images, seed)) for seed in seeds)]
+    rows = np.stack(columns, axis=1).reshape(-1, *images.shape[1:])
+    figure = plots.show_batch(rows, np.repeat(labels, len(columns)), index.class_names, columns=len(columns))
+    plots.save_figure(figure, output)
+    click.echo(output)
+
+
+def _undo(quarantine: Path | None) -> None:
+    from keras_sgdr.data.check.quarantine import restore
+
+    if quarantine is None:
+        raise click.UsageError("--undo needs --quarantine, the directory to move the files back from.")
+    click.echo(f"moved {len(restore(quarantine))} files back")
+
+
+def _show_progress(done: int, total: int) -> None:
+    click.echo(f"\r{done}/{total} images" + ("\n" if done == total else ""), nl=False, err=True)

@@ -1,0 +1,134 @@
+"""The commands that use a finished run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .train import name_options
+
+RUN = click.argument("run", type=click.Path(path_type=Path))
+
+
+@click.command()
+@RUN
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--split", type=click.Choice(["train", "valid", "test", "all"]), help="Which images of FOLDER.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32)
+@click.option("--tta-views", type=click.IntRange(min=0), default=4, help="Augmented views per image; 0 for none.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="A directory for the plots of the mistakes.")
+@name_options
+def evaluate(
+    run: Path,
+    folder: Path,
+    split: str | None,
+    batch_size: int,
+    tta_views: int,
+    output: Path | None,
+    **layout: Any,
+) -> None:
+    """Evaluate the classifier in RUN on FOLDER: accuracy, loss, and what was taken for what.
+
+    Of the FOLDER that RUN was trained on, the held-out images; of any other, those in its valid/, else in its test/,
+    else all.
+    """
+    from keras_sgdr.recipe.evaluate import evaluate_run
+
+    options: dict[str, Any] = {"split": split, "batch_size": batch_size, "tta_views": tta_views, "plots": output}
+    results = evaluate_run(run, folder, **options, **layout)
+    names = {"plain": "plain", "tta": "with test-time augmentation"}
+    plain = results["plain"]
+    missing = [name for label, name in enumerate(plain.class_names) if label not in plain.labels]
+    if missing:
+        click.echo(f"no images of: {', '.join(missing)}")
+    for name, result in results.items():
+        images = f"{len(result.labels)} images"
+        click.echo(f"{names[name]}: accuracy {result.accuracy:.4f}, loss {result.loss:.4f}, {images}")
+    for actual, predicted, count in list(results.values())[-1].most_confused()[:10]:
+        click.echo(f"{count:>6}  {actual} taken for {predicted}")
+    if output is not None:
+        click.echo(f"plots: {output}")
+
+
+@click.command()
+@RUN
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--format", "output_format", type=click.Choice(["csv", "json"]), default="csv")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="A file instead of standard output.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32)
+def predict(run: Path, paths: tuple[Path, ...], output_format: str, output: Path | None, batch_size: int) -> None:
+    """Predict the class of images, PATHS being files or folders, with the classifier in RUN.
+
+    A file that is no image is named on standard error, the others are predicted, and the exit code is 1.
+    """
+    from keras_sgdr.atomic_write import atomic_write
+    from keras_sgdr.data.index.file_names import in_utf8, printable
+    from keras_sgdr.evaluation.predictions import predict_files
+    from keras_sgdr.models.classifier import load_classifier
+
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    verbose = int(output is not None)  # a bar on standard output would stand between the rows
+    predictions = predict_files(load_classifier(run), paths, batch_size=batch_size, verbose=verbose)
+    text = in_utf8(_csv(predictions) if output_format == "csv" else _json(predictions))
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        with atomic_write(output) as aside:
+            aside.write_text(text, encoding="utf-8")
+    for path, reason in predictions.rejected:
+        click.echo(f"Error: {printable(path)}: {reason}", err=True)
+    if predictions.rejected:
+        raise SystemExit(1)
+
+
+@click.command()
+@RUN
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--version", type=click.IntRange(min=1), help="Defaults to one more than the highest there.")
+def export(run: Path, directory: Path, version: int | None) -> None:
+    """Export the classifier in RUN to DIRECTORY/VERSION, for TensorFlow Serving."""
+    from keras_sgdr.models.classifier import load_classifier
+    from keras_sgdr.serving.savedmodel import export_savedmodel
+
+    classifier = load_classifier(run)
+    path = export_savedmodel(
+        classifier.model,
+        directory,
+        class_names=classifier.class_names,
+        version=version,
+        resize=classifier.resize,
+    )
+    click.echo(path)
+
+
+def _csv(predictions: Any) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "predicted_class", "probability", *predictions.class_names])
+    for path, row in zip(predictions.paths, predictions.probabilities, strict=True):
+        best = int(row.argmax())
+        cells = [f"{value:.8f}" for value in row]
+        writer.writerow([path, predictions.class_names[best], cells[best], *cells])
+    return text.getvalue()
+
+
+def _json(predictions: Any) -> str:
+    rows = []
+    for path, row in zip(predictions.paths, predictions.probabilities, strict=True):
+        probabilities = {name: float(value) for name, value in zip(predictions.class_names, row, strict=True)}
+        best = int(row.argmax())
+        rows.append(
+            {
+                "path": str(path),
+                "predicted_class": predictions.class_names[best],
+                "probability": float(row[best]),
+                "probabilities": probabilities,
+            }
+        )
+    return json.dumps(rows, indent=1, ensure_ascii=False) + "\n"

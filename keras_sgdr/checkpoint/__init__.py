@@ -1,0 +1,1 @@
+"""Saving and restoring the state of a `fit`, in the midst of an epoch too."""

@@ -1,0 +1,1 @@
+"""Checks of a folder before it is trained on."""

@@ -1,0 +1,102 @@
+"""Moves what is wrong with a folder out of it, and back."""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from keras_sgdr.data.check.check_folder import FolderReport
+from keras_sgdr.validation import FileThereError, MissingFileError
+
+MANIFEST = "moved.json"
+
+
+def quarantine(
+    report: FolderReport, directory: str | os.PathLike[str], *, kinds: Sequence[str] = ("unreadable",)
+) -> list[str]:
+    """Moves the files of some findings out of a folder, and writes down where they were.
+
+    The list is written before the first file is moved, so that `restore` can undo an interrupted move too. If there is
+    nothing to move, nothing is written.
+
+    Args:
+        report: from `check_folder`.
+        directory: where the files go, under their paths relative to the report's folder.
+        kinds: which findings; see `keras_sgdr.data.check.check_folder.ERRORS` and `WARNINGS`.
+
+    Returns:
+        The files that were moved, sorted.
+
+    Raises:
+        FileExistsError: if `directory` already holds files that were moved before.
+    """
+    target = Path(directory)
+    manifest = target / MANIFEST
+    if manifest.exists():
+        raise FileThereError(
+            f"`directory` must not hold moved files already. Received: {manifest} exists. Restore them, or choose "
+            "another folder."
+        )
+    root = Path(report.directory)
+    root = root if root.is_dir() else root.parent
+    # What repeats itself, listed twice in a CSV, is the only copy.
+    named = {finding.path for finding in report.findings if finding.kind in kinds and finding.path != finding.other}
+    paths = sorted(path for path in named if os.path.lexists(path) and not Path(path).is_dir())
+    if not paths:
+        return []
+    taken: set[str] = set()
+    moves = {path: _free_place(target, os.path.relpath(path, root), taken) for path in paths}
+    target.mkdir(parents=True, exist_ok=True)
+    aside = manifest.with_suffix(".partial")
+    aside.write_text(json.dumps(moves, indent=1), encoding="utf-8")
+    aside.replace(manifest)
+    for source, destination in moves.items():
+        _move(source, destination)
+    return paths
+
+
+def restore(directory: str | os.PathLike[str]) -> list[str]:
+    """Puts back what `quarantine` moved to `directory`.
+
+    Args:
+        directory: where the files went.
+
+    Returns:
+        The files that are back, sorted.
+
+    Raises:
+        FileNotFoundError: if nothing was moved there.
+        FileExistsError: if there is another file by now where one was; then nothing is moved.
+    """
+    manifest = Path(directory) / MANIFEST
+    if not manifest.is_file():
+        raise MissingFileError(f"`directory` must hold moved files. Received: no file {manifest}. Check the path.")
+    moves = json.loads(manifest.read_text(encoding="utf-8"))
+    back = [source for source, destination in moves.items() if os.path.lexists(destination)]
+    occupied = sorted(source for source in back if os.path.lexists(source))
+    if occupied:
+        raise FileThereError(
+            f"Files must not be restored over others. Received: {len(occupied)} that exist again, such as "
+            f"{occupied[0]}. Move or remove them first."
+        )
+    for source in back:
+        _move(moves[source], source)
+    manifest.unlink()
+    return sorted(back)
+
+
+def _free_place(target: Path, relative: str, taken: set[str]) -> str:
+    """Takes a path below `target` that is neither taken nor there, for a file from outside the folder too."""
+    wanted = target.joinpath(*("_" if part == os.pardir else part for part in Path(relative).parts))
+    place, number = wanted, 2
+    while str(place) in taken or os.path.lexists(place):
+        place = wanted.with_stem(f"{wanted.stem}-{number}")
+        number += 1
+    taken.add(str(place))
+    return str(place)
+
+
+def _move(source: str, destination: str) -> None:
+    Path(destination).parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(source, destination)

@@ -1,0 +1,1 @@
+"""An index as a `tf.data.Dataset`."""

@@ -1,0 +1,183 @@
+"""The stream behind `load_dataset`: which image comes when, and how it becomes part of a batch."""
+
+import os
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from keras_sgdr.augmentation.stateless_random import crop_position, epoch_draws
+from keras_sgdr.data.dataset.batch_augmentation import BatchAugmentation
+from keras_sgdr.data.dataset.decode_errors import EpochPosition, refuse_gaps
+from keras_sgdr.data.dataset.image_cache import CachedImages
+from keras_sgdr.data.decode.decode_spec import DecodeSpec
+from keras_sgdr.data.index.split import Split
+
+# tf.data's own choice begins low in every epoch: on short ones a tenth slower. Twice the processors, for what is done
+# waits for its turn: one batch's images are laid out while the next one's are decoded.
+_NUM_PARALLEL = 2 * (os.cpu_count() or 1)
+
+# The functions below say what they mean in graph operations; to convert them would double the time it takes to begin.
+graph_code = tf.autograph.experimental.do_not_convert
+
+
+class ExampleKey(NamedTuple):
+    """What an image of an epoch is, before it is read.
+
+    Attributes:
+        position: in the epoch, int64.
+        index: in the split, int64.
+        next_index: that of the image after it; the last one's own.
+        seed: int32 of shape `(2,)`.
+        crop_position: where along its long side it is cropped, float32.
+    """
+
+    position: Any
+    index: Any
+    next_index: Any
+    seed: Any
+    crop_position: Any
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """Which images an epoch is made of, and in which order."""
+
+    num_in_split: int
+    num_images: int
+    batch_size: int
+    shuffle: bool
+    seed: int
+    first_epoch: int
+    first_position: int
+
+    @property
+    def num_steps(self) -> int:
+        """The number of batches of an epoch."""
+        return -(-self.num_images // self.batch_size)
+
+    def images(self, epoch: Any) -> tf.data.Dataset:
+        """Gives an epoch's images.
+
+        With each comes what it shares with all of them, int64 of shape `(4,)`: the epoch, the first position, one more
+        than the last, and the index of the first image.
+        """
+        order, seeds = epoch_draws(self.num_in_split, seed=self.seed, epoch=epoch)
+        if not self.shuffle:
+            order = tf.range(self.num_in_split, dtype=tf.int64)
+        end = tf.constant(self.num_images, tf.int64)
+        start = tf.where(epoch == self.first_epoch, tf.constant(self.first_position, tf.int64), 0)
+        positions = tf.range(start, end)
+        indices = tf.gather(order, positions)
+        following = tf.gather(order, tf.minimum(positions + 1, self.num_in_split - 1))
+        seeds = tf.gather(seeds, indices)
+        # What is computed for all at once need not be for each, where a dozen small operations are a hundredth.
+        own = ExampleKey(positions, indices, following, seeds, crop_position(seeds))
+        shared = tf.stack([epoch, start, end, order[start]])
+        slices = tf.data.Dataset.from_tensor_slices(own)
+        return tf.data.Dataset.zip(slices, tf.data.Dataset.from_tensors(shared).repeat())
+
+
+@dataclass(frozen=True, eq=False)
+class EpochImages:
+    """What images look like, what they show, and what they count.
+
+    Attributes:
+        split: the images.
+        form: what is decoded of them.
+        cached: where they are decoded already, if they are.
+        augmentation: what happens to a batch of them.
+        weights: what each counts, float32 of shape `(images,)`; None if all count the same.
+        class_weights: what each class counts besides, float32 of shape `(num_classes,)`; None if all count the same.
+    """
+
+    split: Split
+    form: DecodeSpec
+    cached: CachedImages | None
+    augmentation: BatchAugmentation | None
+    weights: npt.NDArray[np.float32] | None
+    class_weights: npt.NDArray[np.float32] | None
+
+    def batches(self, images: tf.data.Dataset, paths: Any, batch_size: int) -> tf.data.Dataset:
+        """Makes batches of what `EpochPlan.images` gave, and of the decoded images as a third part."""
+        cached = self.cached
+        if cached is not None:
+
+            @graph_code
+            def read(own: Any, shared: Any) -> Any:
+                return own, shared, cached.batch(own.index, own.crop_position)
+
+            return images.batch(batch_size).map(read, num_parallel_calls=_NUM_PARALLEL)
+
+        @graph_code
+        def decode(own: Any, shared: Any) -> Any:
+            return own, shared, self.form.decode(paths[own.index], own.crop_position)
+
+        decoded = images.map(decode, num_parallel_calls=_NUM_PARALLEL).ignore_errors()
+        *others, _ = decoded.element_spec
+        shapes = tf.nest.map_structure(lambda spec: spec.shape, (*others, self.form.spec))
+        batches = decoded.padded_batch(batch_size, shapes)
+        return refuse_gaps(batches, paths, _places, batch_size=batch_size)
+
+    def finish(self, own: ExampleKey, decoded: Any) -> Any:
+        """Augments a batch, and adds the labels and weights."""
+        labels = self.split.labels
+        if labels is not None:
+            labels = tf.gather(labels, own.index)
+        if self.form.is_resampled:
+            pixels, frames = decoded
+            decoded = pixels, self.form.windows(frames, own.crop_position)
+        if self.augmentation is not None:
+            decoded, labels = self.augmentation.augment(decoded, labels, own.seed)
+        if labels is None:
+            return decoded
+        if self.weights is None and self.class_weights is None:
+            return decoded, labels
+        return decoded, labels, self._weigh(own.index, labels)
+
+    def _weigh(self, indices: Any, labels: Any) -> Any:
+        weights = tf.ones(tf.shape(indices)) if self.weights is None else tf.gather(self.weights, indices)
+        if self.class_weights is None:
+            return weights
+        if labels.dtype.is_integer:
+            return weights * tf.gather(self.class_weights, labels)
+        # Where images were mixed, a label is part of one class and part of another.
+        return weights * tf.linalg.matvec(labels, self.class_weights)
+
+
+def _places(own: ExampleKey, shared: Any, _: Any) -> EpochPosition:
+    _, starts, ends, first_indices = tf.unstack(shared, axis=1)
+    return EpochPosition(own.position, starts, ends, first_indices, own.next_index)
+
+
+def stream(plan: EpochPlan, images: EpochImages, epoch_counter: Any) -> tf.data.Dataset:
+    """Gives a dataset each pass of which is the next epoch, as `epoch_counter` counts them."""
+    paths = tf.constant([os.fsencode(path) for path in images.split.paths])
+
+    @graph_code
+    def epoch(_: Any) -> tf.data.Dataset:
+        return plan.images(epoch_counter.read_value())
+
+    @graph_code
+    def finish(own: ExampleKey, shared: Any, decoded: Any) -> Any:
+        return shared[0, 0], own.position[-1], images.finish(own, decoded)
+
+    @graph_code
+    def count(epoch: Any, position: Any, batch: Any) -> Any:
+        # Here, where a batch is handed over, and not where it is made, which may be several batches ahead; with the
+        # last one and not after it, because Keras does not ask for more batches than there are.
+        epoch_counter.assign(tf.where(position == plan.num_images - 1, epoch + 1, epoch_counter))
+        return batch
+
+    dataset = images.batches(tf.data.Dataset.range(1).flat_map(epoch), paths, plan.batch_size)
+    dataset = dataset.map(finish, num_parallel_calls=_NUM_PARALLEL).prefetch(tf.data.AUTOTUNE).map(count)
+    options = tf.data.Options()
+    options.deterministic = True
+    # Many images are decoded at once, and many batches augmented; threads inside each would be in each other's way.
+    options.threading.max_intra_op_parallelism = 1
+    # Nothing is left to tune, and in TensorFlow 2.21 an iterator that is deleted sometimes waits for the tuner's next
+    # look, up to as long as the pass took and a minute at most.
+    options.autotune.enabled = False
+    return dataset.with_options(options)

@@ -1,0 +1,275 @@
+"""Decoded images kept for later epochs and later runs, so that a file is decoded once."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import astuple
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from keras_sgdr.data.dataset.image_store import FileStore, FileWriter, MemoryStore, Pixels, Sizes, locked
+from keras_sgdr.data.decode.corrupt_images import check_images
+from keras_sgdr.data.decode.decode_spec import DecodeSpec
+from keras_sgdr.data.index.file_names import printable
+from keras_sgdr.data.index.files import file_stamps, is_remote
+from keras_sgdr.validation import InvalidValueError
+
+# Counts up whenever the same file would be decoded to other pixels, or be written in another way.
+_VERSION = 1
+_NUM_SAMPLED = 64
+
+
+class CachedImages:
+    """Gives decoded images by their index.
+
+    Args:
+        form: what they are.
+        store: their pixels.
+        positions: where in the store an image is, by its index.
+    """
+
+    def __init__(self, form: DecodeSpec, store: MemoryStore | FileStore, positions: npt.NDArray[np.int64]) -> None:
+        self._form = form
+        self._store = store
+        self._positions = positions
+        self._sizes = store.sizes
+        self._is_finished = form.is_finished(self._sizes)
+
+    def batch(self, indices: Any, crop_positions: Any) -> Any:
+        """Gives, in graph operations, what `DecodeSpec.spec` says of some images, as one batch.
+
+        Args:
+            indices: int64 tensor of shape `(batch,)`.
+            crop_positions: float32 tensor of shape `(batch,)`.
+        """
+        positions = tf.gather(self._positions, indices)
+        sizes = tf.gather(self._sizes, positions)
+        windows = self._form.parts(sizes, crop_positions)
+        spec = self._form.spec
+        if not self._is_finished:
+            return tf.map_fn(self._finished, (positions, windows), fn_output_signature=spec)
+        are_whole = self._form.are_left_whole(sizes)[:, None]
+        windows = tf.where(are_whole, tf.pad(sizes, [[0, 0], [2, 0]]), windows)
+        # One call of Python for a batch takes no longer than graph operations for each image, which copy three times;
+        # and the copying itself is done without Python's lock.
+        batch = tf.numpy_function(self._read_batch, [positions, windows], tf.uint8, stateful=False)
+        if not self._form.is_resampled:
+            return tf.reshape(batch, [-1, *spec.shape])
+        frames = tf.concat([windows[:, 2:], tf.cast(~are_whole, tf.int32)], axis=1)
+        return tf.reshape(batch, [-1, *spec[0].shape]), frames
+
+    def _finished(self, image: tuple[Any, Any]) -> Any:
+        part = tf.numpy_function(self._read_part, image, tf.uint8, stateful=False)
+        return self._form.finish(tf.ensure_shape(part, (None, None, 3)))
+
+    def _read_part(self, position: Any, window: Sizes) -> Pixels:
+        part = np.empty(3 * window[2] * window[3], np.uint8)
+        self._read_into(part, position, window, self._scratch(window[None], position[None]))
+        return part.reshape(window[2], window[3], 3)
+
+    def _read_batch(self, positions: npt.NDArray[np.int64], windows: Sizes) -> Pixels:
+        spec = self._form.spec[0] if self._form.is_resampled else self._form.spec
+        batch = _aligned_empty(len(positions), spec.shape.num_elements())
+        scratch = self._scratch(windows, positions)
+        for row, position, window in zip(batch, positions, windows, strict=True):
+            self._read_into(row[: 3 * window[2] * window[3]], position, window, scratch)
+        return batch
+
+    def _scratch(self, windows: Sizes, positions: npt.NDArray[np.int64]) -> Pixels:
+        """Gives room for the whole rows of any of these windows; new for each would be new memory for each."""
+        return np.empty(3 * int(np.max(windows[:, 2] * self._sizes[positions, 1])), np.uint8)
+
+    def _read_into(self, part: Pixels, position: Any, window: Sizes, scratch: Pixels) -> None:
+        top, left, height, width = window.tolist()
+        whole_width = int(self._sizes[position, 1])
+        if width == whole_width:
+            self._store.read_into(part, position, 3 * top * width)
+            return
+        rows = scratch[: 3 * height * whole_width]
+        self._store.read_into(rows, position, 3 * top * whole_width)
+        part.reshape(height, width, 3)[:] = rows.reshape(height, whole_width, 3)[:, left : left + width]
+
+
+def cached_images(
+    paths: Sequence[str], form: DecodeSpec, *, cache: str | os.PathLike[str], verbose: int
+) -> CachedImages:
+    """Decodes files, unless that has been done, and keeps the result.
+
+    Args:
+        paths: the files, some of them perhaps more than once.
+        form: what to make of them.
+        cache: "memory", or a directory on this machine.
+        verbose: whether to say how much room it takes, and to show the progress (1), or nothing (0).
+
+    Raises:
+        ValueError: if there is not the room; if files are not images, naming them.
+        FileNotFoundError: if a file is missing.
+        OSError: if the disk is full all the same.
+    """
+    if not isinstance(cache, (str, os.PathLike)) or not os.fspath(cache) or is_remote(os.fspath(cache)):
+        raise InvalidValueError(
+            f'`cache` must be None, "memory" or a directory on this machine. Received: cache={cache!r}.'
+        )
+    unique = sorted(set(paths))
+    decoder = _Decoder(unique, form, verbose)
+    store = _in_memory(decoder) if cache == "memory" else _on_disk(decoder, Path(cache))
+    position_of = {path: position for position, path in enumerate(unique)}
+    return CachedImages(form, store, np.array([position_of[path] for path in paths], np.int64))
+
+
+def _in_memory(decoder: "_Decoder") -> MemoryStore:
+    store = MemoryStore()
+    decoder.check_room("memory", available_memory(), done=0)
+    decoder.write_to(store)
+    return store
+
+
+def _on_disk(decoder: "_Decoder", directory: Path) -> FileStore:
+    folder = directory / decoder.key()
+    store = _opened(folder)
+    if store is None:
+        with locked(folder):
+            # Another process may have completed it while this one waited for its turn.
+            store = _opened(folder) or _written(folder, decoder)
+    return store
+
+
+def _opened(folder: Path) -> FileStore | None:
+    try:
+        return FileStore(folder)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _written(folder: Path, decoder: "_Decoder") -> FileStore:
+    with closing(FileWriter(folder)) as writer:
+        decoder.check_room(str(folder.parent), available_disk(folder.parent), done=writer.num_bytes)
+        try:
+            decoder.write_to(writer)
+            writer.complete()
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: the decoded images could not be kept. Those that are written count for the next "
+                f"run ({writer.num_images} of {len(decoder.paths)}). Free some room, or give another `cache`",
+                str(folder.parent),
+            ) from error
+    return FileStore(folder)
+
+
+class _Decoder:
+    """Decodes files in their order."""
+
+    def __init__(self, paths: Sequence[str], form: DecodeSpec, verbose: int) -> None:
+        self.paths = paths
+        self.form = form
+        self.verbose = verbose
+
+    def key(self) -> str:
+        """Hashes all that the pixels depend on."""
+        digest = sha256(repr((_VERSION, tf.__version__, astuple(self.form))).encode())
+        for path, stamp in zip(self.paths, file_stamps(self.paths), strict=True):
+            name = path if is_remote(path) else os.path.abspath(path)  # noqa: PTH100 (a link is another file)
+            digest.update(f"{name}\0{stamp}\0".encode(errors="surrogateescape"))
+        return digest.hexdigest()[:32]
+
+    def check_room(self, where: str, available: int | None, *, done: int) -> None:
+        """Says how much room the images take, less what is `done`, and refuses if there is not as much."""
+        needed = max(self._num_bytes() - done, 0)
+        if available is not None and needed > available:
+            raise InvalidValueError(
+                f"`cache` must have room for the decoded images. Received: cache={where!r} with "
+                f"{_megabytes(available)} available and {_megabytes(needed)} needed. Give another place, or a smaller "
+                "`image_size`."
+            )
+        if self.verbose:
+            known = "" if available is None else f" of {_megabytes(available)} available"
+            sys.stdout.write(f"Caching {len(self.paths)} images in {where}: {_megabytes(needed)}{known}\n")
+
+    def write_to(self, writer: MemoryStore | FileWriter) -> None:
+        """Appends the images that the writer does not have; if one is bad, all that follow are tried and named."""
+        progress = keras.utils.Progbar(len(self.paths), verbose=self.verbose, unit_name="image", interval=0.5)
+        expected = writer.num_images
+        bad: list[int] = []
+        for position, image in self._decoded(np.arange(expected, len(self.paths))):
+            bad += range(expected, position)
+            expected = position + 1
+            if not bad:
+                writer.append(image, np.array(image.shape[:2], np.int32))
+            progress.update(expected)
+        bad += range(expected, len(self.paths))
+        if bad:
+            self._refuse([self.paths[position] for position in bad])
+
+    def _num_bytes(self) -> int:
+        """Gives how much all images take: known if they have one size, and else judged by some of them."""
+        count = len(self.paths)
+        if not (self.form.is_cropped_anywhere or self.form.is_resampled):
+            return 3 * self.form.image_size[0] * self.form.image_size[1] * count
+        sampled = np.unique(np.linspace(0, count - 1, min(count, _NUM_SAMPLED)).astype(np.int64))
+        lengths = [image.nbytes for _, image in self._decoded(sampled)]
+        return int(np.mean(lengths) * count) if lengths else 0
+
+    def _decoded(self, positions: npt.NDArray[np.int64]) -> Iterator[tuple[int, Pixels]]:
+        """Yields the position of each file that can be decoded, and its image."""
+        paths = tf.constant([os.fsencode(path) for path in self.paths])
+
+        @tf.autograph.experimental.do_not_convert
+        def decode(position: Any) -> Any:
+            return position, self.form.decode_kept(paths[position])
+
+        dataset = tf.data.Dataset.from_tensor_slices(positions).map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+        yield from dataset.ignore_errors().prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+
+    @staticmethod
+    def _refuse(bad: Sequence[str]) -> None:
+        check_images(bad)
+        # They fail at their full size alone.
+        named = ", ".join(map(printable, bad[:10]))
+        raise InvalidValueError(
+            f"Every file must be an image that can be decoded. Received: {len(bad)} that cannot at their full size, "
+            f"such as {named}. Remove them, or train without `cache`."
+        )
+
+
+def _aligned_empty(rows: int, columns: int) -> Pixels:
+    """Gives an array that TensorFlow takes as it is; it copies what does not begin at a multiple of 64 bytes."""
+    memory = np.empty(rows * columns + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + rows * columns].reshape(rows, columns)
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+def available_memory() -> int | None:
+    """Returns the memory that can be had without swapping, in bytes; None where the system does not say."""
+    found = []
+    with suppress(OSError, KeyError, ValueError):
+        found.append(1024 * int(_table("/proc/meminfo")["MemAvailable:"]))
+    group = Path("/sys/fs/cgroup")
+    with suppress(OSError, KeyError, ValueError):  # in a group without a limit, "max" stands there
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        # What was read from files counts as used, and makes way.
+        found.append(limit - used + int(_table(str(group / "memory.stat"))["inactive_file"]))
+    return min(found, default=None)
+
+
+def available_disk(directory: Path) -> int:
+    """Returns the room on the disk that a directory is on, or will be, in bytes."""
+    existing = next(folder for folder in (directory.absolute(), *directory.absolute().parents) if folder.exists())
+    return shutil.disk_usage(existing).free
+
+
+def _table(path: str) -> dict[str, str]:
+    lines = (line.split() for line in Path(path).read_text(encoding="utf-8").splitlines())
+    return {words[0]: words[1] for words in lines if len(words) > 1}

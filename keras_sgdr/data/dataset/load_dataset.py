@@ -1,0 +1,186 @@
+"""A split of images -> batches, in an order and with an augmentation that depend on nothing but seed and epoch."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy.typing as npt
+import tensorflow as tf
+
+from keras_sgdr.data.dataset.batch_augmentation import make_batch_augmentation
+from keras_sgdr.data.dataset.epoch_stream import EpochImages, EpochPlan, stream
+from keras_sgdr.data.dataset.image_cache import cached_images
+from keras_sgdr.data.decode.corrupt_images import without_bad_images
+from keras_sgdr.data.decode.decode_image import checked_image_size, checked_resize
+from keras_sgdr.data.decode.decode_spec import DecodeSpec
+from keras_sgdr.data.index.class_weights import checked_class_weights, checked_sample_weights
+from keras_sgdr.data.index.files import file_stamps, is_remote
+from keras_sgdr.data.index.split import Split, oversampled_positions
+from keras_sgdr.validation import InvalidValueError
+
+
+def load_dataset(
+    split: Split,
+    *,
+    image_size: int | tuple[int, int] = 224,
+    batch_size: int = 32,
+    resize: str = "crop",
+    augmentation: Any = None,
+    shuffle: bool = False,
+    seed: int = 0,
+    initial_step: int = 0,
+    drop_remainder: bool = False,
+    on_bad_image: str = "error",
+    class_weight: str | Mapping[int, float] | None = None,
+    sample_weight: npt.ArrayLike | None = None,
+    oversample: bool = False,
+    cache: str | os.PathLike[str] | None = None,
+    verbose: int = 1,
+) -> tf.data.Dataset:
+    """Gives the batches of a split, ready for `model.fit(dataset, epochs=n)`.
+
+    Each pass over the dataset is the next epoch: another order of the whole split, other views of its images. The
+    order of epoch e, and the view of image i in it, are functions of (seed, e, i) alone, so that neither the number
+    of threads nor a restart changes what the model sees.
+
+    The epoch is kept in a variable, `dataset.epoch_counter` (int64), which counts an epoch when its last batch has been
+    taken; a pass that is left before is begun anew by the next one. To put a dataset back to where it was, save
+    `epoch = dataset.epoch_counter.numpy()` and later call `dataset.epoch_counter.assign(epoch)`.
+
+    Before each pass TensorFlow prepares the dataset's graph, for half a second or so. Where there are few images,
+    `model.fit(dataset.repeat(), steps_per_epoch=len(dataset))` does that once, and shows the model the same.
+
+    What the batches depend on is in `dataset.source`, where `precompute_features` looks for it.
+
+    Args:
+        split: the images, from `index_folder`.
+        image_size: `(height, width)` of the batches in pixels, or one number for both.
+        batch_size: images in a batch; the last one of an epoch may be smaller.
+        resize: "crop", "squish" or "pad", see `keras_sgdr.data.decode.decode_image.decode_image`.
+        augmentation: a layer from `basic`, `side_on` or `top_down`; any other layer of Keras or KerasCV for images
+            (`RandAugment`, `AugMix`, `RandomErasing`, …), or a list of layers, of which a preset is fastest as the
+            first one, in the same resampling as the resize. `MixUp` and `CutMix` mix images of a batch and make the
+            labels float32 of shape `(batch, num_classes)`: train on `CategoricalCrossentropy`. An image's view is a
+            function of (seed, epoch, index) for all of them, see `keras_sgdr.augmentation.seeded_layers`; but a
+            mixed image's also of its neighbours in the batch, and what a layer draws by other means than Keras's and
+            TensorFlow's random functions (`keras.layers.AugMix` picks its operations with Python's) it draws once.
+            With "crop", it is a random part of the image along its long side. None for the images as they are.
+        shuffle: whether each epoch has an order of its own; otherwise that of the split.
+        seed: chooses orders and views.
+        initial_step: the global step (batches since the first epoch began) to begin at; what comes before it is not
+            decoded. Within an epoch, the dataset's cardinality is unknown, because the first pass is shorter; as
+            `model.fit` takes the length of its first epoch for that of all, give it `dataset.repeat()` and
+            `steps_per_epoch` then, see `keras_sgdr.TrainingCheckpoint`.
+        drop_remainder: whether a last batch of fewer than `batch_size` images is left out.
+        on_bad_image: "error" fails when a file that is not an image is reached, and names it; "skip" decodes all files
+            first and leaves the bad ones out, with one warning that names them.
+        class_weight: makes the batches `(images, labels, weights)`. `model.fit` multiplies each image's loss with its
+            weight and divides by the number of images, not by the sum of the weights; metrics are weighted only if
+            they are compiled as `weighted_metrics`. "balanced" gives a class n / (k * n_c), which all images together
+            count as without weights and all classes the same; a dictionary gives the weights of classes, 1 where it has
+            none.
+        sample_weight: what each image of the split counts, numbers >= 0; multiplied with `class_weight`. Where
+            images are mixed, it is the first one's.
+        oversample: whether the images of rare classes are repeated in every epoch until each class has as many as the
+            largest, see `keras_sgdr.data.index.split`: the epoch is longer, and each repetition has a view of its
+            own. An alternative to `class_weight`, not for images that a model is measured on.
+        cache: where the decoded images are kept, as uint8 and before the augmentation, with the margin from which
+            "crop" takes another part in each epoch: the batches are the same with it and without. "memory", for as long
+            as the dataset lives; or a directory on this machine, also for later runs and for several at once. They are
+            decoded here, which is resumed if it is interrupted, under a key made of the files (path, size and time of
+            change), `image_size`, `resize`, and whether they are augmented; what is kept of files that have changed
+            since lies there until it is removed. It takes up to `12 * height * width` bytes for each image that is
+            augmented, more for long ones, or else `3 * height * width`.
+        verbose: whether to say how much room the cache takes, and to show its progress (1), or nothing (0).
+
+    Returns:
+        A dataset of `(images, labels)`, or of `images` where the split has no labels. Images have the shape
+        `(batch, height, width, 3)` and values in [0, 255], float32 if they are augmented and uint8 if not; labels are
+        int32 of shape `(batch,)`, or float32 of shape `(batch, num_classes)` where there are several for an image.
+
+    Raises:
+        ValueError: if an argument is out of its range, a layer mixes labels that the split has not, there is not the
+            room for the cache, or (with a cache) files are not images, naming them.
+        TypeError: if `augmentation` is something else than layers.
+        tf.errors.InvalidArgumentError: on the way, if a file is not an image, naming it. See
+            `keras_sgdr.data.decode.corrupt_images.check_images` for finding out before.
+    """
+    size = checked_image_size(image_size)
+    checked_resize(resize)
+    _check_integer("batch_size", batch_size, 1)
+    _check_integer("initial_step", initial_step, 0)
+    if on_bad_image not in ("error", "skip"):
+        raise InvalidValueError(f'`on_bad_image` must be "error" or "skip". Received: on_bad_image={on_bad_image!r}.')
+    weights = checked_sample_weights(split, sample_weight)
+    if on_bad_image == "skip":
+        good = set(without_bad_images(split).paths)
+        split, weights = _taken(split, weights, [index for index, path in enumerate(split.paths) if path in good])
+    if oversample:
+        split, weights = _taken(split, weights, oversampled_positions(split))
+    plan = _make_plan(len(split), batch_size, drop_remainder, shuffle, seed, initial_step)
+    layers = make_batch_augmentation(augmentation, split=split, image_size=size)
+    form = DecodeSpec(size, resize, layers is not None and resize == "crop", layers is not None and layers.resizes)
+    class_weights = checked_class_weights(split, class_weight)
+    # Of kept images, the times of their files before they were read: what the files hold later does not matter.
+    stamps = None if cache is None else list(file_stamps(split.paths))
+    cached = None if cache is None else cached_images(split.paths, form, cache=cache, verbose=verbose)
+    images = EpochImages(split, form, cached, layers, weights, class_weights)
+    epoch_counter = tf.Variable(plan.first_epoch, dtype=tf.int64, trainable=False, name="epoch")
+    dataset = stream(plan, images, epoch_counter)
+    if not plan.first_position:
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(plan.num_steps))
+    dataset.epoch_counter = epoch_counter
+    dataset.source = _source(images, plan, stamps)
+    return dataset
+
+
+def _taken(split: Split, weights: Any, positions: Any) -> tuple[Split, Any]:
+    return split.take(positions), None if weights is None else weights[positions]
+
+
+def _make_plan(
+    num_in_split: int, batch_size: int, drop_remainder: bool, shuffle: bool, seed: int, initial_step: int
+) -> EpochPlan:
+    num_steps = num_in_split // batch_size if drop_remainder else -(-num_in_split // batch_size)
+    if not num_steps:
+        raise InvalidValueError(
+            f"`split` must fill at least one batch. Received: {num_in_split} images with batch_size={batch_size}, "
+            f"drop_remainder={drop_remainder}."
+        )
+    num_images = num_steps * batch_size if drop_remainder else num_in_split
+    first_epoch, first_step = divmod(initial_step, num_steps)
+    return EpochPlan(num_in_split, num_images, batch_size, shuffle, seed, first_epoch, first_step * batch_size)
+
+
+def _source(images: EpochImages, plan: EpochPlan, stamps: list[tuple[int, int]] | None) -> list[Any] | None:
+    """Describes what the batches depend on, for `precompute_features`; None where that would take too long or fail."""
+    paths = images.split.paths
+    layers = () if images.augmentation is None else images.augmentation.layers
+    try:
+        for layer in layers:
+            keras.saving.serialize_keras_object(layer)
+    except (TypeError, ValueError, NotImplementedError):  # a layer of the user's that does not describe itself
+        return None
+    if any(map(is_remote, paths)) or any(isinstance(layer, keras.layers.AugMix) for layer in layers):
+        return None  # AugMix picks its operations by other means than a seed
+    files = [_content(path) for path in paths] if stamps is None else [[*map(os.fsencode, paths)], stamps]
+    arrays = [images.split.labels, images.weights, images.class_weights]
+    adapted = [layer.get_weights() for layer in layers]
+    return [files, arrays, list(layers), adapted, list(astuple(plan)), list(astuple(images.form))]
+
+
+def _content(path: str) -> Any:
+    """Gives a path, which stands for its content; or for a name that is not UTF-8, its bytes, and size and time."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return [os.fsencode(path), *next(file_stamps([path]))]
+    return Path(path)
+
+
+def _check_integer(name: str, value: int, low: int) -> None:
+    if not isinstance(value, int) or value < low:
+        raise InvalidValueError(f"`{name}` must be an integer >= {low}. Received: {name}={value}.")

@@ -1,0 +1,112 @@
+"""What an image is between its decoder and its augmentation, and how a cache keeps it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from keras_sgdr.data.decode.crop import Crop
+from keras_sgdr.data.decode.decode_image import decode_image, decode_pixels, decode_reduced, fit, pixels_of, room_for
+
+
+@dataclass(frozen=True)
+class DecodeSpec:
+    """What is decoded of an image.
+
+    Attributes:
+        image_size: `(height, width)` of what the model sees.
+        resize: "crop", "squish" or "pad".
+        is_cropped_anywhere: whether each epoch takes another part of the image.
+        is_resampled: whether the augmentation resizes it, so that it comes as `decode_pixels` gives it, and not as
+            `decode_image` does.
+    """
+
+    image_size: tuple[int, int]
+    resize: str
+    is_cropped_anywhere: bool
+    is_resampled: bool
+
+    @property
+    def spec(self) -> Any:
+        """What an image of a batch is: uint8 of shape `(height, width, 3)`, or what `decode_pixels` gives.
+
+        The latter has something behind it: uint8 of shape `(3 * room,)`; and the frame, int32 of shape `(3,)`.
+        """
+        if not self.is_resampled:
+            return tf.TensorSpec((*self.image_size, 3), tf.uint8)
+        return tf.TensorSpec((3 * room_for(self.image_size),), tf.uint8), tf.TensorSpec((3,), tf.int32)
+
+    def decode(self, path: Any, crop_position: Any) -> Any:
+        """Reads a file, in graph operations, and crops it for one epoch; of pixels, gives them without zeros behind."""
+        decoder = decode_pixels if self.is_resampled else decode_image
+        position = crop_position if self.is_cropped_anywhere else None
+        return decoder(tf.io.read_file(path), image_size=self.image_size, resize=self.resize, crop_position=position)
+
+    def decode_kept(self, path: Any) -> Any:
+        """Reads a file, in graph operations, as it serves every epoch: with the margin, where that is cropped.
+
+        Returns:
+            uint8 tensor of shape `(height, width, 3)`.
+        """
+        if self.is_cropped_anywhere:
+            return decode_reduced(tf.io.read_file(path), image_size=self.image_size, resize="crop", is_cropped=False)
+        decoded = self.decode(path, None)
+        if not self.is_resampled:
+            return decoded
+        pixels, frame = decoded
+        return tf.reshape(pixels, [frame[0], frame[1], 3])
+
+    def parts(self, sizes: Any, crop_positions: Any) -> Any:
+        """Gives the top, left, height and width of what an epoch takes of whole images.
+
+        Args:
+            sizes: their heights and widths, int32 of shape `(batch, 2)`.
+            crop_positions: float32 of shape `(batch,)`.
+
+        Returns:
+            int32 tensor of shape `(batch, 4)`.
+        """
+        heights, widths = sizes[:, 0], sizes[:, 1]
+        if not self.is_cropped_anywhere:
+            return tf.stack([tf.zeros_like(heights), tf.zeros_like(widths), heights, widths], axis=1)
+        crop = Crop(self.image_size, self.resize, crop_positions)
+        return tf.stack(crop.window(heights, widths), axis=1)
+
+    def windows(self, frames: Any, crop_positions: Any) -> Any:
+        """Gives where the parts that an epoch takes are in pixels as `decode_pixels` gives them.
+
+        Args:
+            frames: int32 of shape `(batch, 3)`.
+            crop_positions: float32 of shape `(batch,)`.
+
+        Returns:
+            int32 tensor of shape `(batch, 4)`, as `RandomView.augment_pixels` takes it.
+        """
+        heights, widths, are_parts = tf.unstack(frames, axis=1)
+        tops, lefts, part_heights, part_widths = tf.unstack(self.parts(frames[:, :2], crop_positions), axis=1)
+        whole = tf.stack([tf.zeros_like(heights), heights, widths, widths], axis=1)
+        part = tf.stack([tops * widths + lefts, part_heights, part_widths, widths], axis=1)
+        return tf.where(are_parts[:, None] == 1, whole, part)
+
+    def are_left_whole(self, sizes: Any) -> Any:
+        """Whether kept images come whole, for their windows to be looked at: bool of shape `(batch,)`."""
+        if not (self.is_resampled and self.is_cropped_anywhere):
+            return tf.zeros_like(sizes[:, 0], tf.bool)
+        return Crop(self.image_size, self.resize, room=room_for(self.image_size)).is_left_whole(
+            sizes[:, 0], sizes[:, 1]
+        )
+
+    def is_finished(self, sizes: Any) -> bool:
+        """Whether parts of these sizes are what `decode` gives, as they are."""
+        if not self.is_cropped_anywhere:
+            return True
+        crop = Crop(self.image_size, self.resize)
+        are_too_large = crop.is_too_large(*crop.size(sizes[:, 0], sizes[:, 1]))
+        return self.is_resampled and not bool(tf.reduce_any(are_too_large))
+
+    def finish(self, image: Any) -> Any:
+        """Makes of the part of a kept image what `spec` says."""
+        if not self.is_resampled:
+            return fit(image, image_size=self.image_size, resize=self.resize)
+        pixels, frame = pixels_of(image, image_size=self.image_size, resize=self.resize)
+        return tf.pad(pixels, [[0, self.spec[0].shape[0] - tf.size(pixels)]]), frame

@@ -1,0 +1,1 @@
+"""A folder or a CSV file as an index of labelled images."""

@@ -1,0 +1,68 @@
+"""What an image counts, so that rare classes are learned too."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_sgdr.data.index.split import Split
+from keras_sgdr.validation import InvalidValueError
+
+
+def balanced_weights(split: Split) -> dict[int, float]:
+    """Gives each class that has images a weight with which all of them count the same: n / (k * n_c).
+
+    n is the number of images (labels, where an image may have several), k that of the classes that have any, and
+    n_c that of the class.
+
+    Reference:
+        `sklearn.utils.class_weight.compute_class_weight("balanced", ...)`.
+    """
+    counts = {label: count for label, count in enumerate(split.counts.values()) if count}
+    return {label: sum(counts.values()) / (len(counts) * count) for label, count in counts.items()}
+
+
+def checked_class_weights(split: Split, class_weight: Any) -> npt.NDArray[np.float32] | None:
+    """Gives the weight of each class, for the argument of `load_dataset`.
+
+    Raises:
+        ValueError: if it makes no sense for these labels.
+    """
+    if class_weight is None:
+        return None
+    if split.labels is None or split.labels.ndim != 1:
+        raise InvalidValueError(
+            "`class_weight` needs one label for each image. Received: "
+            f"class_weight={class_weight!r} for the split {split.name!r} without. Use `sample_weight`."
+        )
+    if class_weight == "balanced":
+        class_weight = balanced_weights(split)
+    num_classes = len(split.class_names)
+    if not isinstance(class_weight, Mapping) or not all(
+        label in range(num_classes) and 0 <= weight < np.inf for label, weight in class_weight.items()
+    ):
+        raise InvalidValueError(
+            '`class_weight` must be None, "balanced" or a dictionary of weights >= 0 by class, from 0 to '
+            f"{num_classes - 1}. Received: class_weight={class_weight!r}."
+        )
+    return np.array([class_weight.get(label, 1.0) for label in range(num_classes)], np.float32)
+
+
+def checked_sample_weights(split: Split, sample_weight: npt.ArrayLike | None) -> npt.NDArray[np.float32] | None:
+    """Gives the weight of each image, for the argument of `load_dataset`.
+
+    Raises:
+        ValueError: if there is not one for each image, or no label.
+    """
+    if sample_weight is None:
+        return None
+    weights = np.asarray(sample_weight, np.float32)
+    if split.labels is None:
+        raise InvalidValueError(f"`sample_weight` needs labels. Received: the split {split.name!r} without.")
+    if weights.shape != (len(split),) or not np.all((weights >= 0) & np.isfinite(weights)):
+        raise InvalidValueError(
+            "`sample_weight` must have a number >= 0 for each image. Received: an array of shape "
+            f"{weights.shape} for {len(split)} images, the lowest {np.min(weights, initial=np.inf)}."
+        )
+    return weights

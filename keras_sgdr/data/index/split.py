@@ -1,0 +1,218 @@
+"""Splits of a set of labelled images: what they hold, and how one is divided."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import PurePath
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from keras_sgdr.validation import InvalidValueError
+
+Labels: TypeAlias = npt.NDArray[np.int32] | npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Part of a folder: the images that a model is trained on, validated on, or asked about.
+
+    An image's position in `paths` is its index, from which its augmentation is drawn.
+
+    Attributes:
+        name: "train", "valid" or "test".
+        paths: the files, sorted by class and then by name.
+        labels: int32 of shape `(len(paths),)`, the positions of the classes in `class_names`; or float32 of shape
+            `(len(paths), len(class_names))` with 0 or 1 where an image may have several labels; or None.
+        class_names: the sorted names of the classes.
+    """
+
+    name: str
+    paths: Sequence[str]
+    labels: Labels | None
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of images of each class, in the order of the class names; empty without labels."""
+        if self.labels is None:
+            return {}
+        labels = self.labels
+        totals = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(self.class_names))
+        return {name: int(total) for name, total in zip(self.class_names, totals, strict=True)}
+
+    def take(self, indices: npt.ArrayLike, *, name: str | None = None) -> "Split":
+        """Gives the split that holds only the images at `indices`, in that order."""
+        positions = np.asarray(indices, dtype=np.int64)
+        labels = None if self.labels is None else self.labels[positions]
+        paths = tuple(self.paths[position] for position in positions)
+        return Split(name or self.name, paths, labels, self.class_names)
+
+
+@dataclass(frozen=True, eq=False)
+class FolderIndex:
+    """Everything that is known about a folder before an image is opened.
+
+    Attributes:
+        directory: the folder, or the CSV file, that was indexed.
+        class_names: the sorted names of the classes, the same for every split.
+        train: the images to learn from.
+        valid: the images to measure on.
+        test: images for a last look, with labels or without, or None.
+        folders: where each split was found, by its name; without "valid" if that was held out of train.
+        left_out: files that are no images that can be decoded, images outside class folders, and folders (with a slash
+            at the end) that are neither a split nor a class.
+    """
+
+    directory: str
+    class_names: tuple[str, ...]
+    train: Split
+    valid: Split
+    test: Split | None = None
+    folders: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+
+
+# How people call them; in any case of letters.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "valid": ("valid", "val", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+
+
+def split_called(name: str) -> str | None:
+    """Gives "train", "valid" or "test" for one of the names in `SPLIT_NAMES`, in any case; None for others."""
+    return next((split for split, names in SPLIT_NAMES.items() if name.strip().lower() in names), None)
+
+
+def with_classes(split: Split, class_names: Sequence[str], *, where: str) -> Split:
+    """Gives a split whose labels are positions in `class_names`, of which it may lack some.
+
+    Raises:
+        ValueError: if it has a class that is not among `class_names`.
+    """
+    unknown = [name for name in split.class_names if name not in class_names]
+    if unknown:
+        raise InvalidValueError(
+            f"{where} must have no other classes than {', '.join(class_names)}. Received: {', '.join(unknown)}."
+        )
+    if split.labels is None or split.labels.ndim == 2:
+        return split
+    positions = np.array([class_names.index(name) for name in split.class_names], dtype=np.int32)
+    return Split(split.name, split.paths, positions[split.labels], tuple(class_names))
+
+
+def split_off(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Splits stratified by class: the same fraction of each class, chosen by the hash of its images' names.
+
+    Args:
+        split: a split with labels; with several labels an image, it is split as one class.
+        fraction: the part that goes to the second split, in (0, 1).
+        seed: chooses among the possible splits.
+
+    Returns:
+        The splits "train" and "valid".
+
+    Raises:
+        ValueError: if a class has a single image, which cannot be in both.
+    """
+    chosen = np.zeros(len(split), dtype=bool)
+    for name, positions in _strata(split):
+        if len(positions) < 2:
+            raise InvalidValueError(
+                f"Every class must have at least 2 images to be split. Received: class {name!r} has only "
+                f"{split.paths[positions[0]]}. Add images to it or remove it."
+            )
+        count = min(max(1, round(fraction * len(positions))), len(positions) - 1)
+        chosen[_by_hash(split, positions, seed)[:count]] = True
+    return split.take(np.flatnonzero(~chosen), name="train"), split.take(np.flatnonzero(chosen), name="valid")
+
+
+def oversample(split: Split) -> Split:
+    """Repeats the images of rare classes until every class is as frequent as the most frequent one.
+
+    Each repetition is an index of its own, so that it gets a view of its own when it is augmented.
+
+    Args:
+        split: images with one label each.
+
+    Returns:
+        A split whose first `len(split)` images are those of `split`.
+
+    Raises:
+        ValueError: if an image may have several labels, or none.
+    """
+    return split.take(oversampled_positions(split))
+
+
+def oversampled_positions(split: Split) -> npt.NDArray[np.int64]:
+    """Gives the positions of the images that `oversample` takes."""
+    if split.labels is None or split.labels.ndim != 1:
+        raise InvalidValueError(
+            f"`split` must have one label for each image to be oversampled. Received: split {split.name!r} without."
+        )
+    most = max(split.counts.values())
+    extra = [np.resize(positions, most - len(positions)) for _, positions in _strata(split) if len(positions)]
+    return np.concatenate([np.arange(len(split)), *extra])
+
+
+def k_folds(split: Split, *, num_folds: int, seed: int = 0) -> list[FolderIndex]:
+    """Deals a split into folds for cross-validation, stratified by class.
+
+    Args:
+        split: the labelled images.
+        num_folds: the number of folds, at least 2 and at most the number of images of the rarest class.
+        seed: chooses among the possible folds.
+
+    Returns:
+        One `FolderIndex` for each fold, which validates on that fold and trains on the others.
+
+    Raises:
+        ValueError: if `num_folds` is below 2 or above the number of images of a class.
+    """
+    if not num_folds >= 2:
+        raise InvalidValueError(f"`num_folds` must be at least 2. Received: num_folds={num_folds}.")
+    fold_of = np.zeros(len(split), dtype=np.int64)
+    for name, positions in _strata(split):
+        if len(positions) < num_folds:
+            raise InvalidValueError(
+                f"Every class must have an image for each fold. Received: num_folds={num_folds} and class {name!r} "
+                f"with {len(positions)} images. Ask for fewer folds."
+            )
+        fold_of[_by_hash(split, positions, seed)] = np.arange(len(positions)) % num_folds
+    return [_fold(split, fold_of == fold) for fold in range(num_folds)]
+
+
+def _fold(split: Split, held_out: npt.NDArray[np.bool_]) -> FolderIndex:
+    trains = split.take(np.flatnonzero(~held_out), name="train")
+    valids = split.take(np.flatnonzero(held_out), name="valid")
+    return FolderIndex(str(PurePath(split.paths[0]).parent.parent), split.class_names, trains, valids)
+
+
+def _strata(split: Split) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
+    if split.labels is None:
+        raise InvalidValueError(
+            f"`split` must have labels to be split by class. Received: split {split.name!r} without labels."
+        )
+    if split.labels.ndim == 2:
+        yield "any", np.arange(len(split))
+        return
+    order = np.argsort(split.labels, kind="stable")
+    starts = np.searchsorted(split.labels[order], np.arange(len(split.class_names) + 1))
+    for label, name in enumerate(split.class_names):
+        yield name, order[starts[label] : starts[label + 1]]
+
+
+def _by_hash(split: Split, positions: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
+    """Orders images by a hash of the last two parts of their paths: the same wherever the folder lies."""
+
+    def key(position: int) -> bytes:
+        name = "/".join(PurePath(split.paths[position]).parts[-2:])
+        return blake2b(f"{seed}/{name}".encode(errors="surrogateescape"), digest_size=8).digest()
+
+    return np.array(sorted(positions, key=key), dtype=np.int64)

@@ -1,0 +1,1 @@
+"""A learning rate per layer group."""

@@ -1,0 +1,1 @@
+"""The eight steps, from a folder to a served model."""

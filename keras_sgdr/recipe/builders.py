@@ -1,0 +1,134 @@
+"""What the settings of a recipe make: the model, its images, their activations, optimizers and the finder's curve."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_sgdr.data.dataset.load_dataset import load_dataset
+from keras_sgdr.data.index.split import Split
+from keras_sgdr.lr_finder.lr_curve import LRCurve
+from keras_sgdr.lr_finder.lr_find import lr_find
+from keras_sgdr.models.classifier import build_classifier
+from keras_sgdr.models.layer_groups import freeze_to, layer_groups, unfreeze
+from keras_sgdr.models.softmax_regression import SoftmaxRegression, fit_softmax_regression
+from keras_sgdr.optimizers.differential_lr import DifferentialLR
+from keras_sgdr.precompute.feature_cache import user_cache
+from keras_sgdr.precompute.precompute import precompute_features
+from keras_sgdr.recipe.candidates import guessing_loss
+from keras_sgdr.recipe.recipe import PRESETS, Recipe
+
+# The least recently used features are removed above this
+FEATURE_CACHE_BYTES = 20 * 2**30
+# The head's optimum is sought on at most so many images: 1,280 activations of each take 250 MB, and more change little.
+HEAD_IMAGES = 50_000
+
+
+def make_model(recipe: Recipe, num_classes: int, weights: str | None) -> keras.Model:
+    """Returns the untrained classifier of a recipe."""
+    return build_classifier(
+        num_classes,
+        backbone=recipe.backbone,
+        weights=weights,
+        image_size=recipe.image_size,
+        dropout=recipe.dropout,
+    )
+
+
+def make_augmentation(recipe: Recipe) -> keras.layers.Layer:
+    """Returns the augmentation of a recipe."""
+    return PRESETS[recipe.augmentation](max_zoom=recipe.max_zoom)
+
+
+def make_dataset(recipe: Recipe, split: Split, *, augmented: bool = False, **options: Any) -> Any:
+    """Returns the images of a split, batch by batch; `options` are further ones of `load_dataset`."""
+    return load_dataset(
+        split,
+        image_size=recipe.image_size,
+        batch_size=recipe.batch_size,
+        resize=recipe.resize,
+        augmentation=make_augmentation(recipe) if augmented else None,
+        seed=recipe.seed,
+        **options,
+    )
+
+
+def make_features(
+    recipe: Recipe, model: keras.Model, split: Split, *, views: int = 0, verbose: int = 1
+) -> tuple[Any, keras.Model]:
+    """Returns activations at the model's frozen boundary, kept for later runs, and the rest of the model.
+
+    Args:
+        recipe: The settings.
+        model: The classifier, frozen up to where the activations are wanted.
+        split: The images.
+        views: How many augmented views of each, of which every epoch has one; with 0 the images as they are.
+        verbose: 1 shows the progress.
+    """
+    return precompute_features(
+        model,
+        make_dataset(recipe, split, augmented=views > 0),
+        directory=user_cache(max_bytes=FEATURE_CACHE_BYTES),
+        views=max(views, 1),
+        seed=recipe.seed,
+        verbose=verbose,
+    )
+
+
+def fit_head(train: Sequence[Any], valid: Any, head: keras.Model) -> SoftmaxRegression:
+    """Puts a head of one dense layer at its optimum on precomputed activations, of one or of several datasets."""
+    each = [_arrays(features) for features in train]
+    activations, labels = (np.concatenate(column) for column in zip(*each, strict=True))
+    found = fit_softmax_regression((activations, labels), _arrays(valid), num_classes=head.output_shape[-1])
+    head.layers[-1].set_weights([found.kernel, found.bias])
+    return found
+
+
+def _arrays(features: Any) -> tuple[Any, Any]:
+    """Activations and labels in memory, of about `HEAD_IMAGES` images at most, as they come: shuffled.
+
+    Their order is made one of their own, for in another one sums are other by rounding errors: a resumed run, whose
+    shuffles are others, finds the same optimum as an unbroken one.
+    """
+    batches: list[Any] = []
+    for batch in features.as_numpy_iterator():
+        batches.append(batch)
+        if len(batches) * len(batches[0][1]) >= HEAD_IMAGES:
+            break
+    activations, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
+    order = np.lexsort((*activations.T[:4], labels))
+    return activations[order].astype("float32", copy=False), labels[order]
+
+
+def compile_head(head: keras.Model, rate: float = 1e-3) -> None:
+    """Compiles the head, alone or with a frozen body."""
+    _compile(head, keras.optimizers.Adam(rate))
+
+
+def compile_all(model: keras.Model, recipe: Recipe, rate: float = 1e-3) -> None:
+    """Unfreezes the whole network and compiles it with a rate per layer group, `rate` for the last (steps 5 and 6)."""
+    unfreeze(model)
+    groups = layer_groups(model, num_groups=recipe.num_groups)
+    rates = [rate / recipe.group_factor**depth for depth in reversed(range(len(groups)))]
+    _compile(model, DifferentialLR(keras.optimizers.AdamW(rate), groups, rates))
+
+
+def find_rate(model: keras.Model, recipe: Recipe, split: Split, *, num_steps: int = 50, verbose: int = 1) -> LRCurve:
+    """Returns the finder's curve of the whole network."""
+    data = make_dataset(recipe, split, augmented=True, shuffle=True)
+    curve = lr_find(model, data, start_lr=1e-5, end_lr=1.0, num_steps=num_steps, verbose=verbose)
+    return dataclasses.replace(curve, guessing_loss=guessing_loss(split.labels))
+
+
+def recompile_from(model: keras.Model, recipe: Recipe, group: int) -> None:
+    """Freezes what `compile_all` unfroze up to a layer group; the optimizer goes on."""
+    freeze_to(model, group, num_groups=recipe.num_groups)
+    _compile(model, model.optimizer)
+
+
+def _compile(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
+    model.compile(optimizer=optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])

@@ -1,0 +1,140 @@
+"""What a finished run is asked afterwards: its settings, and how well it does on a folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_sgdr.data.dataset.load_dataset import load_dataset
+from keras_sgdr.data.decode.corrupt_images import check_images
+from keras_sgdr.data.index.folder import Split, labelled_splits
+from keras_sgdr.evaluation.interpretation import Interpretation, interpret, plot_mistakes
+from keras_sgdr.evaluation.tta import predict_tta
+from keras_sgdr.models.classifier import Classifier, load_classifier
+from keras_sgdr.recipe.builders import make_augmentation
+from keras_sgdr.recipe.recipe import Recipe
+from keras_sgdr.recipe.run_directory import read_settings
+from keras_sgdr.recipe.train import digest_of, index_for
+from keras_sgdr.validation import InvalidValueError
+
+_SPLITS = ("train", "valid", "test")
+
+
+def recipe_of(run: str | os.PathLike[str]) -> Recipe:
+    """Returns the settings of a run; the defaults for a directory that holds a classifier and no run."""
+    settings = read_settings(run)
+    return Recipe(
+        **{field.name: settings[field.name] for field in dataclasses.fields(Recipe) if field.name in settings}
+    )
+
+
+def evaluate_run(
+    run: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    split: str | None = None,
+    batch_size: int = 32,
+    tta_views: int = 4,
+    plots: str | os.PathLike[str] | None = None,
+    verbose: int = 1,
+    **layout: Any,
+) -> dict[str, Interpretation]:
+    """Returns what the classifier of a run gets right and wrong on the images of a folder.
+
+    Args:
+        run: The run directory.
+        folder: A folder as in `train_image_classifier`, or a CSV file. One that the run was trained on is split as it
+            was then; of any other, nothing is held out.
+        split: `"train"`, `"valid"`, `"test"` or `"all"`. Defaults to the held-out images, `"valid"`, of the folder that
+            the run was trained on; of any other to those in its `valid/`, else in its `test/`, else to all.
+        batch_size: Images per step.
+        tta_views: Augmented views per image, as in `predict_tta`.
+        plots: A directory for `confusion_matrix.png` and `top_losses.png`; made if it is missing.
+        verbose: 1 shows progress bars and says which images are evaluated.
+        **layout: How another folder than the run's is read: `train`, `valid`, `test` and `suffix` of `index_folder`.
+            Default to the run's, as far as there are such folders.
+
+    Returns:
+        `"plain"` and, unless `tta_views` is 0, `"tta"`. Classes that the folder lacks have no images there.
+
+    Raises:
+        FileNotFoundError: If the run or the folder is missing.
+        ValueError: If the folder has a class that the classifier does not know, there is no such split, or a file
+            cannot be decoded; then all such files are named.
+    """
+    if split not in (None, *_SPLITS, "all"):
+        raise InvalidValueError(f"`split` must be one of {', '.join(_SPLITS)}, all or None. Received: split={split!r}.")
+    classifier, recipe = load_classifier(run), recipe_of(run)
+    images = _images(splits_to_evaluate(run, folder, classifier.class_names, **layout), split, folder)
+    if verbose:
+        sys.stdout.write(f"evaluate {len(images)} images of {folder}: {images.name}\n")
+    check_images(images.paths)
+    results = {}
+    for name, views in {"plain": 0, "tta": tta_views}.items():
+        if name == "plain" or views:
+            probabilities = predict_tta(
+                classifier.model,
+                _dataset(classifier, images, batch_size),
+                num_views=views,
+                augmentation=make_augmentation(recipe),
+                seed=recipe.seed,
+                verbose=verbose,
+            )
+            results[name] = interpret(probabilities, images.labels, classifier.class_names)
+    if plots is not None:
+        result = list(results.values())[-1]
+        worst = _dataset(classifier, images.take(result.top_losses(9)), batch_size)
+        Path(plots).mkdir(parents=True, exist_ok=True)
+        plot_mistakes(result, np.concatenate([images for images, _ in worst.as_numpy_iterator()]), Path(plots))
+    return results
+
+
+def splits_to_evaluate(
+    run: str | os.PathLike[str], folder: str | os.PathLike[str], class_names: Sequence[str], **layout: Any
+) -> dict[str, Split]:
+    """Returns the labelled images of a folder: split as in the run that was trained on it, or as they are there."""
+    recipe, settings = recipe_of(run), read_settings(run)
+    try:
+        index = index_for(folder, recipe)
+        was_trained_on = digest_of(index) == settings.get("images")
+    except (ValueError, FileNotFoundError):  # what cannot be trained on was not
+        was_trained_on = False
+    if was_trained_on:
+        splits = {"train": index.train, "valid": index.valid, "test": index.test}
+        return {name: split for name, split in splits.items() if split is not None and split.labels is not None}
+    if settings.get("folder") == str(Path(folder).resolve()):
+        warnings.warn(
+            f"{folder} has changed since the run was trained on it: which of its images were held out is not known, "
+            "and images of the training are evaluated too.",
+            stacklevel=3,
+        )
+    named = {name: getattr(recipe, name) for name in _SPLITS}
+    known = {name: value for name, value in named.items() if value is not None and (Path(folder) / value).is_dir()}
+    given = {name: value for name, value in layout.items() if value}
+    return labelled_splits(folder, class_names, **{"suffix": recipe.suffix, **known, **given})
+
+
+def _images(splits: Mapping[str, Split], wanted: str | None, folder: str | os.PathLike[str]) -> Split:
+    if wanted is None:
+        wanted = next((name for name in ("valid", "test") if name in splits), "all")
+    if wanted == "all":
+        labels = np.concatenate([split.labels for split in splits.values()])
+        paths = [path for split in splits.values() for path in split.paths]
+        return Split("all", tuple(paths), labels, next(iter(splits.values())).class_names)
+    if wanted not in splits:
+        raise InvalidValueError(
+            f"`split` must be one that the folder has. Received: split={wanted!r}, folder={folder} with "
+            f"{', '.join(splits)}."
+        )
+    return splits[wanted]
+
+
+def _dataset(classifier: Classifier, images: Split, batch_size: int) -> Any:
+    return load_dataset(images, image_size=classifier.image_size, resize=classifier.resize, batch_size=batch_size)

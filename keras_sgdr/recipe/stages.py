@@ -1,0 +1,211 @@
+"""What happens in each of the eight steps; recipe.py puts them in order."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_sgdr import plots
+from keras_sgdr.atomic_write import atomic_write
+from keras_sgdr.data.check.check_folder import check_folder
+from keras_sgdr.data.decode.corrupt_images import BadImage, refuse_images
+from keras_sgdr.evaluation.interpretation import interpret, plot_mistakes
+from keras_sgdr.evaluation.tta import predict_tta
+from keras_sgdr.lr_finder.lr_find import lr_find
+from keras_sgdr.models.layer_groups import freeze_to
+from keras_sgdr.precompute.feature_cache import CHECKS, user_cache
+from keras_sgdr.recipe.builders import compile_all, compile_head, find_rate, fit_head, make_augmentation, make_dataset
+from keras_sgdr.recipe.candidates import best_of, is_no_better_than_guessing, largest_share
+from keras_sgdr.recipe.rate_choice import choose_rate
+from keras_sgdr.recipe.run import Run
+from keras_sgdr.recipe.whole_network import train_all
+from keras_sgdr.schedules.sgdr_scheduler import SGDRScheduler
+from keras_sgdr.serving.savedmodel import export_savedmodel
+
+# The rule of `LRCurve.suggest` for a new head
+SUGGESTION = "valley"
+# The head's rate where the finder has no answer: Adam's own
+HEAD_RATE = 1e-3
+
+
+def _check(run: Run) -> dict[str, Any]:
+    splits = [split for split in (run.index.train, run.index.valid, run.index.test) if split is not None]
+    total = sum(map(len, splits))
+    run.say(f"check {total} images")
+    bar = keras.utils.Progbar(total, verbose=run.verbose, unit_name="image")
+    cache = user_cache()
+    report = check_folder(
+        run.index,
+        cache=None if cache is None else cache.directory / CHECKS,
+        on_progress=lambda done, _: bar.update(done),
+    )
+    findings = run.directory.path / "findings.csv"
+    if report.findings:
+        report.write_csv(findings)
+        run.say(report.summary())
+        run.say(f"all of them: {findings}")
+    if report.refused:
+        refuse_images([BadImage(each.path, each.detail) for each in report.refused], f", all in {findings}")
+    kinds = Counter(finding.kind for finding in report.findings)
+    return {"images": total, "findings": dict(kinds)}
+
+
+def _find_head_rate(run: Run) -> dict[str, Any]:
+    if run.recipe.head_learning_rate is not None:
+        return {"learning_rate": run.recipe.head_learning_rate, "why": "given"}
+    train, _, head = run.features
+    compile_head(head)
+    run.say("step 2: find the head's learning rate")
+    curve = lr_find(head, train, verbose=run.verbose)
+    run.keep_curve(curve, "lr_finder_head")
+    try:
+        rate, why = curve.suggest(SUGGESTION), f"the {SUGGESTION} of the curve"
+    except ValueError as error:
+        # A small folder or random weights can give a curve without an answer; that is no reason to lose the run.
+        rate, why = HEAD_RATE, f"the usual one, for the curve holds no answer ({error})"
+    run.say(f"the head's rate: {rate:.1e}, {why}; see {run.directory.path / 'lr_finder_head.png'}")
+    return {"learning_rate": rate, "why": why}
+
+
+def _train_head(run: Run) -> dict[str, Any]:
+    train, valid, head = run.features
+    run.say("step 3: train the head to its optimum on precomputed activations")
+    return _at_optimum(run, "head", [train], valid, head)
+
+
+def _train_head_augmented(run: Run) -> dict[str, Any]:
+    recipe = run.recipe
+    if not recipe.head_views and not recipe.head_cycles:
+        return {"history": []}
+    before, weights = run.candidate("the head of step 3"), run.model.layers[-1].get_weights()
+    values: dict[str, Any] = {"history": []}
+    if recipe.head_views:
+        train, valid, head = run.features
+        run.say("step 4: train the head to its optimum on the activations of augmented views too")
+        values = _at_optimum(run, "head, augmented", [train, run.features_of_views], valid, head)
+    if recipe.head_cycles:
+        freeze_to(run.model, -1)
+        compile_head(run.model)
+        run.say("step 4: train the head with augmentation")
+        schedule = SGDRScheduler(run.rate("find_head_rate"), cycle_len=1, n_cycles=recipe.head_cycles)
+        rows = run.fit_images("train_head_augmented", "head, live", recipe.head_cycles, schedule)
+        values["history"] += rows
+    candidates = [before, run.candidate("the head of step 4")]
+    best = best_of(candidates)
+    if best == 0:
+        run.model.layers[-1].set_weights(weights)
+    run.say(f"best on the validation images: {candidates[best]}")
+    return {**values, "best": candidates[best].name}
+
+
+def _at_optimum(run: Run, stage: str, train: list[Any], valid: Any, head: keras.Model) -> dict[str, Any]:
+    found = fit_head(train, valid, head)
+    run.say(
+        f"validation loss {found.loss:.4f}, accuracy {found.accuracy:.4f}, with weight decay {found.weight_decay:g}, "
+        "chosen on the validation images"
+    )
+    row = {"stage": stage, "epoch": 1, "loss": found.train_loss, "accuracy": found.train_accuracy}
+    row |= {"val_loss": found.loss, "val_accuracy": found.accuracy}
+    return {"history": [row], "weight_decay": found.weight_decay}
+
+
+def _find_rate(run: Run) -> dict[str, Any]:
+    if run.recipe.learning_rate is not None:
+        return {"learning_rate": run.recipe.learning_rate, "why": "given"}
+    compile_all(run.model, run.recipe)
+    run.say("step 7: find the whole network's learning rate")
+    curve = find_rate(run.model, run.recipe, run.index.train, verbose=run.verbose)
+    run.keep_curve(curve, "lr_finder_all")
+    rate, why = choose_rate(curve)
+    run.say(f"the rate of the last layer group: {rate:.1e}, {why}; see {run.directory.path / 'lr_finder_all.png'}")
+    return {"learning_rate": rate, "why": why}
+
+
+def _evaluate(run: Run) -> dict[str, Any]:
+    recipe, names, labels = run.recipe, run.index.class_names, run.index.valid.labels
+    valid = make_dataset(recipe, run.index.valid)
+    run.say("evaluate with test-time augmentation")
+    plain = predict_tta(run.model, valid, num_views=0, verbose=0)
+    tta = predict_tta(
+        run.model,
+        valid,
+        num_views=recipe.tta_views,
+        augmentation=make_augmentation(recipe),
+        seed=recipe.seed,
+        verbose=run.verbose,
+    )
+    predictions: dict[str, Any] = {"plain": plain, "tta": tta}
+    test = run.index.test if run.index.test is not None and run.index.test.labels is not None else None
+    if test is not None:
+        predictions["test"] = predict_tta(run.model, make_dataset(recipe, test), num_views=0, verbose=0)
+    with atomic_write(run.directory.path / "predictions.npz") as aside:
+        np.savez_compressed(aside, **predictions)
+    _write_history(run)
+    results = [interpret(probabilities, labels, names) for probabilities in (plain, tta)]
+    if is_no_better_than_guessing(results[0].accuracy, labels):
+        run.say(
+            f"WARNING: this model is no better than guessing. It is right on {results[0].accuracy:.4f} of the "
+            f"validation images, and always naming the largest class would be on {largest_share(labels):.4f}. "
+            "Check the labels, and look at the images with `keras-sgdr show`."
+        )
+    plots.save_figure(plots.plot_history(run.history), run.directory.path / "history.png")
+    worst = make_dataset(recipe, run.index.valid.take(results[1].top_losses(9)))
+    plot_mistakes(results[1], np.concatenate([images for images, _ in worst.as_numpy_iterator()]), run.directory.path)
+    run.say(f"accuracy {results[0].accuracy:.4f}, with test-time augmentation {results[1].accuracy:.4f}")
+    values = {"accuracy": results[0].accuracy, "tta_accuracy": results[1].accuracy}
+    if test is not None:
+        tested = interpret(predictions["test"], test.labels, names)
+        run.say(f"on the {len(test)} test images, by which nothing was chosen: accuracy {tested.accuracy:.4f}")
+        values["test_accuracy"] = tested.accuracy
+    return values
+
+
+def _export(run: Run) -> dict[str, Any]:
+    directory = run.directory.path
+    names, resize = run.index.class_names, run.recipe.resize
+    path = export_savedmodel(run.model, directory / "export", class_names=names, resize=resize)
+    run.say(f"saved {directory / 'model.keras'}, exported {path}")
+    return {"path": str(path.relative_to(directory))}
+
+
+def _write_history(run: Run) -> None:
+    path = run.directory.path / "history.csv"
+    with atomic_write(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+        # A head at its optimum has no rate: not every row has every column.
+        writer = csv.DictWriter(file, list({name: None for row in run.history for name in row}), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(run.history)
+
+
+# name, what it does, whether its weights are still to be written
+STAGES: tuple[tuple[str, Callable[[Run], dict[str, Any]], bool], ...] = (
+    ("check", _check, False),
+    ("find_head_rate", _find_head_rate, False),
+    ("train_head", _train_head, True),
+    ("train_head_augmented", _train_head_augmented, True),
+    ("find_rate", _find_rate, False),
+    ("train_all", train_all, False),
+    ("evaluate", _evaluate, False),
+    ("export", _export, False),
+)
+# The first stage that reads a setting; the others shape the images and the model from the start.
+READ_BY = {
+    "head_learning_rate": "train_head_augmented",
+    "head_cycles": "train_head_augmented",
+    "head_views": "train_head_augmented",
+    "augmentation": "train_head_augmented",
+    "max_zoom": "train_head_augmented",
+    "learning_rate": "train_all",
+    "num_groups": "find_rate",
+    "group_factor": "find_rate",
+    "n_cycles": "train_all",
+    "cycle_len": "train_all",
+    "cycle_mult": "train_all",
+    "gradual_unfreezing": "train_all",
+    "tta_views": "evaluate",
+}

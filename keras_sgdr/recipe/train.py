@@ -1,0 +1,179 @@
+"""The eight steps to a world-class image classifier, each a named stage that a stopped run resumes after."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_sgdr.data.index.files import file_stamps
+from keras_sgdr.data.index.folder import FolderIndex, check_trainable, describe, index_folder
+from keras_sgdr.evaluation.interpretation import Interpretation, interpret
+from keras_sgdr.lr_finder.lr_curve import LRCurve
+from keras_sgdr.lr_finder.lr_find import lr_find
+from keras_sgdr.models.layer_groups import freeze_to
+from keras_sgdr.recipe.builders import compile_all, compile_head, find_rate, make_features, make_model
+from keras_sgdr.recipe.recipe import Recipe
+from keras_sgdr.recipe.run import Run, set_stage_seed
+from keras_sgdr.recipe.run_directory import RunDirectory
+from keras_sgdr.recipe.stages import READ_BY, STAGES
+
+# A link to nothing; the check that comes first names it.
+_MISSING = (-1, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingResult:
+    """What a run made.
+
+    Attributes:
+        model: The trained classifier.
+        class_names: One name per output.
+        output: The run directory.
+        export: The SavedModel's folder.
+        history: One dictionary per epoch, and one for each optimum of the head: `stage`, `epoch`, `loss`, `accuracy`,
+            `val_loss`, `val_accuracy` and, where a schedule sets it, `learning_rate`, that of the epoch's last batch.
+        plain: Accuracy and mistakes on the validation images, each seen once.
+        tta: The same with test-time augmentation.
+        test: Accuracy and mistakes on test images with labels, plain, if there are any.
+    """
+
+    model: keras.Model
+    class_names: tuple[str, ...]
+    output: Path
+    export: Path
+    history: list[dict[str, Any]]
+    plain: Interpretation
+    tta: Interpretation
+    test: Interpretation | None = None
+
+
+def train_image_classifier(
+    folder: str | os.PathLike[str],
+    *,
+    output: str | os.PathLike[str],
+    recipe: Recipe | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    verbose: int = 1,
+) -> TrainingResult:
+    """Trains a classifier on a folder of images by the course's eight steps, evaluates and exports it.
+
+    Sets the global random seeds of Python, NumPy and the backend from `recipe.seed`.
+
+    The run directory receives `model.keras` and `classifier.json`, `run.json` (settings and each stage's results),
+    `history.csv`, `predictions.npz` (of the validation images, plain and with test-time augmentation), the plots
+    `lr_finder_head.png`, `lr_finder_all.png`, `schedule.png`, `history.png`, `confusion_matrix.png` and
+    `top_losses.png`, both finders' curves as `.csv`, and `export/`, for TensorFlow Serving.
+
+    Args:
+        folder: Has `train/` and `valid/` (and `test/`), each with a folder per class; or just a folder per class, of
+            which `recipe.valid_fraction` is held out; or is a CSV file. See `index_folder`.
+        output: The run directory.
+        recipe: The settings.
+        resume: Go on with an unfinished run in `output`, after the last stage that it finished. Settings that only
+            later stages read may be others than before.
+        overwrite: Begin again in an `output` that holds a run already.
+        verbose: 1 prints a line per stage, a table of epochs and progress bars; 0 nothing.
+
+    Raises:
+        FileNotFoundError: If the folder or its images are missing.
+        ValueError: If the folder, an image, a setting or the run directory is not usable.
+
+    Example:
+        ```python
+        result = train_image_classifier("pets", output="runs/pets", recipe=Recipe(image_size=160))
+        result.tta.accuracy
+        ```
+    """
+    recipe = recipe or Recipe()
+    index = index_for(folder, recipe)
+    settings = {
+        # a cache changes the time alone
+        **{name: value for name, value in dataclasses.asdict(recipe).items() if name != "image_cache"},
+        "folder": str(Path(folder).resolve()),
+        "classes": list(index.class_names),
+        "images": digest_of(index),
+    }
+    keras.utils.set_random_seed(recipe.seed)
+    with RunDirectory(output, settings=settings, resume=resume, overwrite=overwrite, read_by=READ_BY) as directory:
+        run = Run(recipe, index, directory, verbose)
+        run.say(describe(index))
+        for number, (name, stage, trains) in enumerate(STAGES):
+            if directory.finished(name) is not None:
+                run.say(f"{name}: done before")
+                continue
+            run.prepare(name)
+            # last, so that a resumed run draws what an unbroken one draws
+            set_stage_seed(run.model, recipe.seed, number)
+            values = stage(run)
+            directory.record(name, values, run.model if trains else None)
+        return _result(run)
+
+
+def find_learning_rate(
+    folder: str | os.PathLike[str], *, recipe: Recipe | None = None, whole_network: bool = False, num_steps: int = 100
+) -> LRCurve:
+    """Returns the finder's curve for a folder: of the head on precomputed activations, or of the whole network.
+
+    Args:
+        folder: As in `train_image_classifier`.
+        recipe: The settings.
+        whole_network: Whether nothing is frozen (step 7) instead of everything but the head (step 2).
+        num_steps: Batches to try.
+    """
+    recipe = recipe or Recipe()
+    index = index_for(folder, recipe)
+    keras.utils.set_random_seed(recipe.seed)
+    model = make_model(recipe, len(index.class_names), recipe.weights)
+    if whole_network:
+        compile_all(model, recipe)
+        return find_rate(model, recipe, index.train, num_steps=num_steps)
+    freeze_to(model, -1)
+    features, head = make_features(recipe, model, index.train)
+    compile_head(head)
+    return lr_find(head, features, num_steps=num_steps)
+
+
+def digest_of(index: FolderIndex) -> str:
+    """Returns what tells splits apart: a resumed run must not validate on images that it was trained on."""
+    digest = hashlib.sha256()
+    for split in filter(None, (index.train, index.valid, index.test)):
+        for path, (size, _) in zip(split.paths, file_stamps(split.paths, missing=_MISSING), strict=True):
+            name = os.fsencode(os.path.relpath(path, index.directory))
+            digest.update(name + b"\0" + str(size).encode() + b"\0")
+        digest.update(b"\1")
+    return digest.hexdigest()[:16]
+
+
+def index_for(folder: str | os.PathLike[str], recipe: Recipe) -> FolderIndex:
+    """Returns the images of a folder that is split already, or is split here by the recipe's fraction and seed."""
+    return check_trainable(index_folder(folder, **layout_of(recipe)))
+
+
+def layout_of(recipe: Recipe) -> dict[str, Any]:
+    """Returns the settings that say how a folder is read, as arguments of `index_folder`."""
+    names = ("train", "valid", "test", "valid_fraction", "seed", "label_delimiter", "suffix")
+    return {name: getattr(recipe, name) for name in names}
+
+
+def _result(run: Run) -> TrainingResult:
+    directory = run.directory
+    predictions = np.load(directory.path / "predictions.npz")
+    names, labels, test = run.index.class_names, run.index.valid.labels, run.index.test
+    return TrainingResult(
+        model=run.model,
+        class_names=names,
+        output=directory.path,
+        export=directory.path / directory.stages["export"]["path"],
+        history=run.history,
+        plain=interpret(predictions["plain"], labels, names),
+        tta=interpret(predictions["tta"], labels, names),
+        test=interpret(predictions["test"], test.labels, names) if test and "test" in predictions else None,
+    )

@@ -1,0 +1,1 @@
+"""Learning-rate schedules, as callbacks and as Keras schedules."""

@@ -1,1 +1,0 @@
-"""Schedules, finder, optimizer wrapper and precomputed features."""

@@ -1,0 +1,239 @@
+"""With a cache and without, a model sees the same images."""
+
+import os
+import threading
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from keras_sgdr.augmentation.random_view import side_on
+from keras_sgdr.data.dataset import image_cache
+from keras_sgdr.data.dataset.load_dataset import load_dataset
+from keras_sgdr.data.index.folder import Split
+from tests.data.conftest import image_of
+
+SIZE = (16, 20)
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory) -> Split:
+    """Small and large ones, tall and wide, some on their side, in several formats; each labelled with its index."""
+    folder = tmp_path_factory.mktemp("odd")
+    saved = [
+        ("small.jpg", (9, 14), {}),
+        ("wide.jpg", (24, 90), {"subsampling": 1}),
+        ("tall.jpg", (95, 30), {"subsampling": 1}),
+        ("halved.jpg", (41, 77), {"subsampling": 2}),
+        ("large.jpg", (401, 777), {"subsampling": 2}),
+        ("wide.png", (24, 90), {}),
+        ("large.png", (130, 211), {}),
+        ("large.gif", (99, 80), {}),
+    ]
+    for turn in range(2, 9):
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        saved.append((f"turned{turn}.jpg", (33 + turn, 61), {"exif": exif, "subsampling": 1}))
+    for number, (name, size, options) in enumerate(saved):
+        image_of(number, *size).save(folder / name, **options)
+    paths = [str(folder / name) for name, *_ in saved]
+    return Split("train", paths, np.arange(len(paths), dtype=np.int32), tuple(map(str, range(len(paths)))))
+
+
+def batches_of(dataset, epochs=2):
+    return [batch for _ in range(epochs) for batch in dataset.as_numpy_iterator()]
+
+
+def assert_same(left, right):
+    assert len(left) == len(right)
+    for ours, theirs in zip(left, right, strict=True):
+        np.testing.assert_array_equal(ours[1], theirs[1])
+        np.testing.assert_array_equal(ours[0], theirs[0])
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "resize"),
+    [(None, "crop"), ("view", "crop"), ("view", "pad"), ("flip", "crop")],
+)
+def test_batches_are_the_same_with_a_cache(split, tmp_path, augmentation, resize):
+    layer = {None: None, "view": side_on(max_zoom=1.2), "flip": keras.layers.RandomFlip()}[augmentation]
+    options = {"image_size": SIZE, "batch_size": 4, "resize": resize, "augmentation": layer, "shuffle": True}
+    expected = batches_of(load_dataset(split, **options))
+    for cache in ("memory", tmp_path):
+        assert_same(batches_of(load_dataset(split, cache=cache, verbose=0, **options)), expected)
+    if layer is not None:
+        first, second = (
+            {label: image for batch in part for image, label in zip(*batch, strict=True)}
+            for part in (expected[:4], expected[4:])
+        )
+        assert all(np.abs(first[label] - second[label]).max() > 1 for label in first)
+
+
+def test_small_images_come_whole_from_a_cache_and_are_the_same(split):
+    fitting = split.take([index for index, path in enumerate(split.paths) if "large" not in path])
+    options = {"image_size": (32, 40), "batch_size": 4, "augmentation": side_on(max_zoom=1.2), "shuffle": True}
+    cached = load_dataset(fitting, cache="memory", verbose=0, **options)
+    assert_same(batches_of(cached), batches_of(load_dataset(fitting, **options)))
+
+
+def test_threads_and_the_first_step_change_nothing(split, tmp_path):
+    def dataset(threads, step):
+        stream = load_dataset(
+            split,
+            image_size=SIZE,
+            batch_size=4,
+            augmentation=layer,
+            shuffle=True,
+            cache=tmp_path,
+            initial_step=step,
+            verbose=0,
+        )
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = threads
+        return stream.with_options(options)
+
+    layer = side_on(max_zoom=1.2)
+    expected = batches_of(dataset(1, 0))
+    for threads in (2, 16):
+        assert_same(batches_of(dataset(threads, 0), epochs=1), expected[:4])
+    assert_same(batches_of(dataset(2, 6), epochs=1), expected[6:])
+
+
+def test_files_are_decoded_once(split, tmp_path):
+    copies = [tmp_path / Path(path).name for path in split.paths]
+    for path, copy in zip(split.paths, copies, strict=True):
+        copy.write_bytes(Path(path).read_bytes())
+    own = Split("train", list(map(str, copies)), split.labels, split.class_names)
+    options = {"image_size": SIZE, "batch_size": 15, "cache": tmp_path / "cache", "verbose": 0}
+    expected = batches_of(load_dataset(own, **options), epochs=1)
+    for copy in copies:
+        stamp = copy.stat()
+        copy.write_bytes(b"x" * stamp.st_size)
+        os.utime(copy, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert_same(batches_of(load_dataset(own, **options), epochs=1), expected)
+    # The images are the same in another order, and when there are several of each.
+    images, labels = batches_of(load_dataset(own.take([3, 1, 3, *range(15)]), **options), epochs=1)[0]
+    assert labels.tolist() == [3, 1, 3, *range(12)]
+    np.testing.assert_array_equal(images, expected[0][0][labels])
+
+
+def test_changed_and_added_files_are_seen(split, tmp_path):
+    def images(paths, **options):
+        split = Split("train", list(map(str, paths)), np.zeros(len(paths), np.int32), ("a",))
+        options = {"image_size": SIZE, "batch_size": 9, "cache": tmp_path / "cache", "verbose": 0, **options}
+        return batches_of(load_dataset(split, **options), epochs=1)[0][0]
+
+    paths = [tmp_path / f"{number}.png" for number in range(4)]
+    for number, path in enumerate(paths):
+        image_of(number).save(path)
+    before = images(paths[:3])
+    image_of(9).save(paths[1])
+    after = images(paths[:3])
+    assert [np.array_equal(*pair) for pair in zip(before, after, strict=True)] == [True, False, True]
+    np.testing.assert_array_equal(images(paths)[:3], after)
+    np.testing.assert_array_equal(images(paths)[3:], images(paths[3:], cache=None))
+    assert not np.array_equal(images(paths, resize="squish"), images(paths))
+
+
+def test_interrupted_cache_is_completed(split, tmp_path, monkeypatch):
+    options = {"image_size": SIZE, "batch_size": 4, "verbose": 0}
+    expected = batches_of(load_dataset(split, **options), epochs=1)
+    monkeypatch.setattr(image_cache.FileWriter, "append", _interrupting(image_cache.FileWriter.append, after=6))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            load_dataset(split, cache=tmp_path, **options)
+    assert not [path for path in tmp_path.iterdir() if not path.name.endswith((".partial", ".lock"))]
+    monkeypatch.undo()
+    assert_same(batches_of(load_dataset(split, cache=tmp_path, **options), epochs=1), expected)
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
+
+
+def _interrupting(append, after):
+    counts = {}
+
+    def interrupted(writer, pixels, size):
+        counts[writer] = counts.get(writer, 0) + 1
+        if counts[writer] > after:
+            raise KeyboardInterrupt
+        append(writer, pixels, size)
+        writer.flush()
+
+    return interrupted
+
+
+def test_two_at_once_decode_once(split, tmp_path, monkeypatch):
+    opened, results = [], []
+
+    class Counted(image_cache.FileWriter):
+        def __init__(self, folder):
+            opened.append(folder)
+            super().__init__(folder)
+
+    monkeypatch.setattr(image_cache, "FileWriter", Counted)
+
+    def load():
+        results.append(load_dataset(split, image_size=SIZE, batch_size=4, cache=tmp_path, verbose=0))
+
+    threads = [threading.Thread(target=load) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 1
+    for dataset in results[1:]:
+        assert_same(batches_of(dataset), batches_of(results[0]))
+
+
+def test_room_is_told_and_its_lack_refused(split, tmp_path, monkeypatch, capsys):
+    options = {"image_size": (100, 200), "batch_size": 4}
+    load_dataset(split, cache=tmp_path, **options)
+    assert f"Caching 15 images in {tmp_path}: 0.9 MB of " in capsys.readouterr().out
+    load_dataset(split, cache=tmp_path, **options)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(image_cache, "available_disk", lambda _: 800_000)
+    with pytest.raises(ValueError, match=r"Received: cache='.*other' with 0\.8 MB available and 0\.9 MB needed"):
+        load_dataset(split, cache=tmp_path / "other", **options)
+    monkeypatch.setattr(image_cache, "available_memory", lambda: 0)
+    with pytest.raises(ValueError, match=r"Received: cache='memory' with 0\.0 MB available and 0\.9 MB needed"):
+        load_dataset(split, cache="memory", **options)
+    monkeypatch.setattr(image_cache, "available_memory", lambda: None)
+    load_dataset(split, cache="memory", **options)
+    assert "Caching 15 images in memory: 0.9 MB\n" in capsys.readouterr().out
+
+
+def test_full_disk_is_named(split, tmp_path, monkeypatch):
+    def fail(writer):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(image_cache.FileWriter, "flush", fail)
+    with pytest.raises(OSError, match=r"No space left on device: .* \(0 of 15\).*Free some room.*test_full_disk"):
+        load_dataset(split, image_size=SIZE, cache=tmp_path, verbose=0)
+
+
+def test_bad_files_are_all_named(split, tmp_path):
+    paths = list(split.paths)
+    for position in (2, 7, 14):
+        paths[position] = str(tmp_path / f"bad{position}.jpg")
+        (tmp_path / f"bad{position}.jpg").write_bytes(b"text")
+    bad = Split("train", paths, split.labels, split.class_names)
+    for cache in ("memory", tmp_path / "cache"):
+        with pytest.raises(ValueError, match=r"Received: no image: .*bad(14|2|7)\.jpg.*bad.*jpg.*bad.*jpg"):
+            load_dataset(bad, image_size=SIZE, cache=cache, verbose=0)
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.png"):
+        load_dataset(Split("test", ["/nowhere.png"], None, ()), cache=tmp_path)
+
+
+@pytest.mark.parametrize("cache", ["", "gs://bucket/cache", 3])
+def test_cache_must_be_a_place(split, cache):
+    with pytest.raises(ValueError, match=f"Received: cache={cache!r}"):
+        load_dataset(split, cache=cache)
+
+
+def test_memory_and_disk_are_found(tmp_path):
+    from keras_sgdr.data.dataset.image_cache import available_disk, available_memory
+
+    assert available_disk(tmp_path / "not" / "yet") == available_disk(tmp_path) > 0
+    assert available_memory() is None or 0 < available_memory() < 1 << 50

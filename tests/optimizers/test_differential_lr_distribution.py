@@ -1,0 +1,45 @@
+"""DifferentialLR under `tf.distribute`. `python -m` this module trains on two logical CPUs, in a process of its own."""
+
+import contextlib
+import sys
+
+import keras
+import numpy as np
+
+from keras_sgdr.optimizers.differential_lr import DifferentialLR
+from tests.small_models import data
+from tests.two_cpus import run_module, two_cpus
+
+
+def trained(strategy, *, policy="float32", phases=(False, True)):
+    """Trains with the first group frozen or not, compiling with the same optimizer each time."""
+    keras.config.set_dtype_policy(policy)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([keras.Input((4,)), *(keras.layers.Dense(n) for n in (6, 5, 3))])
+        groups = [[layer] for layer in model.layers]
+        inner = keras.optimizers.AdamW(weight_decay=0.1, use_ema=True, ema_momentum=0.5)
+        optimizer = DifferentialLR(inner, groups, [1e-3, 1e-2, 1e-1], weight_decays=[0.5, 0.2, 0.1])
+        for trainable in phases:
+            model.layers[0].trainable = trainable
+            model.compile(optimizer, "mse")
+            model.fit(*data(), batch_size=16, shuffle=False, verbose=0)
+    return model.get_weights()
+
+
+def main():
+    strategy = two_cpus()
+    for expected, weights in zip(trained(None), trained(strategy), strict=True):
+        np.testing.assert_allclose(weights, expected, rtol=1e-6, atol=1e-6)
+    weights = trained(strategy, policy="mixed_float16", phases=(True,))
+    assert all(np.isfinite(weight).all() for weight in weights)
+
+    sys.stdout.write("held\n")
+
+
+def test_two_replicas_train_as_one_through_freezing_and_unfreezing():
+    assert run_module(__name__).endswith("held\n")
+
+
+if __name__ == "__main__":
+    main()

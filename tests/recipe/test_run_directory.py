@@ -1,0 +1,183 @@
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_sgdr.recipe.run_directory import RunDirectory, read_settings
+
+SETTINGS = {"image_size": 32, "seed": 0}
+
+
+def tiny_model(value):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.set_weights([np.full((2, 1), value, "float32"), np.zeros(1, "float32")])
+    return model
+
+
+def recorded(directory, stage, values, model=None, **arguments):
+    """Records one stage, as a process does that then ends."""
+    with RunDirectory(directory, **{"settings": SETTINGS, **arguments}) as run:
+        run.record(stage, values, model)
+
+
+def restored(directory):
+    model = tiny_model(0.0)
+    with RunDirectory(directory, settings=SETTINGS, resume=True) as run:
+        run.restore(model)
+    return model.get_weights()[0]
+
+
+def test_resumed_run_knows_its_stages_and_weights(tmp_path):
+    with RunDirectory(tmp_path, settings=SETTINGS) as run:
+        run.record("find", {"learning_rate": 0.5})
+        run.record("train", {"history": [1, 2]}, tiny_model(3.0))
+    with RunDirectory(tmp_path, settings=SETTINGS, resume=True) as again:
+        assert again.finished("find") == {"learning_rate": 0.5}
+        assert again.finished("train")["history"] == [1, 2]
+        assert again.finished("later") is None
+    assert np.all(restored(tmp_path) == 3.0)
+
+
+def test_only_the_last_checkpoint_is_kept(tmp_path):
+    with RunDirectory(tmp_path, settings=SETTINGS) as run:
+        run.record("first", {}, tiny_model(1.0))
+        run.record("second", {}, tiny_model(2.0))
+        assert [path.name for path in tmp_path.glob("*.h5")] == ["second.weights.h5"]
+        tiny_model(3.0).save(tmp_path / "model.keras")
+        run.record("third", {"checkpoint": "model.keras"})
+    assert not list(tmp_path.glob("*.h5"))
+    assert np.all(restored(tmp_path) == 3.0)
+
+
+def test_second_run_in_the_same_directory_is_refused(tmp_path):
+    recorded(tmp_path, "find", {})
+    with pytest.raises(ValueError, match=r"Received: output=.*an unfinished run"):
+        RunDirectory(tmp_path, settings=SETTINGS)
+
+
+def test_run_of_which_no_stage_finished_is_none(tmp_path):
+    RunDirectory(tmp_path, settings=SETTINGS).close()
+    with RunDirectory(tmp_path, settings={"seed": 9}) as run:
+        assert run.stages == {}
+
+
+def test_finished_run_is_called_so(tmp_path):
+    recorded(tmp_path, "export", {"path": "export/1"})
+    with pytest.raises(ValueError, match="a finished run"):
+        RunDirectory(tmp_path, settings=SETTINGS)
+
+
+def test_overwrite_begins_again_and_spares_other_files(tmp_path):
+    recorded(tmp_path, "train_head", {}, tiny_model(1.0))
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "model.keras").write_text("the old run's")
+    (tmp_path / "export" / "1").mkdir(parents=True)
+    with RunDirectory(tmp_path, settings={"seed": 1}, overwrite=True) as again:
+        assert again.finished("train_head") is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "run.json"]
+
+
+def test_other_settings_cannot_be_resumed(tmp_path):
+    recorded(tmp_path, "find", {})
+    with pytest.raises(ValueError, match=r"Received: \{'seed': 7\}; it began with \{'seed': 0\}"):
+        RunDirectory(tmp_path, settings={**SETTINGS, "seed": 7}, resume=True)
+
+
+def test_resume_of_nothing_begins(tmp_path):
+    with RunDirectory(tmp_path / "new", settings=SETTINGS, resume=True) as run:
+        assert run.stages == {}
+
+
+def test_broken_journal_is_named(tmp_path):
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(ValueError, match=r"run\.json"):
+        RunDirectory(tmp_path, settings=SETTINGS, resume=True)
+
+
+def test_file_in_the_place_of_the_directory_is_named(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(ValueError, match=r"Received: output=.*out, a file"):
+        RunDirectory(tmp_path / "out", settings=SETTINGS)
+
+
+def test_write_that_fails_leaves_the_stage_unfinished(tmp_path):
+    recorded(tmp_path, "first", {}, tiny_model(1.0))
+
+    class FullDisk:
+        def save_weights(self, path):
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device", str(path))
+
+    with pytest.raises(OSError, match="No space left"):
+        recorded(tmp_path, "second", {}, FullDisk(), resume=True)
+    with RunDirectory(tmp_path, settings=SETTINGS, resume=True) as again:
+        assert again.finished("second") is None
+    assert np.all(restored(tmp_path) == 1.0)
+    assert not list(tmp_path.glob(".partial-*"))
+
+
+def test_journal_is_readable_json(tmp_path):
+    recorded(tmp_path, "find", {"learning_rate": 0.5})
+    journal = json.loads((tmp_path / "run.json").read_text())
+    assert journal == {"settings": SETTINGS, "stages": {"find": {"learning_rate": 0.5}}}
+
+
+def test_settings_can_be_read_back(tmp_path):
+    assert read_settings(tmp_path) == {}
+    RunDirectory(tmp_path, settings=SETTINGS).close()
+    assert read_settings(tmp_path) == SETTINGS
+
+
+def test_setting_of_a_stage_to_come_may_change(tmp_path):
+    settings, read_by = {"seed": 0, "rate": 0.1, "views": 4}, {"rate": "train", "views": "evaluate"}
+    recorded(tmp_path, "train", {}, settings=settings)
+    changed = {**settings, "views": 8}
+    with RunDirectory(tmp_path, settings=changed, resume=True, read_by=read_by) as again:
+        assert again.finished("train") == {}
+    assert read_settings(tmp_path) == changed
+    with pytest.raises(ValueError, match=r"Received: \{'rate': 0\.2\}; it began with \{'rate': 0\.1\}"):
+        RunDirectory(tmp_path, settings={**changed, "rate": 0.2}, resume=True, read_by=read_by)
+
+
+def test_directory_of_a_live_run_is_refused_and_that_of_a_killed_one_is_not(tmp_path):
+    code = (
+        "import sys, time\n"
+        "from keras_sgdr.recipe.run_directory import RunDirectory\n"
+        "RunDirectory(sys.argv[1], settings={'image_size': 32, 'seed': 0}).record('find', {})\n"
+        "print('at work', flush=True)\n"
+        "time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "at work\n"
+            for choice in ({"resume": True}, {"overwrite": True}):
+                with pytest.raises(ValueError, match=r"in use by another run\. Received: output="):
+                    RunDirectory(tmp_path, settings=SETTINGS, **choice)
+        finally:
+            process.kill()
+    with RunDirectory(tmp_path, settings=SETTINGS, resume=True) as run:
+        assert run.finished("find") == {}
+
+
+def test_checkpoint_that_no_run_vouches_for_is_removed_and_files_of_others_stay(tmp_path):
+    recorded(tmp_path, "find", {})
+    with RunDirectory(tmp_path, settings=SETTINGS, resume=True) as run:
+        run.unfinished("train_all").write_text("half a stage")
+    with RunDirectory(tmp_path, settings=SETTINGS, resume=True) as run:
+        assert run.unfinished("train_all").is_file()
+    (tmp_path / "best.weights.h5").write_text("mine")
+    (tmp_path / "run.json").unlink()
+    with RunDirectory(tmp_path, settings={"seed": 1}) as run:
+        assert not run.unfinished("train_all").exists()
+    assert (tmp_path / "best.weights.h5").is_file()
+
+
+def test_resume_and_overwrite_are_not_both_obeyed(tmp_path):
+    recorded(tmp_path, "find", {})
+    with pytest.raises(ValueError, match="Received: resume=True, overwrite=True"):
+        RunDirectory(tmp_path, settings=SETTINGS, resume=True, overwrite=True)
+    assert read_settings(tmp_path) == SETTINGS
