@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 # For a machine where the other backends live in an environment of their own.
 PYTHON = os.environ.get("KERAS_SGDR_BACKENDS_PYTHON", sys.executable)
 

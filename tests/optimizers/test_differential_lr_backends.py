@@ -6,7 +6,7 @@ from tests.backends import BACKENDS, run_under
 
 # Every optimizer against one optimizer per group (on torch those with parallel updates take another way), the JAX
 # trainer's stateless updates while layers are frozen, moving averages.
-FILES = [f"tests/training/test_differential_lr{part}.py" for part in ("", "_decay", "_freezing", "_training")]
+FILES = [f"tests/optimizers/test_differential_lr{part}.py" for part in ("", "_decay", "_freezing", "_training")]
 CHOSEN = "own or global or functional or frozen_layers or later or ema"
 
 
