@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from keras_sgdr.checkpoint.training_state import TrainingState, require_built
 from keras_sgdr.lr_finder.lr_curve import LRCurve
 from keras_sgdr.optimizers.access import (
-    NumberWriter,
     accumulation_steps,
     has_settable_rate,
     held_batches,
@@ -106,9 +105,6 @@ class LRFinder(keras.callbacks.Callback):
         self._state: TrainingState | None = None
         self._schedule: Any = None
         self._accumulates = False
-        self._rate: Any = None
-        self._means: Any = None
-        self._zeros: list[NumberWriter] = []
         self._guessing_loss = 0.0
         self._is_pass_empty = True
         self.is_over = False
@@ -145,7 +141,6 @@ class LRFinder(keras.callbacks.Callback):
         """Puts model and optimizer back to where they were before the first batch; once, and harmless after that."""
         if self._state is None:
             return
-        self._rate, self._means, self._zeros = None, None, []
         if self._schedule is not None:
             self._state.model.optimizer.learning_rate = self._schedule
         self._state.restore()
@@ -182,11 +177,6 @@ class LRFinder(keras.callbacks.Callback):
         self._schedule = rate_as_variable(self.model.optimizer)
         if self._schedule is not None:
             self.model.make_train_function(force=True)
-        self._rate = NumberWriter(self.model.optimizer.learning_rate, self.rates.tolist())
-        self._means = next((metric for metric in self.model.metrics if metric.name == "loss"), None)
-        # Not on JAX, where variables that share a zero would be donated to XLA twice.
-        is_mean = type(self._means) is keras.metrics.Mean and keras.backend.backend() != "jax"
-        self._zeros = [NumberWriter(variable, [0.0]) for variable in self._means.variables] if is_mean else []
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Begins to count the batches of a pass."""
@@ -209,11 +199,11 @@ class LRFinder(keras.callbacks.Callback):
         )
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets the batch's rate, and empties the mean of the losses, so that it shows this batch alone."""
+        """Sets the batch's rate, and resets the metrics, so that the loss is that of this batch alone."""
         super().on_train_batch_begin(batch, logs)
         sync_variables(self.model)
-        self._empty_losses()
-        self._rate.write(len(self._losses))
+        self.model.reset_metrics()
+        self.model.optimizer.learning_rate = self.rates[len(self._losses)]
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Notes the loss of an update, and stops when enough is known."""
@@ -241,14 +231,6 @@ class LRFinder(keras.callbacks.Callback):
         """Restores everything."""
         super().on_train_end(logs)
         self.restore()
-
-    def _empty_losses(self) -> None:
-        for zero in self._zeros:
-            zero.write(0)
-        if self._means is None:
-            self.model.reset_metrics()
-        elif not self._zeros:
-            self._means.reset_state()
 
     def _waits_for_update(self) -> bool:
         sync_variables(self.model)
