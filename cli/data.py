@@ -1,4 +1,4 @@
-"""The commands that look at a folder before anything is trained on it."""
+"""The commands `check` and `show`, for a folder that nothing is trained on yet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .train import FOLDER, layout_options, make_recipe, recipe_options
 @click.command()
 @FOLDER
 @layout_options
-@click.option("--format", "output_format", type=click.Choice(["table", "json"]), default="table")
+@click.option("--format", "output_format", type=click.Choice(["table", "json"]), default="table", help="Of the report.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A CSV file for all findings.")
 @click.option("--quarantine", type=click.Path(path_type=Path), help="Move what cannot be read to this directory.")
 @click.option("--undo", is_flag=True, help="Move what --quarantine moved back, and check nothing.")

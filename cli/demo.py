@@ -1,4 +1,4 @@
-"""The main job on real images without a download: scikit-learn's handwritten digits."""
+"""The command `demo`: the whole recipe on scikit-learn's handwritten digits, which need no download."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that use a finished run."""
+"""The commands `evaluate`, `predict` and `export`, for a finished run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RUN = click.argument("run", type=click.Path(path_type=Path))
 @RUN
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--split", type=click.Choice(["train", "valid", "test", "all"]), help="Which images of FOLDER.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=32)
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, help="Images per step.")
 @click.option("--tta-views", type=click.IntRange(min=0), default=4, help="Augmented views per image; 0 for none.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A directory for the plots of the mistakes.")
 @name_options
@@ -32,7 +32,7 @@ def evaluate(
     output: Path | None,
     **layout: Any,
 ) -> None:
-    """Evaluate the classifier in RUN on FOLDER: accuracy, loss, and what was taken for what.
+    """Evaluate the classifier in RUN on FOLDER: accuracy, loss, and which classes are confused.
 
     Of the FOLDER that RUN was trained on, the held-out images; of any other, those in its valid/, else in its test/,
     else all.
@@ -58,9 +58,9 @@ def evaluate(
 @click.command()
 @RUN
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--format", "output_format", type=click.Choice(["csv", "json"]), default="csv")
+@click.option("--format", "output_format", type=click.Choice(["csv", "json"]), default="csv", help="Of the table.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A file instead of standard output.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=32)
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, help="Images per step.")
 def predict(run: Path, paths: tuple[Path, ...], output_format: str, output: Path | None, batch_size: int) -> None:
     """Predict the class of images, PATHS being files or folders, with the classifier in RUN.
 

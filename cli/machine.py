@@ -1,4 +1,4 @@
-"""The commands that tell what is on this machine: backbones with their weights, and cached features."""
+"""The commands `backbones` and `cache`, for what is on this machine."""
 
 from __future__ import annotations
 

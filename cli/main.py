@@ -1,4 +1,4 @@
-"""The command group, and how errors become one line."""
+"""The command group, which prints errors as one line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 class _OneLineErrors(click.Group):
-    """Turns an error that this package raises on purpose into one line; a bug keeps its traceback."""
+    """Prints an error that this package raises on purpose as one line; a bug keeps its traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""The commands that look for a rate and train."""
+"""The commands `train` and `lr-find`, and the options that they share with others."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 FOLDER = click.argument("folder", type=click.Path(path_type=Path))
+_RATE = click.FloatRange(min=0, min_open=True)
 
 _NAME_OPTIONS = (
     click.option("--train", help="The folder of training images; '.' if all folders in FOLDER are classes."),
@@ -24,22 +25,29 @@ _SPLIT_OPTIONS = (
         help="Share of each class held out if FOLDER has no validation images.",
     ),
     click.option("--label-delimiter", help="If FOLDER is a CSV with several labels in a cell."),
-    click.option("--seed", type=click.IntRange(min=0), default=0),
+    click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the split and of all that is random later."),
 )
 _RECIPE_OPTIONS = (
-    click.option("--backbone", default="EfficientNetLite0", help="A name that `keras-sgdr backbones` lists."),
+    click.option(
+        "--backbone", default="EfficientNetLite0", help="A name that `keras-sgdr backbones` lists, or a .keras file."
+    ),
     click.option("--weights", default="imagenet", help="'imagenet', 'none', or the path of a weights file."),
     click.option("--image-size", type=click.IntRange(min=1), default=224, help="Height and width in pixels."),
     click.option("--resize", type=click.Choice(["crop", "squish", "pad"]), default="crop", help="How to get there."),
-    click.option("--batch-size", type=click.IntRange(min=1), default=32),
+    click.option("--batch-size", type=click.IntRange(min=1), default=32, help="Images per step."),
     click.option(
         "--augmentation",
         type=click.Choice(["side_on", "top_down", "basic"]),
         default="side_on",
         help="side_on flips left to right, top_down by all eight symmetries, basic not at all.",
     ),
-    click.option("--max-zoom", type=click.FloatRange(min=1), default=1.1),
-    click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.2),
+    click.option("--max-zoom", type=click.FloatRange(1, 10), default=1.1, help="The augmentation's largest zoom."),
+    click.option(
+        "--dropout",
+        type=click.FloatRange(0, 1, max_open=True),
+        default=0.2,
+        help="Share of features dropped before the head.",
+    ),
 )
 
 
@@ -52,7 +60,8 @@ def _with(options: tuple[Callable[..., Any], ...]) -> Callable[[Callable[..., An
     return add
 
 
-# The folders inside FOLDER; those, and how it is split; all of that, and images and model
+# The folders inside FOLDER; those, and how it is split; all of that, and images and model.
+# Defaults and ranges are those of `Recipe`, which --help cannot wait for: a test compares them.
 name_options = _with(_NAME_OPTIONS)
 layout_options = _with((*_NAME_OPTIONS, *_SPLIT_OPTIONS))
 recipe_options = _with((*_NAME_OPTIONS, *_SPLIT_OPTIONS, *_RECIPE_OPTIONS))
@@ -80,9 +89,9 @@ def make_recipe(options: dict[str, Any]) -> Any:
 @click.option("--gradual-unfreezing", is_flag=True, help="Step 8: a layer group more in each of --n-cycles.")
 @click.option("--num-groups", type=click.IntRange(min=2), default=3, help="Layer groups with a rate each.")
 @click.option("--group-factor", type=click.FloatRange(min=1), default=1.75, help="From one group's rate to the next.")
-@click.option("--head-learning-rate", type=float, help="Of --head-cycles, instead of step 2's suggestion.")
-@click.option("--learning-rate", type=float, help="Of step 8, instead of what step 7 chooses.")
-@click.option("--tta-views", type=click.IntRange(min=0), default=4)
+@click.option("--head-learning-rate", type=_RATE, help="Of --head-cycles, instead of step 2's suggestion.")
+@click.option("--learning-rate", type=_RATE, help="Of step 8, instead of what step 7 chooses.")
+@click.option("--tta-views", type=click.IntRange(min=0), default=4, help="Evaluation: augmented views per image.")
 @click.option("--resume", is_flag=True, help="Go on with the unfinished run in OUTPUT.")
 @click.option("--overwrite", is_flag=True, help="Begin again in OUTPUT.")
 def train(folder: Path, output: Path, resume: bool, overwrite: bool, **options: Any) -> None:
@@ -101,7 +110,7 @@ def train(folder: Path, output: Path, resume: bool, overwrite: bool, **options: 
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("lr_finder.png"), help="The plot.")
 @recipe_options
 @click.option("--unfreeze", is_flag=True, help="For the whole network instead of the head alone.")
-@click.option("--num-steps", type=click.IntRange(min=10), default=100)
+@click.option("--num-steps", type=click.IntRange(min=10), default=100, help="Batches to try.")
 def lr_find(folder: Path, output: Path, unfreeze: bool, num_steps: int, **options: Any) -> None:
     """Find the learning rate for FOLDER: prints the suggestions, plots the curve."""
     from keras_sgdr import plots

@@ -1,11 +1,20 @@
+import json
 import subprocess
 import sys
+import traceback
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
+from keras_sgdr import validation
+from keras_sgdr.data.check import check_folder
+from keras_sgdr.models import backbones
+from keras_sgdr.recipe import train
+from keras_sgdr.validation import KerasSgdrError
 from keras_sgdr_cli.main import cli
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -48,9 +57,20 @@ def test_command_is_documented(name):
     command = cli.commands[name]
     assert command.help
     assert f"keras-sgdr {name}" in README
-    for option in command.params:
-        if isinstance(option, click.Option) and not isinstance(option.type, click.Choice):
-            assert option.help or option.default is not None, f"{name}: {option.name}"
+
+
+def options_of(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Option]]:
+    """Yields the options of a command and of all below it, each with the command's words."""
+    if isinstance(command, click.Group):
+        for name, each in command.commands.items():
+            yield from options_of(each, (*path, name))
+    yield from ((" ".join(path), option) for option in command.params if isinstance(option, click.Option))
+
+
+def test_every_option_says_what_it_is_for():
+    options = list(options_of(cli))
+    assert ("cache list", "directory") in [(command, option.name) for command, option in options]
+    assert [f"{command} --{option.name}" for command, option in options if not option.help] == []
 
 
 def run(*arguments: object):
@@ -120,28 +140,70 @@ def test_wrong_call_exits_with_2(folder, tmp_path):
     assert "stretch" in result.stderr
 
 
-@click.command()
-@click.argument("kind")
-def fails(kind: str) -> None:
-    """Fails as a bug, or as a full disk does."""
-    if kind == "bug":
-        [].pop()
-    if kind == "foreign":
-        int("x")
-    raise OSError(28, "No space left on device", "model.keras")
+def errors_raised_on_purpose(base: type = KerasSgdrError) -> Iterator[type]:
+    for kind in base.__subclasses__():
+        yield kind
+        yield from errors_raised_on_purpose(kind)
 
 
 @pytest.fixture
-def with_failures():
-    cli.add_command(fails)
-    yield
-    del cli.commands["fails"]
+def failing(monkeypatch):
+    """Makes `keras-sgdr backbones` fail with an error."""
+
+    def fail_with(error: Exception) -> None:
+        def describe_backbones():
+            raise error
+
+        monkeypatch.setattr(backbones, "describe_backbones", describe_backbones)
+
+    return fail_with
 
 
-@pytest.mark.usefixtures("with_failures")
-def test_bug_keeps_its_traceback_and_a_full_disk_does_not():
-    assert isinstance(run("fails", "bug").exception, IndexError)
-    assert_one_line(run("fails", "disk"), "No space left on device: model.keras")
+def test_an_error_raised_on_purpose_is_one_line_also_of_a_subclass(failing):
+    kinds = list(errors_raised_on_purpose())
+    assert {validation.InvalidValueError, validation.MissingFileError} < set(kinds)
+    for kind in [*kinds, type("Narrower", (validation.InvalidTypeError,), {})]:
+        error = kind.__new__(kind, "`x` must be y.")
+        error.args = ("`x` must be y.",)
+        failing(error)
+        assert_one_line(run("backbones"), "`x` must be y.")
+
+
+def test_a_full_disk_is_one_line(failing):
+    failing(OSError(28, "No space left on device", "model.keras"))
+    assert_one_line(run("backbones"), "No space left on device: model.keras")
+
+
+@pytest.mark.parametrize("kind", [ValueError, TypeError, RuntimeError, json.JSONDecodeError])
+def test_another_error_is_a_bug_and_keeps_its_traceback(failing, kind):
+    failing(kind("broken", "", 0) if kind is json.JSONDecodeError else kind("broken"))
+    result = run("backbones")
+    assert type(result.exception) is kind
+    assert result.stderr == ""
+
+
+def test_a_bug_within_the_package_keeps_its_traceback(folder, monkeypatch):
+    # int("cat") then fails in a frame of the package, with a built-in error and no frame of another package below.
+    monkeypatch.setattr(check_folder, "printable", int)
+    result = run("check", folder)
+    assert type(result.exception) is ValueError
+    assert "invalid literal for int()" in str(result.exception)
+    frames = traceback.extract_tb(result.exception.__traceback__)
+    assert Path(frames[-1].filename) == Path(check_folder.__file__)
+
+
+def test_interruption_is_one_line_and_says_how_to_go_on(folder, tmp_path, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train_image_classifier", interrupted)
+    assert_one_line(run("train", folder, "-o", tmp_path / "run"), "interrupted", "--resume")
+
+
+def test_version_is_the_distributions():
+    code = "from keras_sgdr_cli.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == metadata.version("keras-sgdr")
 
 
 def test_one_class_is_refused_with_its_folder(folder, tmp_path):
