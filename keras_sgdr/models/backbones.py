@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_sgdr.models import efficientnet_lite
-from keras_sgdr.models.efficientnet_lite import imagenet_weights_path
+from keras_sgdr.models.efficientnet_lite_weights import imagenet_weights_path
 from keras_sgdr.validation import InvalidValueError
 
 

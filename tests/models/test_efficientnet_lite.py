@@ -7,12 +7,8 @@ from PIL import Image
 from skimage import data as skimage_data
 from sklearn.datasets import load_sample_image
 
-from keras_sgdr.models.efficientnet_lite import (
-    EfficientNetLite0,
-    EfficientNetLite1,
-    EfficientNetLite2,
-    imagenet_weights_path,
-)
+from keras_sgdr.models.efficientnet_lite import EfficientNetLite0, EfficientNetLite1, EfficientNetLite2
+from keras_sgdr.models.efficientnet_lite_weights import imagenet_weights_path
 
 
 def _centre_square(image, side=224):
@@ -98,7 +94,7 @@ def test_weights_come_back_from_a_file(tmp_path):
         ({"classes": 10}, r"classes=10"),
         ({"input_shape": (16, 224, 3), "include_top": False}, r"input_shape=\(16, 224, 3\)"),
         ({"input_shape": (224, 224), "include_top": False}, r"input_shape=\(224, 224\)"),
-        ({"input_shape": (32, 32, 1), "include_top": False}, r"an input of shape \(None, 32, 32, 1\)"),
+        ({"input_shape": (32, 32, 1), "include_top": False}, r"input_shape=\(32, 32, 1\)"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, received):
