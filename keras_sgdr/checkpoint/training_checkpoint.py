@@ -1,4 +1,4 @@
-"""Everything that a resumed run needs, in one file: `TrainingCheckpoint`."""
+"""`TrainingCheckpoint`: writes everything that a resumed training needs to one file, and restores it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from keras_sgdr.checkpoint.callback_state import check_has_state, get_state, set
 from keras_sgdr.checkpoint.checkpoint_file import read_tree, write_tree
 from keras_sgdr.checkpoint.training_state import require_built, to_numpy
 from keras_sgdr.optimizers.access import optimizer_chain, sync_variables
-from keras_sgdr.schedules.momentum import MomentumVariable
 from keras_sgdr.validation import InvalidValueError, require, require_integer
 
-# Keras runs as many batches in every epoch; this, true and yet told from another callback's True, ends one earlier.
+# The value of `model.stop_training` that ends the resumed epoch. Keras runs as many batches in every epoch and knows no
+# other way to end one. It counts as True and can yet be told from the True of another callback, such as EarlyStopping
+# after this same epoch, which must end the training.
 _RESUMED_EPOCH_IS_OVER = "the resumed epoch is over"
 
 
@@ -56,9 +57,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     there Keras draws it from a global generator. Keras's `BackupAndRestore` keeps neither callbacks nor history, and
     begins the epoch again with the weights of its middle.
 
-    It must be the last of `fit`'s callbacks: it writes what the others have done. Schedulers of this package are told
-    where the training goes on and need not be in `callbacks`, but for an `SGDRScheduler` without `max_lr`. Of Keras's,
-    `EarlyStopping`, `ReduceLROnPlateau`, `ModelCheckpoint` and `SwapEMAWeights` are known.
+    It must be the last of `fit`'s callbacks: it writes what the others have done. Schedulers of this package learn by
+    themselves where the training goes on, and need not be in `callbacks`. Of Keras's, `EarlyStopping`,
+    `ReduceLROnPlateau`, `ModelCheckpoint` and `SwapEMAWeights` are known.
 
     The data must be brought to the same place. At the beginning of an epoch, that matters where one epoch differs from
     the next. In the midst of one, give `fit` `steps_per_epoch` and data without end from batch `position.step` on:
@@ -111,7 +112,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._may_overwrite = False
 
     def restore(self, model: Any) -> TrainingPosition:
-        """Gives a model and its optimizer what the file holds, and returns where to go on.
+        """Restores a model and its optimizer from the file, and returns where to go on.
 
         Args:
             model: A compiled and built model, made as the one that was trained.
@@ -138,7 +139,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     def set_params(self, params: dict[str, Any]) -> None:
         """Tells the other callbacks, which share `params`, where the training goes on."""
-        # Keras gives them to one callback after the other.
+        # Keras gives the same `params` to one callback after the other. It gives a callback no other way to those of
+        # the same `fit`.
         late = [
             type(callback).__name__ for callback in self.callbacks if getattr(callback, "params", params) is not params
         ]
@@ -243,8 +245,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             variable.assign_add(value)
 
     def _check(self, saved: Any, model: Any) -> None:
-        then, here = saved.get("optimizers", []), _optimizers_of(model)  # the file of an earlier version has none
-        if then and not _agree(then, here):
+        then, here = saved["optimizers"], _optimizers_of(model)
+        if not _agree(then, here):
             names, received = ([name for name, _ in optimizers] for optimizers in (then, here))
             others = " with other groups" if names == received else ""
             raise InvalidValueError(
@@ -266,9 +268,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
 
 def _lasting_variables(model: Any) -> list[Any]:
-    """Variables of the model and its optimizer, without what a scheduler writes before each batch and takes away."""
+    """Returns the variables of the model and its optimizer, each once; not its metrics, which TensorFlow makes late."""
     every = [*model.variables, *model.optimizer.variables]
-    return [v for v in {id(variable): variable for variable in every}.values() if not isinstance(v, MomentumVariable)]
+    return list({id(variable): variable for variable in every}.values())
 
 
 def _optimizers_of(model: Any) -> list[Any]:

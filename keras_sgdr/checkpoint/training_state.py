@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import random
-import sys
 from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_sgdr.optimizers.access import sync_variables, tensorflow_handle, write_value
+from keras_sgdr.checkpoint.torch_generators import TorchGenerators
+from keras_sgdr.optimizers.access import sync_variables
 from keras_sgdr.validation import InvalidValueError
 
-# Keras's own name.
-UNSEEDED = "global_seed_generator"
 ATTRIBUTES = ("stop_training", "train_function", "test_function", "steps_per_execution")
 
 
@@ -45,7 +43,7 @@ class TrainingState:
         sync_variables(self.model)
         self._reset_new_metrics()
         for variable, value in zip(self.variables, self.values, strict=True):
-            write_value(variable, value)
+            variable.assign(value)
         for name, attribute in self.attributes.items():
             setattr(self.model, name, attribute)
         if self.generators.forget_new():  # which what was compiled meanwhile holds
@@ -59,57 +57,56 @@ class TrainingState:
                 metric.reset_state()
 
     def digest(self) -> str:
-        """SHA-256 of the copied values."""
+        """Returns the SHA-256 of the copied values."""
         return digest(self.values)
 
     def differing(self) -> list[str]:
-        """Paths of the variables whose present value is not, bit by bit, the copied one."""
+        """Returns the paths of the variables whose present value is not, bit by bit, the copied one."""
         pairs = zip(self.variables, self.values, strict=True)
         return [variable.path for variable, value in pairs if to_numpy(variable).tobytes() != value.tobytes()]
 
 
 class RandomGenerators:
-    """The states of the global generators of Python, NumPy, Keras and, where it is loaded, PyTorch with its GPUs."""
+    """The states of the global generators of Python, NumPy, Keras and, where it is loaded, PyTorch."""
 
     def __init__(self) -> None:
         self.python, self.numpy = random.getstate(), np.random.get_state()
-        self._seeds = _unseeded_generator()
+        self.torch = TorchGenerators()
+        self._seeds = unseeded_generator()
         self.keras = None if self._seeds is None else to_numpy(self._seeds.state)
-        self._torch = sys.modules.get("torch")
-        if self._torch is not None:
-            gpus = self._torch.cuda
-            self.torch = self._torch.get_rng_state()
-            self.gpus = gpus.get_rng_state_all() if gpus.is_initialized() else []
 
     def restore(self) -> None:
         """Puts the states back."""
         random.setstate(self.python)
         np.random.set_state(self.numpy)
+        self.torch.restore()
         if self._seeds is not None:
-            write_value(self._seeds.state, self.keras)
-        if self._torch is not None:
-            self._torch.set_rng_state(self.torch)
-            self._torch.cuda.set_rng_state_all(self.gpus)
+            self._seeds.state.assign(self.keras)
 
     def forget_new(self) -> bool:
         """Has Keras's generator made anew, from Python's, if it was made meanwhile; returns whether it was."""
-        is_new = self._seeds is None and _unseeded_generator() is not None
+        is_new = self._seeds is None and unseeded_generator() is not None
         if is_new:
-            _global_state().set_global_attribute(UNSEEDED, None)
+            unseeded_generator(forget=True)
         return is_new
 
 
-def _unseeded_generator() -> Any:
-    """What `keras.random` draws from where it is given no seed, once there is one."""
-    return _global_state().get_global_attribute(UNSEEDED)
+def unseeded_generator(*, forget: bool = False) -> Any:
+    """Returns what `keras.random` draws from where it is given no seed, once there is one.
 
+    Args:
+        forget: True to have it made anew when it is needed next.
+    """
+    # Private: `keras.random` has no public way to it (Keras 3.15).
+    from keras.src.backend.common import global_state
 
-def _global_state() -> Any:
-    return sys.modules["keras.src.backend.common.global_state"]  # private; there is no public way to the generator
+    if forget:
+        global_state.set_global_attribute("global_seed_generator", None)
+    return global_state.get_global_attribute("global_seed_generator")
 
 
 def variables_of(model: Any) -> list[Any]:
-    """Every variable of the model, its optimizer and its metrics, each once."""
+    """Returns every variable of the model, its optimizer and its metrics, each once."""
     every = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
     return list({id(variable): variable for variable in every}.values())
 
@@ -128,16 +125,12 @@ def require_built(model: Any) -> None:
 
 
 def to_numpy(variable: Any) -> NDArray[Any]:
-    """A copy of a variable's value; Keras's own conversion may share its memory, or copy it once more."""
-    handle = tensorflow_handle(variable)
-    if handle is not None:
-        read = sys.modules["tensorflow"].raw_ops.ReadVariableOp(resource=handle, dtype=variable.value.dtype)
-        return np.asarray(read.numpy())
+    """Returns a copy of a variable's value; Keras's own conversion may share its memory."""
     return np.array(keras.ops.convert_to_numpy(variable), copy=True)
 
 
 def digest(values: list[NDArray[Any]]) -> str:
-    """SHA-256 over the bytes of arrays, in order."""
+    """Returns the SHA-256 over the bytes of arrays, in order."""
     sha = hashlib.sha256()
     for value in values:
         sha.update(value.tobytes())

@@ -1,71 +1,16 @@
-"""The one knob, `optimizer.learning_rate`: read and written, before each batch, on every backend."""
+"""Reads and writes what schedulers, finders and checkpoints need of an optimizer, on every backend."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 
-# TensorFlow's classes of variables that are one; the second are made within a compiled step, as slots are.
-ONE_HANDLE = ("ResourceVariable", "UnliftedInitializerVariable")
-
 
 def read_learning_rate(optimizer: Any) -> float:
-    """The optimizer's present rate as a float; a schedule is evaluated at the present step."""
+    """Returns the optimizer's present rate as a float; a schedule is evaluated at the present step."""
     return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
-
-
-def write_value(variable: Any, value: Any) -> None:
-    """Writes a number, or an array of the variable's shape and dtype, at a fraction of the cost of `assign`."""
-    handle = tensorflow_handle(variable)
-    if handle is not None:
-        tensorflow = sys.modules["tensorflow"]
-        tensor = tensorflow.constant(value, variable.value.dtype)
-        tensorflow.raw_ops.AssignVariableOp(resource=handle, value=tensor)
-    elif keras.backend.backend() == "tensorflow":
-        variable.value.assign(value, read_value=False)
-    else:
-        variable.assign(value)
-
-
-def tensorflow_handle(variable: Any) -> Any:
-    """The handle of the TensorFlow variable in a `keras.Variable`; None on other backends.
-
-    None also under a distribution strategy, where each device has one.
-    """
-    if keras.backend.backend() != "tensorflow" or type(variable.value).__name__ not in ONE_HANDLE:
-        return None
-    return variable.value.handle
-
-
-class NumberWriter:
-    """Writes into a scalar `keras.Variable`, before each batch, one of many numbers known beforehand.
-
-    An operation that TensorFlow runs between two training steps finds its code out of the processor's caches, and
-    `assign` takes a tenth of a small network's step. A third of that is the making of a tensor, done here for all
-    numbers at once; a third is what `assign` does around the operation.
-
-    Args:
-        variable: The variable.
-        numbers: What will be written into it.
-    """
-
-    def __init__(self, variable: Any, numbers: Sequence[float]) -> None:
-        self._variable, self._handle = variable, tensorflow_handle(variable)
-        self._numbers: Sequence[Any] = numbers
-        if self._handle is not None:
-            tensorflow = sys.modules["tensorflow"]
-            self._assign = tensorflow.raw_ops.AssignVariableOp
-            self._numbers = tensorflow.unstack(tensorflow.constant(numbers, variable.dtype))
-
-    def write(self, index: int) -> None:
-        """Writes the number at `index`."""
-        if self._handle is None:
-            write_value(self._variable, self._numbers[index])
-        else:
-            self._assign(resource=self._handle, value=self._numbers[index])
 
 
 def sync_variables(model: Any) -> None:
@@ -80,16 +25,21 @@ def sync_variables(model: Any) -> None:
 
 
 def optimizer_chain(optimizer: Any) -> Iterator[Any]:
-    """The optimizer, and from the outside in those which it wraps (`inner_optimizer`)."""
+    """Yields the optimizer, and from the outside in those which it wraps (`inner_optimizer`)."""
     while optimizer is not None:
         yield optimizer
         optimizer = getattr(optimizer, "inner_optimizer", None)
 
 
 def has_settable_rate(optimizer: Any) -> bool:
-    """Whether the rate is a variable; a `LearningRateSchedule` or a function is none."""
-    rate = optimizer.learning_rate
-    return isinstance(rate, keras.Variable)
+    """Returns whether the rate is a variable; a `LearningRateSchedule` or a function is none."""
+    return isinstance(optimizer.learning_rate, keras.Variable)
+
+
+def momentum_variable(optimizer: Any) -> Any:
+    """Returns the variable of a DifferentialLR's momentum, also inside a LossScaleOptimizer; None if there is none."""
+    variables = (getattr(each, "momentum_variable", None) for each in optimizer_chain(optimizer))
+    return next((variable for variable in variables if variable is not None), None)
 
 
 def rate_as_variable(optimizer: Any) -> Any:
@@ -109,13 +59,13 @@ def rate_as_variable(optimizer: Any) -> Any:
 
 
 def accumulation_steps(optimizer: Any) -> int:
-    """Batches whose gradients make up one update; 1 without gradient accumulation."""
+    """Returns how many batches' gradients make up one update; 1 without gradient accumulation."""
     steps = (each.gradient_accumulation_steps for each in optimizer_chain(optimizer))
     return next((int(count) for count in steps if count), 1)
 
 
 def held_batches(optimizer: Any) -> int:
-    """Batches whose gradients wait in the accumulator for the next update; 0 without gradient accumulation."""
+    """Returns how many batches' gradients wait for the next update; 0 without gradient accumulation."""
     for each in optimizer_chain(optimizer):
         if each.gradient_accumulation_steps:
             # `optimizer.iterations` counts updates; the variable itself counts batches.

@@ -26,6 +26,7 @@ from keras_sgdr.optimizers.grouped_optimizer import (
     portable_config,
 )
 from keras_sgdr.optimizers.layer_patterns import has_patterns, match_layers
+from keras_sgdr.optimizers.movable_momentum import MovableMomentum
 from keras_sgdr.optimizers.variable_groups import SavedWeight, VariableGroups, is_saved, stand_in
 from keras_sgdr.validation import InvalidTypeError, InvalidValueError
 
@@ -62,12 +63,18 @@ class DifferentialLR(GroupedUpdates):
         decay_biases_and_norms: False to leave out of the weight decay what has one axis or none, and what is
             called bias, gamma, beta or scale.
         model: The model in which to look for layers by patterns.
+        movable_momentum: True to let `SGDRScheduler(momentum=…)` or `OneCycleScheduler(momentum=…)` move the inner
+            optimizer's `momentum`, or else its `beta_1`, which Keras makes a constant of the compiled step. The
+            attribute, the config and saved files keep the inner optimizer's own.
+
+    Attributes:
+        momentum_variable: The momentum of the next step, which a scheduler writes; None unless `movable_momentum`.
 
     Raises:
         TypeError: If `inner_optimizer` is no optimizer that can be used here, a group holds something else than
             layers, or a rate is no number.
-        ValueError: If there are not as many rates as groups, or a pattern matches nothing. At the latest when
-            training starts: if a trainable variable is in no group or in two.
+        ValueError: If there are not as many rates as groups, a pattern matches nothing, or there is no momentum to be
+            moved. At the latest when training starts: if a trainable variable is in no group or in two.
 
     Example:
         ```python
@@ -101,14 +108,18 @@ class DifferentialLR(GroupedUpdates):
         weight_decays: Sequence[float] | None = None,
         decay_biases_and_norms: bool = True,
         model: keras.Model | None = None,
+        movable_momentum: bool = False,
     ) -> None:
         variable_groups = VariableGroups(_with_layers(groups, model))
         num_groups = len(variable_groups)
         top, ratios = top_rate_and_multipliers(inner_optimizer, learning_rates, multipliers, num_groups=num_groups)
         settings = GroupSettings(ratios, own_decays(weight_decays, num_groups=num_groups), decay_biases_and_norms)
+        momentum_variable = MovableMomentum(inner_optimizer) if movable_momentum else None
         # One state, two views: what is done to this optimizer shows in the inner one, whose class writes the config.
         object.__setattr__(self, "__dict__", inner_optimizer.__dict__)
         self._differential = GroupState(inner_optimizer, variable_groups, settings)
+        # Keras tracks it: JAX's trainer passes it from step to step, and it is saved beside the rate.
+        self.momentum_variable = momentum_variable
         if top is not None:
             self.learning_rate = top
 
@@ -168,7 +179,7 @@ class DifferentialLR(GroupedUpdates):
         else:
             trainable_variables = list(trainable_variables)
             self._build_for(trainable_variables)
-        with self._stepping():
+        with self._stepping(), self._with_moved_momentum():
             super().apply(grads, trainable_variables)
 
     def stateless_apply(
@@ -245,6 +256,7 @@ class DifferentialLR(GroupedUpdates):
             "multipliers": list(state.settings.multipliers),
             "weight_decays": None if state.settings.weight_decays is None else list(state.settings.weight_decays),
             "decay_biases_and_norms": state.settings.decay_biases_and_norms,
+            "movable_momentum": self.momentum_variable is not None,
         }
 
     @classmethod
@@ -293,6 +305,17 @@ class DifferentialLR(GroupedUpdates):
             yield
         finally:
             self._differential.in_step = False
+
+    @contextmanager
+    def _with_moved_momentum(self) -> Iterator[None]:
+        momentum = self.momentum_variable
+        if momentum is not None:
+            momentum.start_step(self)
+        try:
+            yield
+        finally:
+            if momentum is not None:
+                momentum.end_step(self)
 
 
 def _saved_weight(config: dict[str, Any]) -> SavedWeight:

@@ -1,4 +1,4 @@
-"""`BatchScheduler`: what the schedulers have in common."""
+"""`BatchScheduler`: the base class of the callbacks that set the learning rate before each batch."""
 
 from __future__ import annotations
 
@@ -9,18 +9,15 @@ from typing import Any
 import keras
 
 from keras_sgdr.optimizers.access import (
-    NumberWriter,
     accumulation_steps,
     has_settable_rate,
     held_batches,
+    momentum_variable,
+    optimizer_chain,
     read_learning_rate,
     sync_variables,
 )
-from keras_sgdr.schedules.momentum import MovableMomentum
 from keras_sgdr.validation import InvalidValueError, require, require_integer, require_numbers
-
-# Batches whose rates are computed at once.
-AHEAD = 100
 
 
 class BatchScheduler(keras.callbacks.Callback):
@@ -30,7 +27,10 @@ class BatchScheduler(keras.callbacks.Callback):
     repeated epoch runs at its own rates again, and a second `fit` starts the schedule anew. With gradient
     accumulation (`held_batches`) all batches of one update run at one rate, that of the first of them.
 
-    Subclasses define `rate_at`, a function of its arguments alone while an epoch runs.
+    Subclasses define `rate_at`, and `momentum_at` where they take `momentum`.
+
+    Attributes:
+        present_momentum: The momentum of the batch that was begun last; None where none is moved.
     """
 
     def __init__(self, *, steps_per_epoch: int | None = None, momentum: tuple[float, float] | None = None) -> None:
@@ -44,26 +44,20 @@ class BatchScheduler(keras.callbacks.Callback):
             require_numbers(highest=highest, lowest=lowest)
             require(0 < lowest <= highest < 1, must, momentum=momentum)
         self.momentum = momentum
-        self._moved: MovableMomentum | None = None
+        self.present_momentum: float | None = None
         self.given_steps_per_epoch = steps_per_epoch
         self.steps_per_epoch: int | None = None
         self._epoch = self._first_batch = self._batches = 0
         self._accumulates = False
-        self._forget_ahead()
         self._written: float | None = None
         self._warned = self._warned_of_another = False
 
-    @property
-    def present_momentum(self) -> float | None:
-        """The momentum of the batch that was begun last; None where none is moved."""
-        return None if self._moved is None else self._moved.present
-
     def rate_at(self, epoch: int, batch: int, *, held: int) -> float:
-        """The rate of one batch of one epoch, `held` batches into an update."""
+        """Returns the rate of one batch of one epoch, `held` batches into an update."""
         raise NotImplementedError
 
     def momentum_at(self, epoch: int, batch: int, *, held: int) -> float:
-        """The momentum of one batch, where `momentum` is given."""
+        """Returns the momentum of one batch, where `momentum` is given."""
         raise NotImplementedError
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -84,10 +78,15 @@ class BatchScheduler(keras.callbacks.Callback):
             )
         self.steps_per_epoch = self._agreed_steps_per_epoch()
         self._accumulates = accumulation_steps(self.model.optimizer) > 1
-        self._forget_ahead()
-        self._written = None
-        if self.momentum is not None:
-            self._moved = MovableMomentum(self.model)
+        self._written = self.present_momentum = None
+        if self.momentum is not None and momentum_variable(self.model.optimizer) is None:
+            *_, innermost = optimizer_chain(self.model.optimizer)
+            raise InvalidValueError(
+                "The optimizer must be a DifferentialLR with movable_momentum=True for `momentum` to be moved. "
+                f"Received: optimizer={type(innermost).__name__}. Compile with keras_sgdr.DifferentialLR("
+                "keras.optimizers.SGD(momentum=0.9), [model.layers], 0.01, movable_momentum=True), or one of more "
+                "groups, or leave `momentum` out."
+            )
 
     def _agreed_steps_per_epoch(self) -> int | None:
         given, found = self.given_steps_per_epoch, self.params.get("steps")
@@ -101,42 +100,29 @@ class BatchScheduler(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Notes the epoch, and with which of its batches it begins."""
         super().on_epoch_begin(epoch, logs)
-        start = self.params.get("resumed_at")  # of a TrainingCheckpoint
+        # Of a TrainingCheckpoint. Keras gives a callback no way to the others of its `fit`; `params` is all that they
+        # share. To name the schedulers to the checkpoint would be a step to forget, and then a resumed epoch would
+        # silently run at the rates of its first batches.
+        start = self.params.get("resumed_at")
         self._first_batch = start.batch if start is not None and start.epoch == epoch else 0
         self._epoch, self._batches = epoch, self._first_batch
-        self._forget_ahead()
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the batch's rate and momentum."""
         super().on_train_batch_begin(batch, logs)
+        optimizer = self.model.optimizer
         sync_variables(self.model)
         batch += self._first_batch
         if batch == self._first_batch:
-            self._check_sole_writer(read_learning_rate(self.model.optimizer))
-        held = held_batches(self.model.optimizer) if self._accumulates else 0
-        if batch not in self._ahead or self._accumulates:
-            self._look_ahead(batch, held=held)
-        place = batch - self._ahead.start
-        self._rates.write(place)
-        self._written = self._numbers[place]
-        if self._moved is not None:
-            self._moved.write(self.momentum_at(self._epoch, batch, held=held))
-
-    def _forget_ahead(self) -> None:
-        self._ahead = range(0)
-        self._rates: Any = None
-        self._numbers: list[float] = []
-
-    def _look_ahead(self, batch: int, *, held: int) -> None:
-        num_left = (self.steps_per_epoch or batch + AHEAD) - batch
-        # Which batches make up an update is known from one to the next only: a loss scale may skip some.
-        num_batches = 1 if self._accumulates else max(1, min(AHEAD, num_left))
-        self._ahead = range(batch, batch + num_batches)
-        self._numbers = [self.rate_at(self._epoch, each, held=held) for each in self._ahead]
-        self._rates = NumberWriter(self.model.optimizer.learning_rate, self._numbers)
+            self._check_sole_writer(read_learning_rate(optimizer))
+        held = held_batches(optimizer) if self._accumulates else 0
+        self._written = optimizer.learning_rate = self.rate_at(self._epoch, batch, held=held)
+        if self.momentum is not None:
+            self.present_momentum = self.momentum_at(self._epoch, batch, held=held)
+            momentum_variable(optimizer).assign(self.present_momentum)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Counts; here, for data of unknown length have one `on_train_batch_begin` more than batches."""
+        """Counts the batches; at their ends, for with data of unknown length one more is begun than run."""
         super().on_train_batch_end(batch, logs)
         self._batches = self._first_batch + batch + 1
 
@@ -156,15 +142,12 @@ class BatchScheduler(keras.callbacks.Callback):
                 stacklevel=2,
             )
 
-    def has_written(self, rate: float) -> bool:
-        """Whether this was the last rate that was written, as far as the optimizer's dtype tells."""
-        if self._written is None:
-            return False
-        held = keras.ops.cast(keras.ops.cast(self._written, self.model.optimizer.learning_rate.dtype), "float32")
-        return math.isclose(rate, float(keras.ops.convert_to_numpy(held)), rel_tol=1e-6)
-
     def _check_sole_writer(self, rate: float) -> None:
-        if self._written is None or self.has_written(rate) or self._warned_of_another:
+        if self._written is None or self._warned_of_another:
+            return
+        dtype = self.model.optimizer.learning_rate.dtype  # which may round what was written
+        written = keras.ops.cast(keras.ops.cast(self._written, dtype), "float32")
+        if math.isclose(rate, float(keras.ops.convert_to_numpy(written)), rel_tol=1e-6):
             return
         self._warned_of_another = True
         name = type(self).__name__
@@ -175,9 +158,6 @@ class BatchScheduler(keras.callbacks.Callback):
         )
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Leaves the optimizer's momentum alone again."""
+        """Forgets the momentum."""
         super().on_train_end(logs)
-        self._forget_ahead()
-        if self._moved is not None:
-            self._moved.put_back()
-            self._moved = None
+        self.present_momentum = None

@@ -1,4 +1,4 @@
-"""One-cycle and flat-cosine training: `OneCycleScheduler`, which moves momentum against the rate."""
+"""One-cycle and flat-cosine training: `OneCycleScheduler`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from keras_sgdr.validation import require, require_numbers
 
 
 def one_cycle(position: float, *, start: float, peak: float, end: float, warmup_share: float) -> float:
-    """Half a cosine from `start` to `peak`, reached at `warmup_share`, and half a cosine from there to `end` at 1."""
+    """Returns half a cosine from `start` up to `peak`, at `warmup_share`, and half a cosine down to `end`, at 1."""
     if position < warmup_share:
         return cosine(position, warmup_share, start=start, end=peak)
     return cosine(position - warmup_share, 1 - warmup_share, start=peak, end=end)
 
 
 def flat_cosine(position: float, *, peak: float, end: float, flat_share: float) -> float:
-    """`peak` up to `flat_share`, then half a cosine to `end` at 1."""
+    """Returns `peak` up to `flat_share`, then half a cosine to `end` at 1."""
     return peak if position < flat_share else cosine(position - flat_share, 1 - flat_share, start=peak, end=end)
 
 
@@ -30,9 +30,9 @@ class OneCycleScheduler(BatchScheduler):
     `flat_share` and then falls to `max_lr / final_div`. `n` is `fit`'s `epochs` times its batches, so that with
     `initial_epoch`, and `epochs` as before, it goes on where it would have been.
 
-    Momentum falls from `momentum[0]` to `momentum[1]` while the rate rises and comes back while it falls. It is what
-    the optimizer calls `momentum`, or else `beta_1`. Only training steps see it: the optimizer's attribute, and a
-    file that is saved, keep the optimizer's own.
+    Momentum falls from `momentum[0]` to `momentum[1]` while the rate rises and comes back while it falls. The optimizer
+    must be a `DifferentialLR` with `movable_momentum=True`. Only training steps see the momentum: the optimizer's
+    attribute, and a file that is saved, keep the optimizer's own.
 
     Like `SGDRScheduler`, it refuses `steps_per_execution > 1` and a rate that cannot be set, and gives all batches of
     one update the same rate under gradient accumulation.
@@ -55,7 +55,7 @@ class OneCycleScheduler(BatchScheduler):
     Raises:
         TypeError: If a rate, share, divisor or momentum is no number.
         ValueError: If an argument is out of its range; before the first batch, if the number of batches is unknown, or
-            the optimizer has no momentum to move.
+            the optimizer has no momentum that can be moved.
 
     Example:
     >>> model.fit(dataset, epochs=5, callbacks=[OneCycleScheduler(0.01, momentum=(0.95, 0.85))])
@@ -91,13 +91,13 @@ class OneCycleScheduler(BatchScheduler):
         self.first_rate, self.last_rate = max_lr / div, max_lr / final_div
 
     def position(self, epoch: int, batch: int, *, held: int = 0) -> float:
-        """The place of a batch in the training, in [0, 1)."""
+        """Returns the place of a batch in the training, in [0, 1)."""
         steps = int(self.steps_per_epoch or 1)
         step = max(0, epoch * steps + min(batch, steps - 1) - held)
         return step / (steps * int(self.params["epochs"]))
 
     def rate_at(self, epoch: int, batch: int, *, held: int) -> float:
-        """The rate of one batch, `held` batches into an update."""
+        """Returns the rate of one batch, `held` batches into an update."""
         position = self.position(epoch, batch, held=held)
         if self.shape == "flat_cosine":
             return flat_cosine(position, peak=self.max_lr, end=self.last_rate, flat_share=self.flat_share)
@@ -105,7 +105,7 @@ class OneCycleScheduler(BatchScheduler):
         return one_cycle(position, peak=self.max_lr, warmup_share=self.warmup_share, **ends)
 
     def momentum_at(self, epoch: int, batch: int, *, held: int) -> float:
-        """The momentum of one batch, `held` batches into an update."""
+        """Returns the momentum of one batch, `held` batches into an update."""
         high, low = self.momentum or (0.0, 0.0)
         position = self.position(epoch, batch, held=held)
         return one_cycle(position, start=high, peak=low, end=high, warmup_share=self.warmup_share)

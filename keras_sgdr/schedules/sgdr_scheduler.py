@@ -1,20 +1,15 @@
-"""Cosine annealing with warm restarts: `SGDRScheduler`, a callback, and `SGDR`, a schedule in the graph."""
+"""Cosine annealing with warm restarts as a callback: `SGDRScheduler`."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import warnings
 from typing import Any
 
-from keras_sgdr.optimizers.access import read_learning_rate
 from keras_sgdr.schedules.batch_scheduler import BatchScheduler
 from keras_sgdr.schedules.cosine_cycles import CosineCycles, nearest_plans
 from keras_sgdr.schedules.preview import SchedulePreview
-from keras_sgdr.schedules.sgdr_schedule import SGDR
-from keras_sgdr.validation import require, require_numbers
-
-__all__ = ["SGDR", "SGDRScheduler"]
+from keras_sgdr.validation import require
 
 
 class SGDRScheduler(BatchScheduler):
@@ -41,8 +36,7 @@ class SGDRScheduler(BatchScheduler):
     its last batch. If another callback writes the rate too, a warning says so once.
 
     Args:
-        max_lr: The rate at the first restart, > 0. None takes the optimizer's own rate, and puts it back at the end of
-            the training; or, where that was interrupted, takes the same again at the next one's beginning.
+        max_lr: The rate at the first restart, > 0. The optimizer's own rate plays no part.
         cycle_len: Length of the first cycle in epochs, an integer >= 1.
         cycle_mult: Factor from one cycle's length to the next, a number >= 1; cycles are rounded to whole epochs.
         n_cycles: Number of cycles after which training stops, or None to go on to the end of `epochs`.
@@ -52,9 +46,9 @@ class SGDRScheduler(BatchScheduler):
         warmup: None, "start", "restarts" or "fastai07"; see `CosineCycles`.
         warmup_steps: Batches of the warm-ups "start" and "restarts".
         momentum: Highest and lowest momentum, in (0, 1): the lowest at the peak of each cycle, and from there in step
-            with the rate toward the highest, as `CosineCycles.momentum` says; None leaves it alone. It is what the
-            optimizer calls `momentum`, or else `beta_1`. Only training steps see it: the optimizer's attribute, and a
-            file that is saved, keep the optimizer's own.
+            with the rate toward the highest, as `CosineCycles.momentum` says; None leaves it alone. The optimizer must
+            be a `DifferentialLR` with `movable_momentum=True`. Only training steps see it: the optimizer's attribute,
+            and a file that is saved, keep the optimizer's own.
 
     Attributes:
         present_momentum: The momentum of the batch that was begun last; None where none is moved.
@@ -74,7 +68,7 @@ class SGDRScheduler(BatchScheduler):
 
     def __init__(
         self,
-        max_lr: float | None = None,
+        max_lr: float,
         *,
         cycle_len: int = 1,
         cycle_mult: float = 1,
@@ -87,12 +81,8 @@ class SGDRScheduler(BatchScheduler):
         momentum: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(steps_per_epoch=steps_per_epoch, momentum=momentum)
-        require_numbers(min_lr=min_lr)
-        self.max_lr = max_lr
-        self._begun = False
         self.cycles = CosineCycles(
-            # Without a peak so far, any that lets the other arguments be checked.
-            max_lr=max(min_lr, 1.0) if max_lr is None else max_lr,
+            max_lr,
             cycle_len=cycle_len,
             cycle_mult=cycle_mult,
             n_cycles=n_cycles,
@@ -108,62 +98,41 @@ class SGDRScheduler(BatchScheduler):
         return self.cycles.epochs
 
     def ends_cycle(self, epoch: int) -> bool:
-        """Whether `epoch` (from 0) is the last of a cycle."""
+        """Returns whether `epoch` (from 0) is the last of a cycle."""
         return self.cycles.ends_cycle(epoch)
 
     def preview(self, *, steps_per_epoch: int, epochs: int | None = None, optimizer: Any = None) -> SchedulePreview:
-        """Shows what a training would be, before any.
+        """Returns the rates of a training without running it.
 
         Args:
             steps_per_epoch: Batches in an epoch, an integer >= 1.
             epochs: Epochs of the training; None for all `n_cycles`.
-            optimizer: The optimizer, to show its rate where `max_lr` is None, and each group's where it is a
-                `DifferentialLR`.
+            optimizer: A `DifferentialLR`, to show the rate of each of its groups.
 
         Returns:
             A `SchedulePreview`: as text a table of the cycles; `.plot()` draws it.
 
         Raises:
-            ValueError: If neither `epochs` nor `n_cycles` ends the training, or `max_lr` is None without `optimizer`.
+            ValueError: If neither `epochs` nor `n_cycles` ends the training.
         """
-        known = self.max_lr is not None or optimizer is not None
-        require(known, "`optimizer` must be given where `max_lr` is None", max_lr=None, optimizer=None)
         must = "`epochs` must be given where there is no end by `n_cycles`"
         require(epochs is not None or self.epochs is not None, must, epochs=None, n_cycles=None)
-        cycles = self.cycles
-        if self.max_lr is None:
-            cycles = dataclasses.replace(cycles, max_lr=read_learning_rate(optimizer))
         ends = [count for count in (epochs, self.epochs) if count is not None]
         multipliers = getattr(optimizer, "multipliers", (1.0,))
-        return SchedulePreview(cycles, epochs=min(ends), steps_per_epoch=steps_per_epoch, multipliers=multipliers)
-
-    def get_state(self) -> dict[str, Any]:
-        """Returns the peak, for a `TrainingCheckpoint`: needed where it was taken from the optimizer."""
-        return {"max_lr": self.cycles.max_lr}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Takes the peak back, where none is given."""
-        if self.max_lr is None:
-            self.cycles = dataclasses.replace(self.cycles, max_lr=state["max_lr"])
-            self._begun = True
+        return SchedulePreview(self.cycles, epochs=min(ends), steps_per_epoch=steps_per_epoch, multipliers=multipliers)
 
     def rate_at(self, epoch: int, batch: int, *, held: int) -> float:
-        """The rate of one batch, `held` batches into an update."""
+        """Returns the rate of one batch, `held` batches into an update."""
         return self.cycles.learning_rate(**self._place(epoch, batch, held))
 
     def momentum_at(self, epoch: int, batch: int, *, held: int) -> float:
-        """The momentum of one batch, `held` batches into an update."""
+        """Returns the momentum of one batch, `held` batches into an update."""
         highest, lowest = self.momentum or (0.0, 0.0)
         return self.cycles.momentum(**self._place(epoch, batch, held), highest=highest, lowest=lowest)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Checks the plan against `fit`'s, and takes the optimizer's rate where no `max_lr` was given."""
-        own_rate = self._own_rate()
+        """Checks the plan against `fit`'s."""
         super().on_train_begin(logs)
-        self._begun = False
-        if self.max_lr is None:
-            self.cycles = dataclasses.replace(self.cycles, max_lr=own_rate)
-            vars(self.model.optimizer)["_annealed_by"] = self
         if self.steps_per_epoch is None:
             self._accept_unknown_length()
         else:
@@ -175,29 +144,12 @@ class SGDRScheduler(BatchScheduler):
         super().on_epoch_begin(epoch, logs)
         must = f"`initial_epoch` must be below the {self.epochs} epochs of the {self.cycles.n_cycles} cycles"
         require(epoch < (self.epochs or math.inf), must, initial_epoch=epoch)
-        must = "`max_lr` must be given to go on with a training: the optimizer's own rate is an annealed one by then"
-        begins = epoch == 0 and not self._first_batch
-        require(self._begun or begins or self.max_lr is not None, must, initial_epoch=epoch, max_lr=None)
-        self._begun = True
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Records the rate, and stops the training after the last cycle."""
         super().on_epoch_end(epoch, logs)
         if epoch + 1 == self.epochs:
             self.model.stop_training = True
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Puts back the optimizer's own rate if it was the peak."""
-        super().on_train_end(logs)
-        if self.max_lr is None:
-            self.model.optimizer.learning_rate = self.cycles.max_lr
-            vars(self.model.optimizer).pop("_annealed_by", None)
-
-    def _own_rate(self) -> float:
-        """The optimizer's rate, or the one that it had before a training that was interrupted annealed it."""
-        rate = read_learning_rate(self.model.optimizer)
-        left: SGDRScheduler | None = vars(self.model.optimizer).get("_annealed_by")
-        return left.cycles.max_lr if left is not None and left.has_written(rate) else rate
 
     def _place(self, epoch: int, batch: int, held: int) -> dict[str, int]:
         if self.steps_per_epoch is None:

@@ -130,7 +130,10 @@ def test_schedulers_go_on_in_the_midst_of_an_epoch(tmp_path):
     """The rate of each batch, and the momentum, by which SGD's velocity tells one run from another."""
 
     def make():
-        return make_model(keras.optimizers.SGD(0.1, momentum=0.9))
+        model = make_model()
+        optimizer = DifferentialLR(keras.optimizers.SGD(momentum=0.9), [model.layers], 0.1, movable_momentum=True)
+        model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+        return model
 
     def schedulers():
         return [OneCycleScheduler(0.1, momentum=(0.95, 0.85)), RateRecorder()]
@@ -153,7 +156,7 @@ def test_callbacks_remember(kill_after, tmp_path):
     """Cycles of one epoch: stops after the third that ends worse, with the fourth's weights; 7 epochs of 8."""
 
     def callbacks():
-        scheduler = SGDRScheduler(n_cycles=8)  # at the optimizer's own rate
+        scheduler = SGDRScheduler(0.01, n_cycles=8)
         plateau = keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=2)
         early = keras.callbacks.EarlyStopping("val_loss", patience=9)
         snapshots = CycleSnapshots(scheduler, restore_best_cycle=True)
@@ -363,10 +366,6 @@ def test_optimizer_whose_slots_are_others_is_refused(tmp_path):
     ]:
         with pytest.raises(ValueError, match=rf"the checkpoint's, \['SGD'\]. Received: {received}"):
             TrainingCheckpoint(path).restore(other)
-    assert TrainingCheckpoint(path).restore(model(momentum(), (0, 1, 2))).epoch == 1
-    tree = read_tree(path)
-    del tree["optimizers"]
-    write_tree(path, tree)
     assert TrainingCheckpoint(path).restore(model(momentum(), (0, 1, 2))).epoch == 1
 
 

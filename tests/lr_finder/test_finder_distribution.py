@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_sgdr.lr_finder.lr_find import lr_find
+from keras_sgdr.optimizers.differential_lr import DifferentialLR
 from keras_sgdr.schedules.sgdr_scheduler import SGDRScheduler
 from tests.schedules.test_sgdr_scheduler import RateRecorder
 from tests.two_cpus import run_module, two_cpus
@@ -27,7 +28,8 @@ def trained(strategy, *, probe):
     with strategy.scope():
         keras.utils.set_random_seed(1)
         model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6), keras.layers.Dense(1)])
-        model.compile(keras.optimizers.Adam(0.1), "mse", metrics=["mae"])
+        optimizer = DifferentialLR(keras.optimizers.Adam(), [model.layers], 0.1, movable_momentum=True)
+        model.compile(optimizer, "mse", metrics=["mae"])
         curve = lr_find(model, dataset, num_steps=9) if probe else None
         recorder = RateRecorder()
         with tempfile.TemporaryDirectory() as folder:

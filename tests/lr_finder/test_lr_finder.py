@@ -4,7 +4,6 @@ import keras
 import numpy as np
 import pytest
 
-from keras_sgdr.checkpoint import training_state
 from keras_sgdr.checkpoint.training_state import TrainingState, to_numpy, variables_of
 from keras_sgdr.lr_finder.lr_find import LRFinder, lr_find
 from keras_sgdr.optimizers.differential_lr import DifferentialLR
@@ -193,19 +192,24 @@ def test_training_after_a_finder_is_bit_identical(probe, untouched):
 @pytest.mark.parametrize("others", [[], [Explode(RuntimeError())]], ids=["at the end", "after an error"])
 def test_ctrl_c_while_a_finder_restores_loses_nothing(others, untouched, monkeypatch):
     writes = []
-    write_value = training_state.write_value
+    assign, restore = keras.Variable.assign, TrainingState.restore
 
-    def interrupted_write(variable, value):
+    def interrupted_assign(variable, value):
         writes.append(variable)
         if len(writes) == 5:
             raise KeyboardInterrupt
-        write_value(variable, value)
+        return assign(variable, value)
+
+    def interrupted_restore(state):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(keras.Variable, "assign", interrupted_assign)
+            restore(state)
 
     def probe(model, dataset):
         with pytest.raises(KeyboardInterrupt), LRFinder(num_steps=20) as finder:
             model.fit(make_dataset(), epochs=9, callbacks=[finder, *others], shuffle=False, verbose=0)
 
-    monkeypatch.setattr(training_state, "write_value", interrupted_write)
+    monkeypatch.setattr(TrainingState, "restore", interrupted_restore)
     assert trained(probe) == untouched
     assert len(writes) > 10
 

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from keras_sgdr.optimizers.access import read_learning_rate
+from keras_sgdr.optimizers.differential_lr import DifferentialLR
 from keras_sgdr.schedules.one_cycle import OneCycleScheduler, flat_cosine, one_cycle
 from tests.schedules.test_sgdr_scheduler import RateRecorder, batches, make_generator_dataset, make_model
 
@@ -50,27 +51,25 @@ def replay(rates, momenta):
     return weight
 
 
-def test_momentum_moves_against_the_rate_and_is_put_back():
+def test_momentum_moves_against_the_rate():
     dense = keras.layers.Dense(1, kernel_initializer="ones", use_bias=False)
     model = keras.Sequential([keras.layers.Input((2,)), dense])
-    optimizer = keras.optimizers.SGD(0.1, momentum=0.5)
+    optimizer = DifferentialLR(keras.optimizers.SGD(momentum=0.5), [[dense]], 0.1, movable_momentum=True)
     model.compile(optimizer, loss=lambda true, predicted: predicted / 2)
-    names = [variable.name for variable in optimizer.variables]
-    scheduler = OneCycleScheduler(0.1, momentum=(0.95, 0.85))
-    rates = run(scheduler, model)
+    rates = run(OneCycleScheduler(0.1, momentum=(0.95, 0.85)), model)
     shares = (np.array(FASTAI) - 0.004) / 0.096
     momenta = 0.95 - 0.1 * shares
     momenta[3:] = 0.85 + 0.1 * (1 - (np.array(FASTAI[3:]) - 1e-6) / (0.1 - 1e-6))
     # Both inputs are 1, and the gradient of each of the two weights is a half.
     assert dense.kernel.numpy()[0, 0] == pytest.approx(replay(np.array(rates) / 2, momenta), rel=1e-4)
     assert optimizer.momentum == 0.5
-    assert [variable.name for variable in optimizer.variables][: len(names)] == names
-    assert not any(variable.name == "momentum" for variable in optimizer.variables)
 
 
-def test_beta_1_is_moved_where_there_is_no_momentum(tmp_path):
+def test_beta_1_is_moved_where_there_is_no_momentum_also_inside_loss_scaling(tmp_path):
+    """Adam's first moment of a gradient that is always 1 is 1 - the product of all beta_1."""
     model = make_model()
-    model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.1)), loss="mse")
+    optimizer = DifferentialLR(keras.optimizers.Adam(), [model.layers], 0.1, movable_momentum=True)
+    model.compile(keras.optimizers.LossScaleOptimizer(optimizer), loss=lambda true, predicted: predicted)
     seen = []
     scheduler = OneCycleScheduler(0.1, momentum=(0.95, 0.85))
     watch = keras.callbacks.LambdaCallback(
@@ -80,16 +79,14 @@ def test_beta_1_is_moved_where_there_is_no_momentum(tmp_path):
     model.fit(x, y, batch_size=1, epochs=2, verbose=0, callbacks=[scheduler, watch])
     assert seen[0] == pytest.approx(0.95)
     assert min(seen) == pytest.approx(0.851, abs=1e-3)
-    assert model.optimizer.inner_optimizer.beta_1 == 0.9
+    for moment in optimizer._momentums:
+        np.testing.assert_allclose(moment.numpy(), 1 - np.prod(seen), rtol=1e-5)
+    assert optimizer.beta_1 == 0.9
+    model.compile(model.optimizer, "mse")  # a lambda is not saved
     model.save(tmp_path / "model.keras")
     assert read_learning_rate(keras.models.load_model(tmp_path / "model.keras").optimizer) == pytest.approx(
         0.004324, rel=1e-3
     )
-
-
-def test_optimizer_without_momentum_is_refused():
-    with pytest.raises(ValueError, match="Received: optimizer='SGD'"):
-        run(OneCycleScheduler(0.1, momentum=(0.95, 0.85)), make_model())
 
 
 def test_data_of_unknown_length_is_refused():
