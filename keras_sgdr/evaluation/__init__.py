@@ -1,1 +1,1 @@
-"""Test-time augmentation and the look at mistakes."""
+"""Test-time augmentation, the interpretation of mistakes, and predictions for files."""

@@ -1,4 +1,4 @@
-"""A look at the mistakes: accuracy, the confusion matrix, the images with the highest loss."""
+"""Interprets predictions on labelled images: accuracy, confusion matrix, the images with the highest loss."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Interpretation:
-    """What a classifier got right and wrong on labelled images.
+    """The predictions of a classifier on labelled images, and their losses.
 
     Attributes:
         probabilities: Shape `(n, num_classes)`.
@@ -75,7 +75,7 @@ def interpret(probabilities: Any, labels: Any, class_names: Sequence[str]) -> In
     """Returns accuracy, losses and confusions of predictions on labelled images.
 
     Args:
-        probabilities: Shape `(n, num_classes)`, rows summing to 1, as `model.predict` or `predict_tta` gives.
+        probabilities: Shape `(n, num_classes)`, rows summing to 1, as `model.predict` or `predict_tta` returns them.
         labels: The true class of each row, integers in [0, num_classes), shape `(n,)`.
         class_names: `num_classes` names.
 
@@ -123,7 +123,7 @@ def plot_mistakes(result: Interpretation, worst_images: Any, directory: Path) ->
     """Writes `confusion_matrix.png` and `top_losses.png` into a directory.
 
     Args:
-        result: What was right and wrong.
+        result: The interpreted predictions.
         worst_images: The images `result.top_losses(n)`, in that order, values in [0, 255], as the model saw them.
         directory: An existing directory.
     """

@@ -1,4 +1,4 @@
-"""The classes of files: what a user asks of a finished classifier."""
+"""Predicts the classes of image files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from keras_sgdr.data.index.file_names import as_bytes
 from keras_sgdr.data.index.files import files_below, is_folder
 from keras_sgdr.data.index.layout import is_image
 from keras_sgdr.models.classifier import Classifier
-from keras_sgdr.validation import InvalidValueError, MissingFileError
+from keras_sgdr.validation import InvalidValueError, MissingFileError, require_integer
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,18 +42,19 @@ class Predictions:
 def predict_files(
     classifier: Classifier, paths: Sequence[str | os.PathLike[str]], *, batch_size: int = 32, verbose: int = 0
 ) -> Predictions:
-    """Returns the probabilities of image files; what is no image is listed, and stops nothing.
+    """Returns the class probabilities of image files; files that are no images are listed in `rejected`.
 
     Args:
-        classifier: A trained classifier, as `load_classifier` gives.
+        classifier: A trained classifier, as `load_classifier` returns it.
         paths: Files, whatever they are called, and folders, of which the images at any depth are taken.
         batch_size: Images held in memory at once.
         verbose: 1 shows a progress bar.
 
     Raises:
         FileNotFoundError: If one of `paths` does not exist.
-        ValueError: If there is no file at all.
+        ValueError: If `paths` holds no file, or `batch_size` is no integer >= 1.
     """
+    require_integer("batch_size", batch_size)
     files = [file for path in paths for file in _files(os.fspath(path))]
     if not files:
         raise InvalidValueError(f"`paths` must hold at least one image. Received: {', '.join(map(str, paths))}.")

@@ -1,4 +1,4 @@
-"""Test-time augmentation: the mean opinion on several views of one image."""
+"""Test-time augmentation: predictions averaged over several views of each image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from keras_sgdr.validation import InvalidValueError
+from keras_sgdr.validation import InvalidValueError, require, require_integer
 
 Array = npt.NDArray[Any]
 
@@ -49,7 +49,8 @@ def predict_tta(
         augmentation: The layer that makes a view; normally the one used in training. The presets of
             this package draw from `(seed, view, image)` and so give the same views in each run; any other
             layer is called with `training=True` and draws from its own seed. With `None` the views are
-            the four corners at 1.1 times the size (the next four at 1.2 times, ...), without a flip.
+            crops of the four corners at 1.1 times the size (the next four at 1.2 times, ...), without a flip, in
+            the order top left, top right, bottom left, bottom right.
         seed: Seed of the views, for augmentations of this package.
         merge: `"mean"`, `"gmean"` (geometric), `"max"` or `"min"`. The weights apply to the means; after
             any other than `"mean"` the rows are scaled to sum to 1 again.
@@ -62,7 +63,7 @@ def predict_tta(
         Probabilities, float32, shape `(num_images, num_classes)`; each row sums to 1.
 
     Raises:
-        ValueError: If an argument is out of its range, or the model gives no probabilities.
+        ValueError: If an argument is out of its range, or the model returns no probabilities.
 
     Example:
         ```python
@@ -73,8 +74,7 @@ def predict_tta(
         `Learner.TTA` of fast.ai 0.7.
     """
     weights = view_weights(num_views, plain_weight)
-    if merge not in _MERGES:
-        raise InvalidValueError(f"`merge` must be one of {sorted(_MERGES)}. Received: merge={merge!r}.")
+    require(merge in _MERGES, f"`merge` must be one of {sorted(_MERGES)}", merge=merge)
     make_view = _view_maker(augmentation, seed)
     bar = keras.utils.Progbar(_num_batches(dataset), unit_name="batch") if verbose else None
     merged = []
@@ -99,15 +99,13 @@ def view_weights(num_views: int, plain_weight: float | None = None) -> Array:
         num_views: Augmented views, >= 0.
         plain_weight: In [0, 1], or `None` for fast.ai 0.7's rule (see `predict_tta`).
     """
-    if isinstance(num_views, bool) or not isinstance(num_views, int) or num_views < 0:
-        raise InvalidValueError(f"`num_views` must be an integer >= 0. Received: num_views={num_views!r}.")
+    require_integer("num_views", num_views, low=0)
     if num_views == 0:
         return np.ones(1)
     if plain_weight is None:
         copies = -(-num_views // 4)
         plain_weight = copies / (copies + num_views)
-    if not 0 <= plain_weight <= 1:
-        raise InvalidValueError(f"`plain_weight` must lie in [0, 1]. Received: plain_weight={plain_weight}.")
+    require(0 <= plain_weight <= 1, "`plain_weight` must be in [0, 1]", plain_weight=plain_weight)
     return np.array([plain_weight] + [(1 - plain_weight) / num_views] * num_views)
 
 

@@ -1,4 +1,4 @@
-"""Says what is wrong with data on which a training failed, in words about the data."""
+"""Finds what is wrong with data on which a training failed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import keras
 import numpy as np
 
-# After so many, a fault is taken to be somewhere else.
+# If these are in order, the cause is taken to be elsewhere.
 _MAX_BATCHES = 200
 
 
 def fault_in(model: Any, arguments: Mapping[str, Any]) -> str | None:
-    """Looks for what a model cannot be trained on.
+    """Finds the first thing in the data that a model cannot be trained on.
 
     Args:
         model: The compiled model.

@@ -1,10 +1,9 @@
-"""What a finder trains on: the data given, in a way that leaves its order as it was."""
+"""Passes data to `fit` for a finder, in a way that leaves the order of the data as it was."""
 
 from __future__ import annotations
 
 import copy
 import random
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_sgdr.data.dataset.epoch_counter import epoch_kept
-from keras_sgdr.lr_finder.dataset_copy import copy_pipeline
+from keras_sgdr.lr_finder.tensorflow_dataset_copy import CannotCopyError, copy_dataset, is_of_tensorflow
 from keras_sgdr.validation import InvalidTypeError
 
 
@@ -28,7 +27,7 @@ def check_data(data: Any) -> None:
 
 
 def fit_arguments(data: Any) -> dict[str, Any]:
-    """The arguments of `fit` for data as `lr_find` takes it."""
+    """Returns the arguments of `fit` for data as `lr_find` takes it."""
     if isinstance(data, (tuple, list)):
         return dict(zip(("x", "y", "sample_weight"), data, strict=False))
     if isinstance(data, keras.utils.PyDataset):
@@ -53,7 +52,7 @@ def peek_as_keras_does(model: Any, data: Any) -> None:
 
 @contextmanager
 def probe_arguments(data: Any) -> Iterator[dict[str, Any]]:
-    """The arguments of `fit` for a finder, which leave the order of the user's data as it was."""
+    """Yields the arguments of `fit` for a finder, and leaves the order of the user's data as it was."""
     if _is_function(data):
         data = data()
     elif isinstance(data, keras.utils.PyDataset):
@@ -63,9 +62,9 @@ def probe_arguments(data: Any) -> Iterator[dict[str, Any]]:
 
 
 def reordered(arguments: dict[str, Any], order: int) -> dict[str, Any]:
-    """The same arguments, with arrays in another order for each `order` but 0, and global generators that give one.
+    """Returns the arguments with their arrays in another order for each `order` but 0, and seeds the global generators.
 
-    Pipelines go on to their next pass by themselves.
+    A pipeline shuffles anew on its next pass by itself.
     """
     if order == 0:
         return arguments
@@ -90,29 +89,24 @@ def _is_function(data: Any) -> bool:
 
 
 def _copied(data: keras.utils.PyDataset) -> Any:
-    """A copy, for its `on_epoch_end` may shuffle."""
+    """Returns a copy, because its `on_epoch_end` may shuffle."""
     try:
         return copy.deepcopy(data)
     except TypeError as error:  # a lock, an open file
-        return _told_not_copied(data, str(error))
+        return _used_itself(data, str(error))
 
 
 def _own_copy(data: Any) -> Any:
-    """A copy of a `tf.data` pipeline, whose passes, shuffles and variables are its own; other data as it is."""
-    tensorflow: Any = sys.modules.get("tensorflow")
-    if tensorflow is None:
-        return data
-    if isinstance(data, tensorflow.distribute.DistributedDataset):
-        return _told_not_copied(data, "it is distributed to replicas already.")
-    if not isinstance(data, tensorflow.data.Dataset):
+    """Returns a copy of a `tf.data` pipeline, whose passes, shuffles and variables are its own; other data as it is."""
+    if not (is_of_tensorflow(data) and hasattr(data, "element_spec")):
         return data
     try:
-        return copy_pipeline(data, tensorflow)
-    except tensorflow.errors.OpError as error:
-        return _told_not_copied(data, error.message)
+        return copy_dataset(data)
+    except CannotCopyError as error:
+        return _used_itself(data, str(error))
 
 
-def _told_not_copied(data: Any, reason: str) -> Any:
+def _used_itself(data: Any, reason: str) -> Any:
     warnings.warn(
         "The finder trains on `dataset` itself, which cannot be copied. If it shuffles anew on each pass, its "
         f"order goes on by the finder's; give a function that makes it to avoid that. Received: {reason}",

@@ -100,7 +100,7 @@ def lr_find(
         state = finder.keep(model)
         try:
             with probe_arguments(dataset) as arguments:
-                with _words_about(model, arguments):
+                with _data_faults_named(model, arguments):
                     curves = [
                         _probe(model, finder, reordered(arguments, order), class_weight=class_weight, verbose=verbose)
                         for order in range(repeats)
@@ -114,14 +114,14 @@ def lr_find(
 
 
 @contextmanager
-def _words_about(model: Any, arguments: dict[str, Any]) -> Iterator[None]:
-    """Turns an error that the data is the reason of into one that says so."""
+def _data_faults_named(model: Any, arguments: dict[str, Any]) -> Iterator[None]:
+    """Turns an error caused by the data into a ValueError that names the fault."""
     try:
         with warnings.catch_warnings():
-            # The finder begins the data anew, and says itself if there is none.
+            # The finder starts the data again, and raises an error of its own if there is none.
             warnings.filterwarnings("ignore", message="Your input ran out of data")
             yield
-    except OSError:  # a file that is gone says so itself
+    except OSError:  # a missing file: the error names it
         raise
     except Exception as error:
         _refuse_fault(model, arguments, cause=error)

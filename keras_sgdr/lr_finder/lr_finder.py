@@ -66,7 +66,7 @@ class LRFinder(keras.callbacks.Callback):
         TypeError: If a rate, `smoothing` or `stop_factor` is no number.
         ValueError: On construction or before the first batch, if an argument is out of its range, the rate cannot be
             set before each batch, or every layer is frozen; if the data has no batches or the first loss is not finite.
-        RuntimeError: If `curve` is asked for before a batch was trained.
+        RuntimeError: If `curve` is read before a batch was trained.
 
     Example:
     >>> finder = LRFinder()
@@ -133,7 +133,7 @@ class LRFinder(keras.callbacks.Callback):
             self._state = TrainingState(model)
             self._state.attributes["stop_training"] = False
             if model.steps_per_execution == 1 and has_settable_rate(model.optimizer):
-                # Then what a probe compiles is what training needs: it need not be compiled again.
+                # Then the training can use what the finder compiles.
                 self._state.attributes = {"stop_training": False}
         return self._state
 
@@ -144,7 +144,7 @@ class LRFinder(keras.callbacks.Callback):
         if self._schedule is not None:
             self._state.model.optimizer.learning_rate = self._schedule
         self._state.restore()
-        # Not before: after a Ctrl-C in the middle it can be done again.
+        # Last, so that it can be done again after a Ctrl-C in its midst.
         self._state = self._schedule = None
 
     def __enter__(self) -> Self:
@@ -179,7 +179,7 @@ class LRFinder(keras.callbacks.Callback):
             self.model.make_train_function(force=True)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Begins to count the batches of a pass."""
+        """Starts to count the batches of a pass."""
         super().on_epoch_begin(epoch, logs)
         self._is_pass_empty = True
 
@@ -190,7 +190,7 @@ class LRFinder(keras.callbacks.Callback):
             raise self.error_of_missing_batches()
 
     def error_of_missing_batches(self) -> ValueError:
-        """Says that the data has no batches, or none any more."""
+        """Returns the error for data that has no batches, or none any more."""
         count = len(self._losses)
         ended = f"data that ended after {count} and cannot be begun again" if count else "none"
         return ValueError(

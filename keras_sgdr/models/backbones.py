@@ -15,7 +15,7 @@ from keras_sgdr.validation import InvalidValueError
 
 
 class Backbone(NamedTuple):
-    """What the table says of one backbone.
+    """One row of the table.
 
     Attributes:
         name: The constructor's name, in `keras.applications` or here.
@@ -124,7 +124,7 @@ def find_backbone(name: str) -> Backbone:
 
 
 def imagenet_weights_location(backbone: Backbone, *, image_size: tuple[int, int] | None = None) -> Path:
-    """Says where the ImageNet weights of a backbone are, or belong, on this machine.
+    """Returns the path of the ImageNet weights of a backbone on this machine, whether they are there or not.
 
     Args:
         backbone: A row of the table.

@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_sgdr.data.dataset.epoch_counter import epoch_kept
 from keras_sgdr.models.graph import leaves
-from keras_sgdr.validation import InvalidValueError
+from keras_sgdr.validation import InvalidValueError, require_integer
 
 # One layer more is exact after each sweep, and the deeper ones nearly.
 _MAX_SWEEPS, _SMALL_CHANGE = 10, 0.01
@@ -42,19 +42,13 @@ def recalibrate_batch_norm(model: keras.Model, dataset: Iterable[Any], *, num_ba
     norms = batch_norms(model)
     if not norms:
         raise InvalidValueError(f"`model` must have batch norms. Received: model={model.name!r}, which has none.")
-    check_num_batches(num_batches)
+    require_integer("num_batches", num_batches)
     recalibrate(model, norms, dataset, num_batches)
 
 
 def batch_norms(layer: keras.layers.Layer) -> list[keras.layers.BatchNormalization]:
     """Returns a layer, or those in it if it is a model, as far as they are batch norms."""
     return [leaf for leaf in leaves(layer) if isinstance(leaf, keras.layers.BatchNormalization)]
-
-
-def check_num_batches(num_batches: int) -> None:
-    """Refuses a number of batches with a ValueError unless it is a positive integer."""
-    if not isinstance(num_batches, int) or num_batches < 1:
-        raise InvalidValueError(f"`num_batches` must be an integer >= 1. Received: num_batches={num_batches!r}.")
 
 
 def recalibrate(
@@ -65,15 +59,15 @@ def recalibrate(
     Raises:
         ValueError: If the dataset has no batches.
     """
-    batches = list(islice(dataset, num_batches)) if isinstance(dataset, Iterator) else dataset  # gone through again
+    batches = list(islice(dataset, num_batches)) if isinstance(dataset, Iterator) else dataset  # iterated again
     for sweep in range(_MAX_SWEEPS):
         moments = {norm: _Moments(norm) for norm in norms}
-        with _watched(model, moments, is_normalised_by_batch=sweep == 0), epoch_kept(batches):
+        with _recorded(model, moments, is_normalised_by_batch=sweep == 0), epoch_kept(batches):
             for batch in islice(batches, num_batches):
                 model(batch[0] if isinstance(batch, tuple) else batch, training=True)
         if not all(found.count for found in moments.values()):
             raise InvalidValueError("`dataset` must have at least one batch. Received: an empty dataset.")
-        changes = [found.give(norm) for norm, found in moments.items()]
+        changes = [found.assign_to(norm) for norm, found in moments.items()]
         if sweep and max(changes) < _SMALL_CHANGE:
             return
 
@@ -86,7 +80,7 @@ class _Moments:
         self.count, self._sum, self._squares = 0, 0.0, 0.0
 
     def add(self, inputs: Any) -> None:
-        """Takes a batch in."""
+        """Adds the values of a batch."""
         axes = [axis for axis in range(len(inputs.shape)) if axis != self._axis % len(inputs.shape)]
         mean, variance = keras.ops.moments(keras.ops.cast(inputs, "float32"), axes)
         mean, variance = (keras.ops.convert_to_numpy(value).astype("float64") for value in (mean, variance))
@@ -95,8 +89,8 @@ class _Moments:
         self._sum = self._sum + count * mean
         self._squares = self._squares + count * (variance + mean**2)
 
-    def give(self, norm: keras.layers.BatchNormalization) -> float:
-        """Makes them the norm's statistics; returns the largest change, in parts of a deviation."""
+    def assign_to(self, norm: keras.layers.BatchNormalization) -> float:
+        """Assigns them to the norm; returns the largest change, in parts of a deviation."""
         mean = self._sum / self.count
         variance = np.maximum(self._squares / self.count - mean**2, 0)
         before = [keras.ops.convert_to_numpy(value) for value in (norm.moving_mean, norm.moving_variance)]
@@ -108,8 +102,8 @@ class _Moments:
 
 
 @contextlib.contextmanager
-def _watched(model: keras.Model, moments: Mapping[Any, _Moments], *, is_normalised_by_batch: bool) -> Iterator[None]:
-    """Has batch norms show what they are given, and nothing but them in training mode, with nothing moved by it."""
+def _recorded(model: keras.Model, moments: Mapping[Any, _Moments], *, is_normalised_by_batch: bool) -> Iterator[None]:
+    """Records the inputs of batch norms; every other layer is in inference mode, and no statistic moves."""
     every_norm: list[Any] = batch_norms(model)
     rates = {layer: layer.rate for layer in leaves(model) if hasattr(layer, "rate") and layer not in every_norm}
     before = [(norm, norm.trainable, norm.momentum) for norm in every_norm]
@@ -119,7 +113,7 @@ def _watched(model: keras.Model, moments: Mapping[Any, _Moments], *, is_normalis
         norm.trainable = is_normalised_by_batch and norm in moments
         norm.momentum = 1.0
     for norm, found in moments.items():
-        norm.call = _showing(norm.call, found)
+        norm.call = _recording(norm.call, found)
     try:
         yield
     finally:
@@ -131,10 +125,10 @@ def _watched(model: keras.Model, moments: Mapping[Any, _Moments], *, is_normalis
             norm.trainable, norm.momentum = trainable, momentum
 
 
-def _showing(call: Callable[..., Any], found: _Moments) -> Callable[..., Any]:
+def _recording(call: Callable[..., Any], found: _Moments) -> Callable[..., Any]:
     @functools.wraps(call)
-    def watched(inputs: Any, *arguments: Any, **options: Any) -> Any:
+    def recording(inputs: Any, *arguments: Any, **options: Any) -> Any:
         found.add(inputs)
         return call(inputs, *arguments, **options)
 
-    return watched
+    return recording

@@ -1,4 +1,4 @@
-"""A classifier is preprocessing, backbone and head in one flat model, saved with its class names."""
+"""Builds, saves and loads classifiers: preprocessing, backbone and head in one flat model, with its class names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keras_sgdr.atomic_write import atomic_write
 from keras_sgdr.models.backbones import find_backbone, preprocess
 from keras_sgdr.models.onednn import advise_onednn
 from keras_sgdr.models.pretrained import build_backbone, check_weights, copy_backbone
-from keras_sgdr.validation import InvalidValueError, MissingFileError
+from keras_sgdr.validation import InvalidValueError, MissingFileError, require, require_integer
 
 MODEL_FILE = "model.keras"
 CLASSIFIER_FILE = "classifier.json"
@@ -75,11 +75,9 @@ def build_classifier(
         >>> model.output_shape
         (None, 10)
     """
-    if not isinstance(num_classes, int) or num_classes < 2:
-        raise InvalidValueError(f"`num_classes` must be an integer >= 2. Received: num_classes={num_classes!r}.")
+    require_integer("num_classes", num_classes, low=2)
     advise_onednn()
-    if not 0 <= dropout < 1:
-        raise InvalidValueError(f"`dropout` must be in [0, 1). Received: dropout={dropout}.")
+    require(0 <= dropout < 1, "`dropout` must be in [0, 1)", dropout=dropout)
     if isinstance(backbone, keras.Model):
         height, width = _checked_image_size(image_size, min_size=1, backbone=backbone.name)
         images, features = copy_backbone(backbone, image_size=(height, width))
@@ -191,7 +189,7 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
     model = _load_model(folder / MODEL_FILE)
     if (height, width) != model.input_shape[1:3] or len(names) != model.output_shape[-1]:
         raise InvalidValueError(
-            f"`path` must hold two files of one classifier, but the model takes {model.input_shape} and gives "
+            f"`path` must hold two files of one classifier, but the model takes {model.input_shape} and returns "
             f"{model.output_shape}. Received: path={str(path)!r} with {len(names)} classes at {height}x{width}. "
             "Save the classifier again."
         )

@@ -91,7 +91,7 @@ def EfficientNetLite0(  # noqa: N802 - the manner of keras.applications
     )
 
 
-def EfficientNetLite1(*arguments: Any, name: str = "efficientnet_lite1", **named: Any) -> keras.Model:  # noqa: N802
+def EfficientNetLite1(*arguments: Any, **named: Any) -> keras.Model:  # noqa: N802
     """Builds EfficientNet-Lite1: EfficientNet-B1 without squeeze-and-excitation, with ReLU6 for swish.
 
     A tenth deeper than EfficientNet-Lite0: 5.4 million parameters with the top. Arguments, errors and preprocessing
@@ -103,10 +103,10 @@ def EfficientNetLite1(*arguments: Any, name: str = "efficientnet_lite1", **named
 
     Reference: https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
     """
-    return _build(_LITE1, *arguments, name=name, **named)
+    return _build(_LITE1, *arguments, **({"name": "efficientnet_lite1"} | named))
 
 
-def EfficientNetLite2(*arguments: Any, name: str = "efficientnet_lite2", **named: Any) -> keras.Model:  # noqa: N802
+def EfficientNetLite2(*arguments: Any, **named: Any) -> keras.Model:  # noqa: N802
     """Builds EfficientNet-Lite2: EfficientNet-B2 without squeeze-and-excitation, with ReLU6 for swish.
 
     A tenth wider and a fifth deeper than EfficientNet-Lite0: 6.1 million parameters with the top. Arguments, errors and
@@ -118,7 +118,7 @@ def EfficientNetLite2(*arguments: Any, name: str = "efficientnet_lite2", **named
 
     Reference: https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
     """
-    return _build(_LITE2, *arguments, name=name, **named)
+    return _build(_LITE2, *arguments, **({"name": "efficientnet_lite2"} | named))
 
 
 def _build(

@@ -24,7 +24,7 @@ def split_at_frozen_boundary(model: keras.Model) -> tuple[keras.Model, keras.Mod
 
     Returns:
         The body and the rest, neither compiled. Where no single tensor carries everything (between NASNet's cells, or
-        inside a residual block), the body gives, and the rest takes, a list of tensors.
+        inside a residual block), the body returns, and the rest takes, a list of tensors.
 
     Raises:
         ValueError: If nothing is frozen before the first trainable layer, or nothing is trainable.

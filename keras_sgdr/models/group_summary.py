@@ -1,4 +1,4 @@
-"""The table of layer groups: what is in each, what of it is trained, and at which rate."""
+"""The table of layer groups: their layers, which of them are trained, and at which rate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class WeightRow:
 
     Attributes:
         group: Index of its layer group.
-        path: Its path; what comes before the last name is taken for its layer's.
+        path: Its path; the part before the last name is taken for the layer's.
         size: Number of values.
         learning_rate: The rate at which it is trained now; None if it is not known.
         weight_decay: Its decay, relative to the rate; None if it is not decayed.

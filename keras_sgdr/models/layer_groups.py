@@ -9,9 +9,9 @@ from typing import Any
 
 import keras
 
-from keras_sgdr.models.batch_norm import batch_norms, check_num_batches, recalibrate
+from keras_sgdr.models.batch_norm import batch_norms, recalibrate
 from keras_sgdr.models.graph import Step, steps_of
-from keras_sgdr.validation import InvalidValueError
+from keras_sgdr.validation import InvalidValueError, require, require_integer
 
 # A split is even enough if no group is deeper than this many times the mean.
 _TOLERANCE = 1.6
@@ -40,8 +40,7 @@ def layer_groups(model: keras.Model, *, num_groups: int = 3) -> list[list[keras.
         >>> [layer.name for layer in head]
         ['head_pool', 'head_dropout', 'head_predictions']
     """
-    if not isinstance(num_groups, int) or num_groups < 2:
-        raise InvalidValueError(f"`num_groups` must be an integer >= 2. Received: num_groups={num_groups!r}.")
+    require_integer("num_groups", num_groups, low=2)
     steps = steps_of(model)
     bounds = [0, *_inner_bounds(steps, num_groups), len(steps)]
     return [_layers(steps[start:end]) for start, end in pairwise(bounds)]
@@ -112,14 +111,13 @@ def unfreeze(
 
 
 def _check_policy(batch_norm: str, dataset: Iterable[Any] | None, num_batches: int) -> None:
-    if batch_norm not in _POLICIES:
-        raise InvalidValueError(f"`batch_norm` must be one of {_POLICIES}. Received: batch_norm={batch_norm!r}.")
+    require(batch_norm in _POLICIES, f"`batch_norm` must be one of {_POLICIES}", batch_norm=batch_norm)
     if (batch_norm == "recalibrate") != (dataset is not None):
         raise InvalidValueError(
             "`dataset` must be given for batch_norm='recalibrate', and for nothing else. Received: "
             f"batch_norm={batch_norm!r}, dataset={dataset!r}."
         )
-    check_num_batches(num_batches)
+    require_integer("num_batches", num_batches)
 
 
 def _first_trainable(steps: Sequence[Step], group_or_layer: int | str, num_groups: int) -> int:
@@ -151,7 +149,7 @@ def _has_weights(step: Step) -> bool:
 
 
 def _head_start(steps: Sequence[Step]) -> int:
-    """The position after the last feature map; that of the last layer with weights if none comes after it."""
+    """Returns the position after the last feature map; that of the last layer with weights if none comes after it."""
     after_map = max((index + 1 for index, step in enumerate(steps) if len(step.shape) > 2), default=0)
     with_weights = [index for index, step in enumerate(steps) if _has_weights(step)]
     if not with_weights:
@@ -163,7 +161,7 @@ def _head_start(steps: Sequence[Step]) -> int:
 
 
 def _inner_bounds(steps: Sequence[Step], num_groups: int) -> list[int]:
-    """The positions at which the second, third, … group begins."""
+    """Returns the positions at which the second, third, … group begins."""
     head = _head_start(steps)
     depths = [0]
     for step in steps[:head]:
@@ -185,7 +183,7 @@ def _inner_bounds(steps: Sequence[Step], num_groups: int) -> list[int]:
 
 
 def _candidates(steps: Sequence[Step], depths: Sequence[int]) -> Iterator[list[int]]:
-    """The bounds to choose from, the best kind first: at a change of resolution, at one tensor, at two."""
+    """Yields the bounds to choose from, the best kind first: at a change of resolution, at one tensor, at two."""
     single = [index + 1 for index, step in enumerate(steps) if len(step.frontier) == 1]
     sizes = {bound: math.prod(side or 1 for side in steps[bound - 1].shape[1:-1]) for bound in single}
     last_of_size = [bound for bound, following in pairwise(single) if sizes[following] < sizes[bound]]
@@ -204,7 +202,7 @@ def _narrowest(bound: int, single: Sequence[int], steps: Sequence[Step], depths:
 
 
 def _unevenness(bounds: Sequence[int], depths: Sequence[int]) -> float:
-    """The depth of the deepest group over the mean depth."""
+    """Returns the depth of the deepest group over the mean depth."""
     edges = [0, *(depths[bound] for bound in bounds), depths[-1]]
     return max(end - start for start, end in pairwise(edges)) * (len(edges) - 1) / depths[-1]
 

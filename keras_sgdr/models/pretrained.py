@@ -1,4 +1,4 @@
-"""Builds a backbone upon a tensor and fills it with weights: ImageNet's, a file's, or random ones."""
+"""Builds a backbone on a tensor, with the weights of ImageNet, those of a file, or random ones."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def build_backbone(
         A model from the inputs of `images` to the last feature map, `(batch, height, width, channels)`.
 
     Raises:
-        FileNotFoundError: If the weights are neither here nor to be had; the error says which file to bring.
+        FileNotFoundError: If the weights are not on this machine and cannot be downloaded; the error names the file.
         ValueError: If the file does not fit the backbone.
     """
     build = constructor(backbone)
@@ -45,7 +45,7 @@ def build_backbone(
     if weights == "imagenet":
         with _clear_download_errors(backbone, image_size):
             if backbone.name.startswith("NASNet"):
-                # Keras gives NASNet's weights to images of the default size only, though they fit any.
+                # Keras loads NASNet's weights for images of the default size only, though they fit any.
                 source = build(include_top=False, weights="imagenet")
                 return _with_weights(build(weights=None, input_tensor=images, **arguments), source.get_weights())
             return build(weights="imagenet", input_tensor=images, **arguments)
@@ -111,7 +111,7 @@ def _finalize_normalization(model: keras.Model) -> None:
 
 
 def _tensors(model: keras.Model, side: str) -> list[Any]:
-    """The inputs or outputs of a model; none if it is subclassed, or not built."""
+    """Returns the inputs or outputs of a model; none if it is subclassed, or not built."""
     return list(getattr(model, side, None) or [])
 
 
@@ -137,7 +137,7 @@ def check_weights(weights: Any) -> None:
 
 @contextmanager
 def _clear_download_errors(backbone: Backbone, image_size: tuple[int, int]) -> Iterator[None]:
-    """Turns a failed download into an error that says what to bring; bounds how long a silent network is waited for."""
+    """Turns a failed download into an error that names the file to bring; limits the wait for a silent network."""
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT_SECONDS)
     try:

@@ -87,7 +87,7 @@ def fit_softmax_regression(
 
 
 def log_loss(log_probabilities: Floats, labels: NDArray[np.int32]) -> float:
-    """The mean of what the labels' classes lack to certainty."""
+    """Returns the mean negative log-probability of the labels' classes."""
     return float(-np.mean(log_probabilities[np.arange(len(labels)), labels]))
 
 
@@ -133,7 +133,7 @@ def _minimise(objective: Callable[[Floats], tuple[float, Floats]], parameters: F
         while True:
             candidate = parameters - step * direction
             new_loss, new_gradient = objective(candidate)
-            # a thousandth of a thousandth: float32 tells no smaller step apart
+            # float32 does not resolve a smaller step than a millionth
             if new_loss <= loss - 1e-4 * step * descent or step < 1e-6:
                 break
             step /= 2

