@@ -14,25 +14,26 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_sgdr.precompute.cache_entry import (
+from keras_sgdr.array_store import (
     ENTRY_FILE,
-    EntryWriter,
+    JOURNAL_FILE,
+    PARTIAL,
+    ArrayWriter,
     StoredArray,
-    describe_entry,
-    finish_entry,
-    open_entry,
+    describe_arrays,
+    open_arrays,
+    remove_arrays,
+    writing_arrays,
 )
 from keras_sgdr.validation import InvalidValueError
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks: there, two runs at once must not share a directory.
-    fcntl = None  # type: ignore[assignment]
 
 CACHE_VARIABLE = "KERAS_SGDR_CACHE"
 # The folder, beside the entries, for what checks of folders have seen
 CHECKS = "checks"
-_LOCK_FILE, _PARTIAL = "lock", ".partial"
+_ADVICE = (
+    "activations could not be kept; what is written counts for the next run. Free space, or set KERAS_SGDR_CACHE to "
+    "another directory, or to 'off' to keep them in memory"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +58,7 @@ class CacheEntry:
 class FeatureCache:
     """A directory of entries, each a list of arrays with one row per image.
 
-    An entry appears under its key when it is complete, by one renaming; before that it is a `.partial` folder with a
-    journal of the batches that are in it, each with its checksum.
+    An entry appears under its key when it is complete, see `keras_sgdr.array_store`.
 
     Args:
         directory: Where the entries are; made when the first is written.
@@ -74,7 +74,7 @@ class FeatureCache:
 
     def entries(self) -> list[CacheEntry]:
         """Lists the entries, the most recently used first."""
-        folders = [folder for folder in self.directory.glob("*") if (folder / _LOCK_FILE).is_file()]
+        folders = [folder for folder in self.directory.glob("*") if (folder / JOURNAL_FILE).is_file()]
         found = [entry for entry in map(_describe, folders) if entry is not None]
         return sorted(found, key=lambda entry: -entry.last_used)
 
@@ -101,46 +101,29 @@ class FeatureCache:
         """
         folder = self.directory / key
         try:
-            arrays = open_entry(folder)
+            arrays = open_arrays(folder)
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):  # not OSError: a drive that is away for a moment damages nothing
-            _remove_folder(folder)
+            remove_arrays(folder)
             return None
         with contextlib.suppress(OSError):  # a cache may be shared that this user cannot write to
             os.utime(folder / ENTRY_FILE)
         return arrays
 
     @contextlib.contextmanager
-    def writing(self, key: str) -> Iterator[EntryWriter]:
+    def writing(self, key: str) -> Iterator[ArrayWriter]:
         """Opens an incomplete entry, new or left by an interrupted run, for this process alone.
 
         Args:
             key: The key.
 
         Yields:
-            The writer. Another process that wants to write the same entry waits.
+            The writer. Its `complete(description)` makes the entry readable under the key. Another process that wants
+            to write the same entry waits. At the end, entries that exceed the limit are removed.
         """
-        folder = self.directory / (key + _PARTIAL)
-        with _locked(folder):
-            writer = EntryWriter(folder)
-            try:
-                yield writer
-            finally:
-                if not writer.num_batches:
-                    _remove_folder(folder)
-
-    def complete(self, key: str, description: Mapping[str, Any]) -> None:
-        """Makes what a writer wrote readable under its key, and removes what exceeds the limit.
-
-        Args:
-            key: The key.
-            description: Anything that JSON holds.
-        """
-        partial = self.directory / (key + _PARTIAL)
-        finish_entry(partial, description)
-        shutil.rmtree(self.directory / key, ignore_errors=True)
-        partial.rename(self.directory / key)
+        with writing_arrays(self.directory / key, advice=_ADVICE) as writer:
+            yield writer
         self._evict(keep=key)
 
     def _evict(self, *, keep: str) -> None:
@@ -153,11 +136,7 @@ class FeatureCache:
                 excess -= self._remove(entry)
 
     def _remove(self, entry: CacheEntry) -> int:
-        folder = self.directory / (entry.key + ("" if entry.complete else _PARTIAL))
-        if not entry.complete and _is_locked(folder):
-            return 0
-        _remove_folder(folder)
-        return entry.num_bytes
+        return entry.num_bytes if remove_arrays(self.directory / entry.key) else 0
 
 
 def user_cache(*, max_bytes: int | None = None) -> FeatureCache | None:
@@ -210,56 +189,13 @@ def _temporary_directory() -> Path:
     return Path(directory)
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds the lock in a folder, which the system gives back even if the process is killed."""
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / _LOCK_FILE).open("w") as lock:
-            if fcntl:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            if _is_still(lock, folder / _LOCK_FILE):
-                yield
-                return
-
-
-def _is_still(lock: Any, path: Path) -> bool:
-    """Whether nobody has completed the entry meanwhile, and so moved the folder with the lock away."""
-    try:
-        return os.path.samestat(os.fstat(lock.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _is_locked(folder: Path) -> bool:
-    if not fcntl:
-        return False
-    try:
-        with (folder / _LOCK_FILE).open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
-    return False
-
-
-def _remove_folder(folder: Path) -> None:
-    """Removes an entry; one that is killed at it leaves what cannot be read, but is still listed and so removed."""
-    with contextlib.suppress(OSError):
-        files = sorted(folder.iterdir(), key=lambda path: (path.name == _LOCK_FILE, path.name != ENTRY_FILE))
-        for path in files:
-            path.unlink()
-        folder.rmdir()
-
-
 def _describe(folder: Path) -> CacheEntry | None:
     """Describes an entry; None if another process has removed or completed it meanwhile."""
-    complete = not folder.name.endswith(_PARTIAL)
+    complete = not folder.name.endswith(PARTIAL)
     entry_file = folder / ENTRY_FILE
-    key = folder.name.removesuffix(_PARTIAL)
+    key = folder.name.removesuffix(PARTIAL)
     with contextlib.suppress(FileNotFoundError):
         used = entry_file if complete and entry_file.is_file() else folder
         num_bytes = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-        return CacheEntry(key, complete, num_bytes, used.stat().st_mtime, describe_entry(folder))
+        return CacheEntry(key, complete, num_bytes, used.stat().st_mtime, describe_arrays(folder))
     return None

@@ -12,12 +12,12 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sgdr._version import __version__
+from keras_sgdr.array_store import ArrayWriter, StoredArray
 from keras_sgdr.models.frozen_boundary import split_at_frozen_boundary
-from keras_sgdr.precompute.cache_entry import EntryWriter, StoredArray
 from keras_sgdr.precompute.cache_key import content_key, model_source
 from keras_sgdr.precompute.feature_cache import FeatureCache
 from keras_sgdr.precompute.verify import check_against_live
-from keras_sgdr.validation import InvalidValueError, NotReadyError
+from keras_sgdr.validation import InvalidValueError, NotReadyError, require_integer
 
 # How far outputs and loss from the kept activations may be from the whole model's, by the type of the activations.
 _TOLERANCES = {"float64": 1e-4, "float32": 1e-4, "float16": 2e-2}
@@ -119,8 +119,7 @@ def _check_arguments(dataset: tf.data.Dataset, views: int, dtype: str | None) ->
             "`dataset` must begin with an epoch. Received: one of `load_dataset` with an `initial_step` in the midst "
             "of one. Leave `initial_step` out."
         )
-    if not isinstance(views, int) or views < 1:
-        raise InvalidValueError(f"`views` must be an integer >= 1. Received: views={views!r}.")
+    require_integer("views", views)
     if dtype not in (None, "float32", "float16"):
         raise InvalidValueError(f"`dtype` must be 'float32', 'float16' or None. Received: dtype={dtype!r}.")
 
@@ -159,7 +158,7 @@ class _Stream:
 
 
 class _MemoryWriter:
-    """Keeps batches in memory, as `EntryWriter` does on disk."""
+    """Keeps batches in memory, as `ArrayWriter` does on disk."""
 
     def __init__(self) -> None:
         self.batches: list[Sequence[np.ndarray]] = []
@@ -189,7 +188,7 @@ def _on_disk(
             columns = cache.read(key)
             if columns is None:
                 first = _compute(body, stream, writer, dtype)
-                cache.complete(key, {"model": body.name.removesuffix("_body"), "views": stream.views})
+                writer.complete({"model": body.name.removesuffix("_body"), "views": stream.views})
                 columns = cache.read(key)
     if columns is None:
         raise NotReadyError(
@@ -208,7 +207,7 @@ def _key(body: keras.Model, stream: _Stream, dtype: str | None, source: Any) -> 
 
 
 def _compute(
-    body: keras.Model, stream: _Stream, writer: EntryWriter | _MemoryWriter, dtype: str | None
+    body: keras.Model, stream: _Stream, writer: ArrayWriter | _MemoryWriter, dtype: str | None
 ) -> tuple[Any, ...]:
     """Writes what the writer does not have yet; returns the first batch."""
     progress, first = stream.progress(), None

@@ -15,7 +15,8 @@ from keras_sgdr.models.layer_groups import freeze_to
 from keras_sgdr.precompute.feature_cache import FeatureCache
 from keras_sgdr.precompute.precompute import precompute_features
 
-NUM_MOMENTS, NUM_BATCHES = 10, 6
+# Four, for tests/test_array_store.py is killed at all of them.
+NUM_MOMENTS, NUM_BATCHES = 4, 6
 # The process that has imported TensorFlow, and of which every child is a copy, costs its start once.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([__name__])

@@ -4,39 +4,92 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import astuple
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from keras_sgdr.data.dataset.image_store import FileStore, FileWriter, MemoryStore, Pixels, Sizes, locked
+from keras_sgdr.array_store import ArrayWriter, open_arrays, writing_arrays
 from keras_sgdr.data.decode.corrupt_images import check_images
 from keras_sgdr.data.decode.decode_spec import DecodeSpec
 from keras_sgdr.data.index.file_names import printable
 from keras_sgdr.data.index.files import file_stamps, is_remote
 from keras_sgdr.validation import InvalidValueError
 
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+Sizes: TypeAlias = npt.NDArray[np.int32]
+
 # Counts up whenever the same file would be decoded to other pixels, or be written in another way.
-_VERSION = 1
+_VERSION = 2
 _NUM_SAMPLED = 64
+_WRITTEN_BYTES = 1 << 25  # images are written when there are so many, for a batch costs a line in the journal
+_ADVICE = (
+    "the decoded images could not be kept. Those that are written count for the next run. Free some room, or give "
+    "another `cache`"
+)
+
+
+class MemoryImages:
+    """Images in memory.
+
+    Attributes:
+        sizes: The height and width of each image, int32 of shape `(images, 2)`.
+    """
+
+    def __init__(self, images: Sequence[Pixels]) -> None:
+        self.sizes = np.array([image.shape[:2] for image in images], np.int32).reshape(-1, 2)
+        self._pixels = [image.reshape(-1) for image in images]
+
+    def read_into(self, pixels: Pixels, position: int, start: int) -> None:
+        """Fills an array with the pixel values of an image, from the one at `start` on."""
+        pixels[:] = self._pixels[position][start : start + len(pixels)]
+
+
+class StoredImages:
+    """Images in a folder: the pixel values of all, one image after the other, and their sizes.
+
+    Args:
+        folder: Where they are.
+
+    Attributes:
+        sizes: The height and width of each image, int32 of shape `(images, 2)`.
+
+    Raises:
+        FileNotFoundError: If there are none.
+        ValueError: If they are not all that was written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._pixels, sizes = open_arrays(folder)
+        self.sizes: Sizes = sizes[:]
+        lengths = 3 * self.sizes.astype(np.int64).prod(axis=1)
+        self._starts = np.cumsum(lengths) - lengths
+
+    def read_into(self, pixels: Pixels, position: int, start: int) -> None:
+        """Fills an array with the pixel values of an image, from the one at `start` on.
+
+        Raises:
+            OSError: If the file has become shorter.
+        """
+        self._pixels.read_into(pixels, int(self._starts[position]) + start)
 
 
 class CachedImages:
-    """Gives decoded images by their index.
+    """Returns decoded images by their index.
 
     Args:
-        form: what they are.
-        store: their pixels.
-        positions: where in the store an image is, by its index.
+        form: What they are.
+        store: Their pixels.
+        positions: Where in the store an image is, by its index.
     """
 
-    def __init__(self, form: DecodeSpec, store: MemoryStore | FileStore, positions: npt.NDArray[np.int64]) -> None:
+    def __init__(self, form: DecodeSpec, store: MemoryImages | StoredImages, positions: npt.NDArray[np.int64]) -> None:
         self._form = form
         self._store = store
         self._positions = positions
@@ -125,44 +178,46 @@ def cached_images(
     return CachedImages(form, store, np.array([position_of[path] for path in paths], np.int64))
 
 
-def _in_memory(decoder: "_Decoder") -> MemoryStore:
-    store = MemoryStore()
+def _in_memory(decoder: "_Decoder") -> MemoryImages:
     decoder.check_room("memory", available_memory(), done=0)
-    decoder.write_to(store)
-    return store
+    # Copies, because what TensorFlow cut out of a larger tensor keeps that in memory.
+    return MemoryImages([np.array(image) for image in decoder.images(first=0)])
 
 
-def _on_disk(decoder: "_Decoder", directory: Path) -> FileStore:
+def _on_disk(decoder: "_Decoder", directory: Path) -> StoredImages:
     folder = directory / decoder.key()
     store = _opened(folder)
     if store is None:
-        with locked(folder):
+        with writing_arrays(folder, advice=_ADVICE) as writer:
             # Another process may have completed it while this one waited for its turn.
-            store = _opened(folder) or _written(folder, decoder)
+            store = _opened(folder)
+            if store is None:
+                decoder.check_room(str(directory), available_disk(directory), done=writer.num_bytes)
+                _write(decoder, writer)
+                store = StoredImages(folder)
     return store
 
 
-def _opened(folder: Path) -> FileStore | None:
+def _opened(folder: Path) -> StoredImages | None:
     try:
-        return FileStore(folder)
-    except (FileNotFoundError, ValueError):
+        return StoredImages(folder)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
 
-def _written(folder: Path, decoder: "_Decoder") -> FileStore:
-    with closing(FileWriter(folder)) as writer:
-        decoder.check_room(str(folder.parent), available_disk(folder.parent), done=writer.num_bytes)
-        try:
-            decoder.write_to(writer)
-            writer.complete()
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"{error.strerror}: the decoded images could not be kept. Those that are written count for the next "
-                f"run ({writer.num_images} of {len(decoder.paths)}). Free some room, or give another `cache`",
-                str(folder.parent),
-            ) from error
-    return FileStore(folder)
+def _write(decoder: "_Decoder", writer: ArrayWriter) -> None:
+    """Appends the images that the writer does not have, and completes it."""
+    first = writer.num_rows[1] if writer.num_rows else 0
+    waiting: list[Pixels] = []
+    num_bytes = 0
+    for position, image in enumerate(decoder.images(first=first), start=first):
+        waiting.append(image)
+        num_bytes += image.nbytes
+        if num_bytes >= _WRITTEN_BYTES or position == len(decoder.paths) - 1:
+            sizes = np.array([image.shape[:2] for image in waiting], np.int32)
+            writer.append([np.concatenate([image.reshape(-1) for image in waiting]), sizes])
+            waiting, num_bytes = [], 0
+    writer.complete({"images": len(decoder.paths)})
 
 
 class _Decoder:
@@ -194,16 +249,20 @@ class _Decoder:
             known = "" if available is None else f" of {_megabytes(available)} available"
             sys.stdout.write(f"Caching {len(self.paths)} images in {where}: {_megabytes(needed)}{known}\n")
 
-    def write_to(self, writer: MemoryStore | FileWriter) -> None:
-        """Appends the images that the writer does not have; if one is bad, all that follow are tried and named."""
+    def images(self, *, first: int) -> Iterator[Pixels]:
+        """Yields the images from the one at `first` on.
+
+        Raises:
+            ValueError: If files are not images, naming them; all that follow the first such file are tried before.
+        """
         progress = keras.utils.Progbar(len(self.paths), verbose=self.verbose, unit_name="image", interval=0.5)
-        expected = writer.num_images
+        expected = first
         bad: list[int] = []
-        for position, image in self._decoded(np.arange(expected, len(self.paths))):
+        for position, image in self._decoded(np.arange(first, len(self.paths))):
             bad += range(expected, position)
             expected = position + 1
             if not bad:
-                writer.append(image, np.array(image.shape[:2], np.int32))
+                yield image
             progress.update(expected)
         bad += range(expected, len(self.paths))
         if bad:

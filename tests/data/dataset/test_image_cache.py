@@ -1,7 +1,7 @@
 """With a cache and without, a model sees the same images."""
 
+import multiprocessing
 import os
-import threading
 from pathlib import Path
 
 import keras
@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from keras_sgdr.array_store import ArrayWriter
 from keras_sgdr.augmentation.random_view import side_on
 from keras_sgdr.data.dataset import image_cache
 from keras_sgdr.data.dataset.load_dataset import load_dataset
@@ -141,50 +142,57 @@ def test_changed_and_added_files_are_seen(split, tmp_path):
 def test_interrupted_cache_is_completed(split, tmp_path, monkeypatch):
     options = {"image_size": SIZE, "batch_size": 4, "verbose": 0}
     expected = batches_of(load_dataset(split, **options), epochs=1)
-    monkeypatch.setattr(image_cache.FileWriter, "append", _interrupting(image_cache.FileWriter.append, after=6))
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            load_dataset(split, cache=tmp_path, **options)
-    assert not [path for path in tmp_path.iterdir() if not path.name.endswith((".partial", ".lock"))]
-    monkeypatch.undo()
-    assert_same(batches_of(load_dataset(split, cache=tmp_path, **options), epochs=1), expected)
-    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
+    append, counts = ArrayWriter.append, []
 
-
-def _interrupting(append, after):
-    counts = {}
-
-    def interrupted(writer, pixels, size):
-        counts[writer] = counts.get(writer, 0) + 1
-        if counts[writer] > after:
+    def interrupted(writer, columns):
+        counts.append(len(columns[1]))
+        if len(counts) % 3 == 0:
             raise KeyboardInterrupt
-        append(writer, pixels, size)
-        writer.flush()
+        append(writer, columns)
 
-    return interrupted
+    with monkeypatch.context() as patch:
+        patch.setattr(image_cache, "_WRITTEN_BYTES", 2000)
+        patch.setattr(ArrayWriter, "append", interrupted)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                load_dataset(split, cache=tmp_path, **options)
+    # 960 bytes an image: three to a batch. What was written the first time is not decoded again.
+    assert counts == [3] * 6
+    assert [path.name[-8:] for path in tmp_path.iterdir()] == [".partial"]
+    assert_same(batches_of(load_dataset(split, cache=tmp_path, **options), epochs=1), expected)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_two_at_once_decode_once(split, tmp_path, monkeypatch):
-    opened, results = [], []
+def load_in_a_process(split, cache, barrier, results):
+    """Says what this process decoded, and what it saw."""
+    decoded = []
+    images = image_cache._Decoder.images
 
-    class Counted(image_cache.FileWriter):
-        def __init__(self, folder):
-            opened.append(folder)
-            super().__init__(folder)
+    def counted(decoder, *, first):
+        for image in images(decoder, first=first):
+            decoded.append(image)
+            yield image
 
-    monkeypatch.setattr(image_cache, "FileWriter", Counted)
+    image_cache._Decoder.images = counted
+    barrier.wait(timeout=120)
+    dataset = load_dataset(split, image_size=SIZE, batch_size=4, cache=cache, verbose=0)
+    results.put((len(decoded), batches_of(dataset, epochs=1)))
 
-    def load():
-        results.append(load_dataset(split, image_size=SIZE, batch_size=4, cache=tmp_path, verbose=0))
 
-    threads = [threading.Thread(target=load) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(opened) == 1
-    for dataset in results[1:]:
-        assert_same(batches_of(dataset), batches_of(results[0]))
+def test_two_processes_at_once_decode_once(split, tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    barrier, results = context.Barrier(2), context.Queue()
+    children = [context.Process(target=load_in_a_process, args=(split, tmp_path, barrier, results)) for _ in "ab"]
+    for child in children:
+        child.start()
+    seen = [results.get(timeout=300) for _ in children]
+    for child in children:
+        child.join()
+    assert sorted(count for count, _ in seen) == [0, len(split)]
+    expected = batches_of(load_dataset(split, image_size=SIZE, batch_size=4), epochs=1)
+    for _, batches in seen:
+        assert_same(batches, expected)
 
 
 def test_room_is_told_and_its_lack_refused(split, tmp_path, monkeypatch, capsys):
@@ -204,13 +212,19 @@ def test_room_is_told_and_its_lack_refused(split, tmp_path, monkeypatch, capsys)
     assert "Caching 15 images in memory: 0.9 MB\n" in capsys.readouterr().out
 
 
-def test_full_disk_is_named(split, tmp_path, monkeypatch):
-    def fail(writer):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(image_cache.FileWriter, "flush", fail)
-    with pytest.raises(OSError, match=r"No space left on device: .* \(0 of 15\).*Free some room.*test_full_disk"):
-        load_dataset(split, image_size=SIZE, cache=tmp_path, verbose=0)
+def test_full_disk_is_named_and_the_next_run_goes_on(split, tmp_path, monkeypatch):
+    resource = pytest.importorskip("resource", reason="Windows limits no process's files")
+    monkeypatch.setattr(image_cache, "_WRITTEN_BYTES", 2000)
+    options = {"image_size": SIZE, "batch_size": 15, "verbose": 0}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, hard))
+    try:
+        with pytest.raises(OSError, match=r"too large: the decoded images could not .*Free some room.*test_full_disk"):
+            load_dataset(split, cache=tmp_path, **options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    expected = batches_of(load_dataset(split, **options), epochs=1)
+    assert_same(batches_of(load_dataset(split, cache=tmp_path, **options), epochs=1), expected)
 
 
 def test_bad_files_are_all_named(split, tmp_path):
