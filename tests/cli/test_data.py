@@ -1,38 +1,59 @@
+"""`keras-sgdr check` and `show`: each option, and what it changes."""
+
+import csv
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
-from click.testing import CliRunner
+from PIL import Image
 
-from keras_sgdr_cli.main import cli
+from tests.cli.command_line import assert_one_line, run, run_well
+
+
+def write_images(folder: Path, count: int, first: int = 0) -> None:
+    """Smooth images that differ from each other, 48 pixels wide and 32 high."""
+    folder.mkdir(parents=True)
+    for i in range(first, first + count):
+        noise = np.random.default_rng(i).integers(0, 256, (4, 4, 3)).astype("uint8")
+        Image.fromarray(noise).resize((48, 32), Image.Resampling.BICUBIC).save(folder / f"{i:02d}.png")
 
 
 @pytest.fixture
 def folder(tmp_path):
-    rng = np.random.default_rng(0)
-    for split in ("train", "valid"):
-        for name in ("cat", "dog"):
-            (tmp_path / "pets" / split / name).mkdir(parents=True)
-            for i in range(3):
-                image = tf.image.resize(rng.integers(0, 256, (4, 4, 3)), (32, 32))
-                encoded = tf.io.encode_png(tf.cast(image, tf.uint8)).numpy()
-                (tmp_path / "pets" / split / name / f"{i}.png").write_bytes(encoded)
+    """Six images of each of two classes to train on, and three to validate."""
+    for i, name in enumerate(("cat", "dog")):
+        write_images(tmp_path / "pets" / "train" / name, 6, first=20 * i)
+        write_images(tmp_path / "pets" / "valid" / name, 3, first=20 * i + 10)
     return tmp_path / "pets"
 
 
-def run(*arguments: object):
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+@pytest.fixture
+def table(folder):
+    """A CSV file that names the images without their suffix, with labels in the second column."""
+    rows = []
+    for path in sorted(folder.rglob("*.png")):
+        parity = "odd" if int(path.stem) % 2 else "even"
+        rows.append(f"{path.parent.relative_to(folder) / path.stem},{path.parent.name};{parity}")
+    (folder / "labels.csv").write_text("\n".join(["filename,labels", *rows]) + "\n")
+    return folder / "labels.csv"
+
+
+def counts(*arguments: object) -> dict:
+    """The number of images of each class in each split, as `check` reports them."""
+    return json.loads(run("check", *arguments, "--format", "json").stdout)["counts"]
 
 
 def test_check_of_a_good_folder_finds_nothing(folder):
-    done = run("check", folder)
-    assert done.exit_code == 0, done.output
+    done = run_well("check", folder)
     assert "nothing wrong" in done.stdout
+    (row,) = [line.split() for line in done.stdout.splitlines() if line.startswith("cat")]
+    assert row[1:3] == ["6", "3"]
 
 
 def test_check_finds_a_leak_and_a_text_and_moves_the_text_away_and_back(folder, tmp_path):
-    (folder / "valid" / "dog" / "copy.png").write_bytes((folder / "train" / "dog" / "0.png").read_bytes())
+    (folder / "valid" / "dog" / "copy.png").write_bytes((folder / "train" / "dog" / "20.png").read_bytes())
     text = folder / "train" / "cat" / "notes.jpg"
     text.write_text("not an image")
     done = run("check", folder, "--format", "json", "--quarantine", tmp_path / "away")
@@ -40,27 +61,119 @@ def test_check_finds_a_leak_and_a_text_and_moves_the_text_away_and_back(folder, 
     kinds = {finding["kind"] for finding in json.loads(done.stdout)["findings"]}
     assert {"leak", "unreadable"} <= kinds
     assert not text.exists()
+    assert [path.read_text() for path in (tmp_path / "away").rglob("notes.jpg")] == ["not an image"]
     assert run("check", folder, "--quarantine", tmp_path / "away", "--undo").exit_code == 0
     assert text.read_text() == "not an image"
+
+
+def test_check_writes_all_findings_where_it_is_told(folder, tmp_path):
+    copies = 7  # more than the report shows
+    for i in range(copies):
+        shutil.copy(folder / "train" / "cat" / "00.png", folder / "train" / "cat" / f"copy{i}.png")
+    done = run_well("check", folder, "-o", tmp_path / "made" / "findings.csv")
+    with (tmp_path / "made" / "findings.csv").open(newline="") as file:
+        found = [row["path"] for row in csv.DictReader(file) if row["kind"] == "duplicate"]
+    assert len(found) == copies
+    assert sum(path in done.stdout for path in found) < copies
 
 
 def test_undo_needs_a_directory(folder):
     assert run("check", folder, "--undo").exit_code == 2
 
 
-def test_show_writes_a_grid(folder, tmp_path):
-    done = run("show", folder, "-o", tmp_path / "grid.png", "--image-size", 32, "--views", 2, "--images", 3)
-    assert done.exit_code == 0, done.output
-    grid = tf.io.decode_png((tmp_path / "grid.png").read_bytes())
-    assert min(grid.shape[:2]) > 100
-    assert float(tf.math.reduce_std(tf.cast(grid, tf.float32))) > 10
+def test_check_reads_splits_under_the_names_that_are_given(folder):
+    (folder / "train").rename(folder / "learn")
+    (folder / "valid").rename(folder / "look")
+    shutil.copytree(folder / "look", folder / "try")
+    assert set(counts(folder)) != {"train", "valid", "test"}
+    found = counts(folder, "--train", "learn", "--valid", "look", "--test", "try")
+    assert {split: sum(each.values()) for split, each in found.items()} == {"train": 12, "valid": 6, "test": 6}
 
 
-def test_backbones_lists_the_default_with_its_weights():
-    (line,) = [line for line in run("backbones").stdout.splitlines() if line.startswith("EfficientNetLite0")]
-    assert line.endswith("here")
+def test_check_holds_out_the_fraction_that_is_given(folder):
+    assert counts(folder / "train", "--valid-fraction", "0.34")["valid"] == {"cat": 2, "dog": 2}
+    assert counts(folder / "train", "--valid-fraction", "0.5")["valid"] == {"cat": 3, "dog": 3}
 
 
-def test_cache_is_listed_and_cleared(tmp_path):
-    assert run("cache", "list", "--directory", tmp_path).stdout.startswith("0 entries")
-    assert run("cache", "clear", "--directory", tmp_path).stdout.startswith("freed 0.0 MiB")
+def test_check_holds_out_other_images_with_another_seed(folder):
+    # One image twice: a leak where one of the two is held out, and a mere copy elsewhere.
+    shutil.copy(folder / "train" / "cat" / "00.png", folder / "train" / "cat" / "twin.png")
+    codes = {run("check", folder / "train", "--seed", seed).exit_code for seed in range(8)}
+    assert codes == {0, 1}
+
+
+def test_check_reads_a_table_of_names_without_suffix_and_with_several_labels(table):
+    unread = run("check", table, "--format", "table")
+    assert unread.exit_code == 1
+    assert "Found: 1 layout." in unread.stdout  # no file is called so
+    several = counts(table, "--suffix", ".png", "--label-delimiter", ";")
+    assert set(several["train"]) == {"cat", "dog", "even", "odd"}
+    assert set(counts(table, "--suffix", ".png")["train"]) == {"cat;even", "cat;odd", "dog;even", "dog;odd"}
+
+
+def grid(folder: Path, output: Path, *options: object) -> np.ndarray:
+    """The image that `show` writes."""
+    run_well("show", folder, "-o", output, "--image-size", 32, "--images", 2, "--views", 2, *options)
+    return np.asarray(Image.open(output).convert("RGB")).astype("float64")
+
+
+def panels(image: np.ndarray, rows: int, columns: int) -> list[np.ndarray]:
+    """The coloured parts of a grid of images, row by row."""
+    coloured = (image.max(axis=2) - image.min(axis=2)) > 12
+
+    def spans(used: np.ndarray) -> list[tuple[int, int]]:
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], used.astype(int), [0]])))
+        return [(int(begin), int(end)) for begin, end in zip(edges[::2], edges[1::2], strict=True) if end - begin > 20]
+
+    across = spans(coloured.mean(axis=0) > 0.05)
+    down = spans(coloured.mean(axis=1) > 0.05)
+    assert (len(down), len(across)) == (rows, columns)
+    return [image[top:bottom, left:right] for top, bottom in down for left, right in across]
+
+
+def test_show_draws_each_image_as_it_is_and_augmented(folder, tmp_path):
+    output = tmp_path / "grids" / "grid.png"
+    done = run_well("show", folder, "-o", output, "--image-size", 32, "--views", 3, "--images", 2)
+    assert done.stdout.strip() == str(output)
+    shown = panels(np.asarray(Image.open(output).convert("RGB")).astype("float64"), rows=2, columns=4)
+    plain, *views = (panel[5:265, 5:265] for panel in shown[:4])
+    assert all(np.abs(view - plain).mean() > 2 for view in views)
+
+
+def test_show_draws_the_training_images_themselves(folder, tmp_path):
+    shown = panels(grid(folder, tmp_path / "grid.png", "--resize", "squish"), rows=2, columns=3)
+    for panel in (shown[0], shown[3]):
+        small = np.asarray(Image.fromarray(panel.astype("uint8")).resize((8, 8), Image.Resampling.BOX), "float64")
+        distances = [
+            np.abs(np.asarray(Image.open(path).resize((8, 8), Image.Resampling.BOX), "float64") - small).mean()
+            for path in sorted((folder / "train").rglob("*.png"))
+        ]
+        assert min(distances) < 6 < sorted(distances)[1]
+
+
+IDLE = ("--batch-size", 1, "--backbone", "MobileNet", "--weights", "none", "--dropout", 0.5, "--test", "valid")
+SHAPING = (
+    ("--seed", 5),
+    ("--resize", "pad"),
+    ("--augmentation", "basic"),
+    ("--max-zoom", 3),
+    ("--image-size", 24),
+    ("--train", "valid", "--valid", "train"),
+)
+
+
+def test_show_goes_by_the_options_that_shape_images_and_by_no_others(folder, tmp_path):
+    reference = grid(folder, tmp_path / "grid.png")
+    assert np.array_equal(grid(folder, tmp_path / "idle.png", *IDLE), reference)
+    for options in SHAPING:
+        other = grid(folder, tmp_path / "other.png", *options)
+        assert other.shape != reference.shape or not np.array_equal(other, reference), options
+
+
+def test_show_holds_out_images_of_one_folder_and_reads_a_table(folder, table, tmp_path):
+    few, many = (grid(folder / "train", tmp_path / "grid.png", "--valid-fraction", value) for value in ("0.2", "0.8"))
+    assert not np.array_equal(few, many)
+    grid(table, tmp_path / "grid.png", "--suffix", ".png")
+    assert_one_line(run("show", table, "-o", tmp_path / "grid.png"), "00")
+    result = run("show", table, "-o", tmp_path / "grid.png", "--suffix", ".png", "--label-delimiter", ";")
+    assert_one_line(result, "label")

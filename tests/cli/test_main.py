@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner
 
 from keras_sgdr import validation
 from keras_sgdr.data.check import check_folder
@@ -16,6 +15,7 @@ from keras_sgdr.models import backbones
 from keras_sgdr.recipe import train
 from keras_sgdr.validation import KerasSgdrError
 from keras_sgdr_cli.main import cli
+from tests.cli.command_line import MAIN, assert_one_line, run
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 COMMANDS = sorted(cli.commands)
@@ -71,19 +71,6 @@ def test_every_option_says_what_it_is_for():
     options = list(options_of(cli))
     assert ("cache list", "directory") in [(command, option.name) for command, option in options]
     assert [f"{command} --{option.name}" for command, option in options if not option.help] == []
-
-
-def run(*arguments: object):
-    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
-
-
-def assert_one_line(result, *words: object) -> None:
-    assert result.exit_code in (1, 2)
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("Error: ")
-    for word in words:
-        assert str(word) in lines[0]
 
 
 def test_missing_folder_is_named(tmp_path):
@@ -201,8 +188,7 @@ def test_interruption_is_one_line_and_says_how_to_go_on(folder, tmp_path, monkey
 
 
 def test_version_is_the_distributions():
-    code = "from keras_sgdr_cli.main import main; main()"
-    done = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", MAIN, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == metadata.version("keras-sgdr")
 
 
@@ -234,8 +220,7 @@ def test_names_that_are_not_utf8_are_printed_escaped(folder):
     cats = folder / "train" / "cat"
     (cats / "0.png").rename(cats / "caf\udce9.png")  # Python's name for a byte that is not UTF-8
     (cats / "na\udcefve.png").write_text("not an image")
-    code = "from keras_sgdr_cli.main import main; main()"
-    done = subprocess.run([sys.executable, "-c", code, "check", str(folder)], capture_output=True)
+    done = subprocess.run([sys.executable, "-c", MAIN, "check", str(folder)], capture_output=True)
     assert done.returncode == 1
     assert b"na\\xefve.png" in done.stdout
     assert b"Traceback" not in done.stderr

@@ -4,15 +4,7 @@ import sys
 
 import pytest
 
-MAIN = "from keras_sgdr_cli.main import main; main()"
-
-
-def run_process(*arguments, **environment):
-    """A command in a process of its own, with TensorFlow as talkative as it is by default."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
-    return subprocess.run(
-        [sys.executable, "-c", MAIN, *map(str, arguments)], capture_output=True, text=True, env=kept | environment
-    )
+from tests.cli.command_line import run_process
 
 
 def test_failing_command_writes_one_line_and_nothing_else(tmp_path):

@@ -1,3 +1,4 @@
+import io
 import json
 import subprocess
 import sys
@@ -5,9 +6,9 @@ import sys
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
+from PIL import Image
+from skimage import data
 
-from keras_sgdr.data.decode.decode_image import decode_image
 from keras_sgdr.serving import savedmodel
 from keras_sgdr.serving.savedmodel import export_savedmodel
 
@@ -29,17 +30,34 @@ def model():
     )
 
 
-@pytest.fixture(scope="module")
-def encoded():
-    """Images of three formats and sizes, encoded."""
-    from skimage import data
+def encode(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
 
-    cat, coffee = data.chelsea(), data.coffee()
-    return [
-        tf.io.encode_jpeg(cat).numpy(),
-        tf.io.encode_png(coffee[:100, :50]).numpy(),
-        tf.io.encode_png(cat[:24, :32, :1]).numpy(),
+
+def files_and_images():
+    """Files of four formats and several shapes, and what Pillow makes of each: upright, its centre, 24 x 32."""
+    photo = Image.fromarray(data.chelsea())
+    turned = Image.Exif()
+    turned[0x0112] = 6  # "turn it clockwise to see it upright"
+    part, wide, tall = photo.crop((100, 50, 132, 74)), photo.crop((90, 50, 140, 74)), photo.crop((100, 50, 132, 114))
+    lying = part.transpose(Image.Transpose.ROTATE_90)
+    files = [
+        encode(part, "JPEG", quality=95),
+        encode(wide, "PNG"),
+        encode(tall.convert("L"), "PNG"),
+        encode(lying, "WEBP", lossless=True, exif=turned),
+        encode(photo.crop((100, 50, 228, 146)), "BMP"),
     ]
+    images = [
+        Image.open(io.BytesIO(files[0])),
+        wide.crop((9, 0, 41, 24)),
+        tall.convert("L").crop((0, 20, 32, 44)).convert("RGB"),
+        part,
+        Image.open(io.BytesIO(files[4])).resize((32, 24), Image.Resampling.BILINEAR),
+    ]
+    return files, np.stack([np.asarray(image) for image in images])
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +80,19 @@ print(json.dumps({
 """
 
 
-def test_export_answers_without_keras_what_the_model_says(model, encoded, exported, tmp_path):
+def test_export_answers_without_keras_what_the_model_says_of_pillows_images(model, exported, tmp_path):
+    files, images = files_and_images()
     paths = []
-    for i, content in enumerate(encoded):
+    for i, content in enumerate(files):
         paths.append(tmp_path / f"image{i}")
         paths[-1].write_bytes(content)
     command = [sys.executable, "-c", CLIENT, str(exported), *map(str, paths)]
     answer = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    images = np.stack([decode_image(content, image_size=(24, 32)).numpy() for content in encoded])
     expected = model.predict(images.astype("float32"), verbose=0)
-    assert np.allclose(answer["probabilities"], expected, atol=1e-5)
-    assert answer["class_names"] == [NAMES] * 3
+    assert np.abs(expected - expected[0]).max() > 1e-3  # the model tells the images apart
+    assert np.allclose(answer["probabilities"][:4], expected[:4], atol=1e-6)
+    assert np.allclose(answer["probabilities"][4], expected[4], atol=1e-4)  # resized, and rounded by both
+    assert answer["class_names"] == [NAMES] * len(files)
     assert answer["predicted_class"] == [NAMES[i] for i in expected.argmax(axis=1)]
 
 
