@@ -46,6 +46,8 @@ class LRFinder(keras.callbacks.Callback):
             model.fit(dataset, epochs=5, callbacks=[finder])
 
     and Ctrl-C or an error in another callback restores everything as well. Without `with`, call `finder.restore()`.
+    Give it as the last callback: one that sets weights at the end, as `EarlyStopping(restore_best_weights=True)` does,
+    would set those of the finder's training. One that stops the training ends the finder too; `is_over` is then False.
 
     Writes: `optimizer.learning_rate` before every batch.
 

@@ -1,7 +1,10 @@
 import keras
 import numpy as np
 import pytest
+from PIL import Image
+from scipy import stats
 
+from keras_sgdr.augmentation.random_view import side_on
 from keras_sgdr.evaluation.tta import merge_views, predict_tta, view_weights
 
 
@@ -40,6 +43,27 @@ def plain_probabilities(images):
     return means / means.sum(axis=1, keepdims=True)
 
 
+@pytest.fixture(scope="module")
+def dense_logits():
+    """A model whose logits depend on every pixel, so that no two views are alike to it."""
+    keras.utils.set_random_seed(3)
+    layers = [keras.layers.Rescaling(1 / 64), keras.layers.Flatten(), keras.layers.Dense(4)]
+    return keras.Sequential([keras.Input((8, 8, 3)), *layers])
+
+
+def softmax(logits):
+    exponentials = np.exp(logits.astype("float64"))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def red_shifts(images, augmentation):
+    """The views that `RedShift` made of images, from the seeds that it was given."""
+    return [
+        images + ((seeds[:, :1] % 50) + seeds[:, 1:] % 7)[:, :, None, None] * np.array([1.0, 0, 0], "float32")
+        for seeds in augmentation.seeds
+    ]
+
+
 def test_no_views_give_the_plain_prediction(model, images):
     assert np.allclose(predict_tta(model, images, num_views=0, verbose=0), plain_probabilities(images), atol=1e-6)
 
@@ -47,13 +71,49 @@ def test_no_views_give_the_plain_prediction(model, images):
 def test_four_views_weigh_four_fifths(model, images):
     augmentation = RedShift()
     result = predict_tta(model, images[:10], augmentation=augmentation, verbose=0)
-    views = [
-        plain_probabilities(images[:10] + ((s[:, :1] % 50) + s[:, 1:] % 7)[:, :, None, None] * [1.0, 0, 0])
-        for s in augmentation.seeds
-    ]
+    views = [plain_probabilities(view) for view in red_shifts(images[:10], augmentation)]
     assert len(views) == 4
     expected = 0.2 * plain_probabilities(images[:10]) + 0.2 * sum(views)
     assert np.allclose(result, expected, atol=1e-6)
+
+
+# The weights of the plain prediction and of three views; the extremes have none.
+WEIGHTS = np.array([0.4, 0.2, 0.2, 0.2])
+MERGES = {
+    "mean": lambda views: np.average(views, axis=0, weights=WEIGHTS),
+    "gmean": lambda views: stats.gmean(views, axis=0, weights=np.broadcast_to(WEIGHTS[:, None, None], views.shape)),
+    "max": lambda views: np.max(views, axis=0),
+    "min": lambda views: np.min(views, axis=0),
+}
+
+
+@pytest.mark.parametrize("is_of_logits", [False, True])
+@pytest.mark.parametrize("merge", MERGES)
+def test_every_merge_is_one_of_probabilities(dense_logits, images, merge, is_of_logits):
+    images, augmentation = images[:40], RedShift()
+    model = dense_logits if is_of_logits else keras.Sequential([dense_logits, keras.layers.Softmax()])
+    arguments = {"num_views": 3, "plain_weight": 0.4, "from_logits": is_of_logits, "verbose": 0}
+    result = predict_tta(model, images, augmentation=augmentation, merge=merge, **arguments)
+    # The views of each batch of 32 come one after the other.
+    first, last = RedShift(), RedShift()
+    first.seeds, last.seeds = augmentation.seeds[:3], augmentation.seeds[3:]
+    views = [
+        np.concatenate(parts)
+        for parts in zip(red_shifts(images[:32], first), red_shifts(images[32:], last), strict=True)
+    ]
+    expected = MERGES[merge](np.stack([softmax(dense_logits.predict(view, verbose=0)) for view in (images, *views)]))
+    np.testing.assert_allclose(result, expected / expected.sum(axis=1, keepdims=True), atol=1e-5)
+    np.testing.assert_allclose(result.sum(axis=1), 1, rtol=1e-6)
+    assert result.dtype == np.float32
+
+
+def test_presets_give_the_same_views_in_each_call(dense_logits, images):
+    model = keras.Sequential([dense_logits, keras.layers.Softmax()])
+    first, again, other = (
+        predict_tta(model, images[:6], augmentation=side_on(), num_views=2, seed=seed, verbose=0) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-3
 
 
 def test_views_do_not_depend_on_the_batches(model, images):
@@ -71,20 +131,37 @@ def test_seed_changes_the_views(model, images):
 
 
 def test_keras_layer_is_called_as_in_training(model, images):
-    flip = keras.layers.RandomBrightness(0.3, seed=3)
-    result = predict_tta(model, images, augmentation=flip, verbose=0)
-    assert result.shape == (70, 3)
-    assert not np.allclose(result, plain_probabilities(images), atol=1e-4)
+    class Inverted(keras.layers.Layer):
+        def call(self, images, training=False):
+            return 255.0 - images if training else images
+
+    result = predict_tta(model, images, augmentation=Inverted(), verbose=0)
+    expected = 0.2 * plain_probabilities(images) + 0.8 * plain_probabilities(255 - images)
+    np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
-def test_default_views_are_the_four_corners(model):
-    image = np.zeros((1, 11, 11, 3), "float32")
-    image[0, 0, 0, 0] = 100  # red in the top left corner alone: one of the four crops of 10 x 10 has it whole
-    colours = keras.Sequential([keras.Input((11, 11, 3)), MeanColour()])
-    only_views = predict_tta(colours, image, plain_weight=0.0, verbose=0)
-    seen = plain_probabilities(np.array([[[[1.0, 0, 0]]]]))  # mean red is about 1 in the one crop that holds the corner
-    unseen = plain_probabilities(np.zeros((1, 1, 1, 3)))
-    assert np.allclose(only_views, (seen + 3 * unseen) / 4, atol=0.02)
+def enlarged_corner(image, rows, columns, size):
+    """Pillow's bilinear enlargement of a part of an image, of numbers with fractions."""
+    channels = [
+        Image.fromarray(image[rows, columns, channel]).resize((size, size), Image.Resampling.BILINEAR)
+        for channel in range(3)
+    ]
+    return np.stack([np.asarray(channel) for channel in channels], axis=-1)
+
+
+@pytest.mark.parametrize("num_views", [1, 2, 3, 4, 6])
+def test_default_views_are_crops_of_the_corners(num_views):
+    image = np.random.default_rng(7).uniform(0, 255, (22, 22, 3)).astype("float32")
+    keras.utils.set_random_seed(5)
+    layers = [keras.layers.Rescaling(1 / 64), keras.layers.Flatten(), keras.layers.Dense(3, activation="softmax")]
+    model = keras.Sequential([keras.Input((22, 22, 3)), *layers])
+    # 22 / 1.1 = 20 and 22 / 1.2 = 18.3: from the top left over the top right to the bottom right
+    low, high = slice(0, 20), slice(2, 22)
+    corners = [(low, low), (low, high), (high, low), (high, high), (slice(0, 18), slice(0, 18))]
+    corners += [(slice(0, 18), slice(4, 22))]
+    views = np.stack([enlarged_corner(image, *corner, 22) for corner in corners[:num_views]])
+    result = predict_tta(model, image[None], num_views=num_views, plain_weight=0.0, verbose=0)
+    np.testing.assert_allclose(result[0], model.predict(views, verbose=0).mean(axis=0), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -107,13 +184,6 @@ def test_merges_are_ttachs(merge, expected):
     views = np.array([1.0, 0.0, 0.5])[:, None, None] * [1.0, 0.0] + [0.0, 1.0]
     merged = merge_views(views, np.full(3, 1 / 3), merge)
     assert np.allclose(merged[0, 0] / merged[0, 1], expected, atol=1e-6)
-
-
-def test_logits_are_averaged_as_probabilities(images):
-    logits = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.GlobalAveragePooling2D()])
-    result = predict_tta(logits, images, num_views=0, from_logits=True, verbose=0)
-    shifted = images.mean(axis=(1, 2)) - images.mean(axis=(1, 2)).max(axis=1, keepdims=True)
-    assert np.allclose(result, np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True), atol=1e-4)
 
 
 def test_logits_without_a_word_are_refused(images):

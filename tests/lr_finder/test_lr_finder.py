@@ -3,12 +3,11 @@ import random
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_sgdr.checkpoint.training_state import TrainingState, to_numpy, variables_of
 from keras_sgdr.lr_finder.lr_find import LRFinder, lr_find
 from keras_sgdr.optimizers.differential_lr import DifferentialLR
-
-tf = pytest.importorskip("tensorflow")
 
 
 def make_data(count=64, seed=0):
@@ -35,7 +34,14 @@ def make_model(optimizer=None, **compile_arguments):
 
 def make_dataset(*, shuffle=True):
     dataset = tf.data.Dataset.from_tensor_slices(make_data())
-    return (dataset.shuffle(64, seed=3) if shuffle else dataset).batch(16)
+    return without_tuner((dataset.shuffle(64, seed=3) if shuffle else dataset).batch(16))
+
+
+def without_tuner(dataset):
+    """TensorFlow's tuner has nothing to tune here, and a pass can wait for a minute at its end while it sleeps."""
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def bytes_of(model):
@@ -166,12 +172,30 @@ def as_callback(model, dataset):
     assert model.stop_training is False
 
 
+def beside_early_stopping(model, dataset):
+    """At the end of the training it sets the weights of the finder's best epoch, just before all are restored."""
+    stopping = keras.callbacks.EarlyStopping("val_loss", patience=20, restore_best_weights=True)
+    finder = LRFinder(start_lr=1.0, num_steps=20, stop_factor=np.inf)
+    arguments = {"epochs": 9, "shuffle": False, "verbose": 0}
+    before = model.get_weights()
+    model.fit(make_dataset(), validation_data=make_data(16, seed=1), callbacks=[stopping, finder], **arguments)
+    assert not np.array_equal(stopping.best_weights[0], before[0])
+    assert len(finder.curve.losses) == 20
+
+
+def endless(model, dataset):
+    curve = lr_find(model, dataset.repeat(), num_steps=18, stop_factor=np.inf)
+    assert len(curve.losses) == 18
+
+
 PROBES = {
     "lr_find": lambda model, dataset: lr_find(model, dataset, num_steps=18),
     "diverging": lambda model, dataset: lr_find(model, dataset, start_lr=1.0, end_lr=1e6, num_steps=40),
     "arrays": lambda model, dataset: lr_find(model, make_data(), num_steps=20),
     "function": lambda model, dataset: lr_find(model, make_dataset, num_steps=20),
     "callback": as_callback,
+    "early stopping": beside_early_stopping,
+    "endless": endless,
     "error": interrupted(RuntimeError("another callback")),
     "ctrl-c": interrupted(KeyboardInterrupt()),
     "data error": exploded_data,
@@ -214,6 +238,55 @@ def test_ctrl_c_while_a_finder_restores_loses_nothing(others, untouched, monkeyp
     assert len(writes) > 10
 
 
+def test_callback_that_stops_the_training_ends_the_finder():
+    model = make_model()
+    stopping = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: setattr(model, "stop_training", epoch))
+    finder = LRFinder(num_steps=20, stop_factor=np.inf)
+    weights = model.get_weights()
+    model.fit(make_dataset(), epochs=9, callbacks=[stopping, finder], shuffle=False, verbose=0)
+    assert not finder.is_over
+    assert len(finder.curve.losses) == 8
+    for now, before in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(now, before)
+
+
+def test_validation_in_the_same_fit_changes_no_loss():
+    curves = []
+    for validation in (None, make_data(16, seed=1)):
+        finder = LRFinder(num_steps=12, stop_factor=np.inf)
+        arguments = {"epochs": 9, "shuffle": False, "verbose": 0}
+        make_model().fit(make_dataset(), validation_data=validation, callbacks=[finder], **arguments)
+        curves.append(finder.curve.losses.tolist())
+    assert curves[0] == curves[1]
+
+
+def test_lr_find_does_not_validate():
+    model = make_model()
+    lr_find(model, make_dataset(), num_steps=5)
+    assert getattr(model, "test_function", None) is None
+
+
+@pytest.mark.parametrize("make_endless", [False, True])
+def test_length_of_the_data_changes_no_loss(make_endless):
+    """Data of a known length, of an unknown one and endless data, all of the same batches."""
+
+    def batches():
+        x, y = make_data()
+        for start in range(0, 64, 16):
+            yield x[start : start + 16], y[start : start + 16]
+
+    spec = (tf.TensorSpec((None, 4)), tf.TensorSpec((None,), tf.int32))
+    dataset = without_tuner(tf.data.Dataset.from_generator(batches, output_signature=spec))
+    assert dataset.cardinality() == tf.data.UNKNOWN_CARDINALITY
+    # Without dropout: Keras finds the end of data of unknown length by a step more, which takes a seed.
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, "softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    arguments = {"start_lr": 0.1, "num_steps": 11, "stop_factor": np.inf}
+    expected = lr_find(model, make_dataset(shuffle=False), **arguments)
+    curve = lr_find(model, dataset.repeat() if make_endless else dataset, **arguments)
+    assert curve.losses.tolist() == expected.losses.tolist()
+
+
 class UnseededNoise(keras.layers.Layer):
     def call(self, x, training=False):
         return x + keras.random.normal(keras.ops.shape(x)) if training else x
@@ -233,6 +306,23 @@ def test_draws_without_a_seed_go_on_as_if_no_finder_had_been(is_drawn_before):
         return drawn, model.fit(*make_data(), epochs=2, verbose=0).history["loss"]
 
     assert losses(probes=True) == losses(probes=False)
+
+
+def hungry(labels, probabilities):
+    """A cross-entropy that takes more memory than there is for a batch with the label -1."""
+    size = tf.where(tf.reduce_any(labels < 0), tf.constant(1 << 50, tf.int64), 1)
+    room = tf.stop_gradient(tf.reduce_max(tf.fill((size,), tf.reduce_max(probabilities))))
+    return keras.losses.sparse_categorical_crossentropy(tf.maximum(labels, 0), probabilities) + room
+
+
+def test_training_after_running_out_of_memory_is_bit_identical():
+    def probe(model, dataset):
+        x, y = make_data()
+        y[40:] = -1
+        with pytest.raises(tf.errors.ResourceExhaustedError, match="OOM when allocating"):
+            lr_find(model, without_tuner(tf.data.Dataset.from_tensor_slices((x, y)).batch(16)), num_steps=20)
+
+    assert trained(probe, loss=hungry) == trained(loss=hungry)
 
 
 def scaled_adam():
@@ -283,11 +373,10 @@ def test_schedule_is_put_aside_and_back():
     schedule = keras.optimizers.schedules.ExponentialDecay(0.01, 3, 0.5)
     model = make_model(keras.optimizers.SGD(schedule))
     reference = lr_find(make_model(keras.optimizers.SGD(0.01)), make_dataset(), num_steps=20)
-    model.fit(make_dataset(shuffle=False), epochs=1, shuffle=False, verbose=0)
-    model = make_model(keras.optimizers.SGD(schedule))
-    curve = lr_find(model, make_dataset(), num_steps=20)
-    assert curve.losses.tolist() == reference.losses.tolist()
-    assert float(model.optimizer.learning_rate) == pytest.approx(0.01)
+    assert lr_find(model, make_dataset(), num_steps=20).losses.tolist() == reference.losses.tolist()
+    model.fit(make_dataset(), shuffle=False, verbose=0)
+    # The four steps of the training are counted, and none of the finder's.
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.01 * 0.5 ** (4 / 3))
 
 
 def test_gradient_accumulation_makes_a_point_of_each_update():
@@ -315,13 +404,19 @@ def test_finder_keeps_the_ratios_of_layer_groups():
 def test_finder_works_under_mixed_float16_and_puts_the_scale_back():
     keras.config.set_dtype_policy("mixed_float16")
     try:
-        model = make_model()
+        # Gradients times this scale are infinite in half precision, so that each step halves it.
+        model = make_model(keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01), initial_scale=2.0**40))
     finally:
         keras.config.set_dtype_policy("float32")
-    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
-    curve = lr_find(model, make_dataset(), num_steps=12, verify=True)
-    assert np.isfinite(curve.losses[:10]).all()
-    assert float(model.optimizer.dynamic_scale) == model.optimizer.initial_scale
+    scales = []
+    watch = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: scales.append(float(model.optimizer.dynamic_scale))
+    )
+    with LRFinder(num_steps=12) as finder:
+        model.fit(make_dataset(), epochs=9, shuffle=False, callbacks=[finder, watch], verbose=0)
+    assert scales[:3] == [2.0**39, 2.0**38, 2.0**37]
+    assert np.isfinite(finder.curve.losses).all()
+    assert float(model.optimizer.dynamic_scale) == 2.0**40
     assert int(model.optimizer.step_counter) == 0
 
 
