@@ -5,6 +5,8 @@ import os
 import shutil
 import tempfile
 
+import pytest
+
 # Before TensorFlow is imported: its start-up log lines would hide a failing test's output.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -12,3 +14,70 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Features of the tests' images are no one's to keep.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="keras-sgdr-cache-")
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+
+DIGITS = ("one", "seven", "zero")
+
+
+@pytest.fixture(scope="session")
+def digits_folder(tmp_path_factory):
+    """Handwritten digits of three classes, 60 of each, as grey PNGs of 8 x 8 pixels: a folder per class."""
+    from keras_sgdr_cli.demo import write_digits
+
+    everything = tmp_path_factory.mktemp("all")
+    write_digits(everything)
+    few = tmp_path_factory.mktemp("digits")
+    for name in DIGITS:
+        (few / name).mkdir()
+        for path in sorted((everything / name).iterdir())[:60]:
+            path.rename(few / name / path.name)
+    return few
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory, digits_folder):
+    """A file with a backbone of six layers, with random weights: a run with it takes seconds.
+
+    Its batch norms have seen the images; without that its activations die out, and nothing that is done to the images
+    would show.
+    """
+    import keras
+
+    from keras_sgdr import index_folder, load_dataset, recalibrate_batch_norm
+
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input((32, 32, 3))
+    for filters in (8, 16):
+        x = keras.layers.Conv2D(filters, 3, strides=2)(x)
+        x = keras.layers.BatchNormalization()(x)
+        x = keras.layers.ReLU()(x)
+    backbone = keras.Model(inputs, x, name="tiny")
+    images = load_dataset(index_folder(digits_folder, valid_fraction=0.2).train, image_size=32, batch_size=72)
+    recalibrate_batch_norm(backbone, images)
+    path = tmp_path_factory.mktemp("backbone") / "tiny.keras"
+    backbone.save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_options(tiny_backbone):
+    """Options of `keras-sgdr train` and the like for `digits_folder`, as strings."""
+    options = {"--backbone": tiny_backbone, "--image-size": 32, "--augmentation": "basic", "--resize": "squish"}
+    return [str(part) for option in options.items() for part in option]
+
+
+@pytest.fixture(scope="session")
+def trained_run(digits_folder, tiny_options, tmp_path_factory):
+    """The directory of a run of the whole recipe, both finders included, by the command line.
+
+    Treat it as read-only. Its backbone is so small that it learns little: see test_eight_steps for one that does.
+    """
+    from click.testing import CliRunner
+
+    from keras_sgdr_cli.main import cli
+
+    output = tmp_path_factory.mktemp("runs") / "digits"
+    cycles = ["--head-cycles", "1", "--n-cycles", "2", "--cycle-len", "1", "--tta-views", "2"]
+    done = CliRunner().invoke(cli, ["train", str(digits_folder), "-o", str(output), *tiny_options, *cycles])
+    assert done.exit_code == 0, done.output
+    (output / "stdout.txt").write_text(done.stdout)
+    return output

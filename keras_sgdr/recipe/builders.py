@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_sgdr.augmentation import random_view
 from keras_sgdr.data.dataset.load_dataset import load_dataset
 from keras_sgdr.data.index.split import Split
 from keras_sgdr.lr_finder.lr_curve import LRCurve
@@ -20,7 +22,8 @@ from keras_sgdr.optimizers.differential_lr import DifferentialLR
 from keras_sgdr.precompute.feature_cache import user_cache
 from keras_sgdr.precompute.precompute import precompute_features
 from keras_sgdr.recipe.candidates import guessing_loss
-from keras_sgdr.recipe.recipe import PRESETS, Recipe
+from keras_sgdr.recipe.recipe import Recipe
+from keras_sgdr.validation import require
 
 # The least recently used features are removed above this
 FEATURE_CACHE_BYTES = 20 * 2**30
@@ -30,9 +33,13 @@ HEAD_IMAGES = 50_000
 
 def make_model(recipe: Recipe, num_classes: int, weights: str | None) -> keras.Model:
     """Returns the untrained classifier of a recipe."""
+    backbone = recipe.backbone
+    if backbone.endswith(".keras"):
+        require(Path(backbone).is_file(), "`backbone` must be a known name or a `.keras` file", backbone=backbone)
+        backbone = keras.models.load_model(backbone, compile=False)
     return build_classifier(
         num_classes,
-        backbone=recipe.backbone,
+        backbone=backbone,
         weights=weights,
         image_size=recipe.image_size,
         dropout=recipe.dropout,
@@ -41,7 +48,8 @@ def make_model(recipe: Recipe, num_classes: int, weights: str | None) -> keras.M
 
 def make_augmentation(recipe: Recipe) -> keras.layers.Layer:
     """Returns the augmentation of a recipe."""
-    return PRESETS[recipe.augmentation](max_zoom=recipe.max_zoom)
+    preset = getattr(random_view, recipe.augmentation)
+    return preset(max_zoom=recipe.max_zoom)
 
 
 def make_dataset(recipe: Recipe, split: Split, *, augmented: bool = False, **options: Any) -> Any:
@@ -119,7 +127,8 @@ def compile_all(model: keras.Model, recipe: Recipe, rate: float = 1e-3) -> None:
 
 def find_rate(model: keras.Model, recipe: Recipe, split: Split, *, num_steps: int = 50, verbose: int = 1) -> LRCurve:
     """Returns the finder's curve of the whole network."""
-    data = make_dataset(recipe, split, augmented=True, shuffle=True)
+    # Without end: before each pass of a small folder TensorFlow would prepare the graph again.
+    data = make_dataset(recipe, split, augmented=True, shuffle=True).repeat()
     curve = lr_find(model, data, start_lr=1e-5, end_lr=1.0, num_steps=num_steps, verbose=verbose)
     return dataclasses.replace(curve, guessing_loss=guessing_loss(split.labels))
 

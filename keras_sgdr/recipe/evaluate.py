@@ -1,4 +1,4 @@
-"""What a finished run is asked afterwards: its settings, and how well it does on a folder."""
+"""Evaluates a finished run on a folder of images."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def evaluate_run(
     verbose: int = 1,
     **layout: Any,
 ) -> dict[str, Interpretation]:
-    """Returns what the classifier of a run gets right and wrong on the images of a folder.
+    """Evaluates the classifier of a run on the images of a folder.
 
     Args:
         run: The run directory.

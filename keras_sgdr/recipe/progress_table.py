@@ -1,4 +1,4 @@
-"""The course's table: one line per epoch, and a bar while an epoch runs."""
+"""A table with one line per epoch, as the course shows it, and a bar while an epoch runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import time
 from typing import Any, TextIO
 
 import keras
+
+from keras_sgdr.optimizers.access import read_learning_rate
 
 _COLUMNS = ("epoch", "train_loss", "valid_loss", "accuracy", "seconds", "rate")
 
@@ -44,7 +46,7 @@ class ProgressTable(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Moves the bar."""
         if batch == 0:
-            self._rate = _current_rate(self.model)
+            self._rate = read_learning_rate(self.model.optimizer)
         now = time.monotonic()
         if self._out.isatty() and now - self._shown > 0.2:
             self._shown = now
@@ -84,10 +86,6 @@ class ProgressTable(keras.callbacks.Callback):
             text += f" {done} batches"
         text += f", loss {float(logs.get('loss', float('nan'))):.4f}"
         return f"{text[: shutil.get_terminal_size().columns - 1]}\x1b[K"
-
-
-def _current_rate(model: keras.Model) -> float:
-    return float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
 
 
 def _accuracy(logs: dict[str, Any]) -> Any:

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from keras_sgdr.augmentation import random_view as augmentation
-from keras_sgdr.data.decode.decode_image import checked_resize
-from keras_sgdr.validation import InvalidValueError
+from keras_sgdr.validation import InvalidValueError, require, require_integer
 
-PRESETS = {"basic": augmentation.basic, "side_on": augmentation.side_on, "top_down": augmentation.top_down}
+# Functions of `augmentation.random_view`, and what `load_dataset` knows
+AUGMENTATIONS = ("basic", "side_on", "top_down")
+RESIZES = ("crop", "squish", "pad")
 _LEAST_INTEGERS = {
     **dict.fromkeys(("image_size", "batch_size", "n_cycles", "cycle_len", "cycle_mult"), 1),
     "num_groups": 2,  # the head is one
@@ -27,6 +27,7 @@ _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "head_learning_rate": ("a finite number > 0", lambda value: 0 < value < math.inf),
     "learning_rate": ("a finite number > 0", lambda value: 0 < value < math.inf),
 }
+_MAY_BE_NONE = ("cycle_len", "head_learning_rate", "learning_rate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +35,9 @@ class Recipe:
     """The settings of the eight steps; the defaults suit photographs of things seen from the side.
 
     Attributes:
-        backbone: A name that `build_classifier` knows.
-        weights: `"imagenet"`, the path of a weights file, or `None` for random ones.
+        backbone: A name that `build_classifier` knows, or the path of a `.keras` file with a functional model of yours,
+            from RGB images in [0, 255] to features; its weights are those in the file.
+        weights: Of a backbone given by name: `"imagenet"`, the path of a weights file, or `None` for random ones.
         image_size: Height and width of the model's input in pixels, one number for both.
         resize: How an image is brought to that size: `"crop"`, `"squish"` or `"pad"`.
         batch_size: Images per step, >= 1.
@@ -102,30 +104,29 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.augmentation not in PRESETS:
-            raise InvalidValueError(
-                f"`augmentation` must be one of {sorted(PRESETS)}. Received: augmentation={self.augmentation!r}."
-            )
-        checked_resize(self.resize)
+        require(
+            self.augmentation in AUGMENTATIONS,
+            f"`augmentation` must be one of {AUGMENTATIONS}",
+            augmentation=self.augmentation,
+        )
+        require(self.resize in RESIZES, f"`resize` must be one of {RESIZES}", resize=self.resize)
+        values = {name: value for name, value in vars(self).items() if value is not None or name not in _MAY_BE_NONE}
         for name, least in _LEAST_INTEGERS.items():
-            value = getattr(self, name)
-            if value is None and name == "cycle_len":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InvalidValueError(f"`{name}` must be an integer >= {least}. Received: {name}={value!r}.")
-        if not isinstance(self.gradual_unfreezing, bool):
-            raise InvalidValueError(
-                f"`gradual_unfreezing` must be True or False. Received: gradual_unfreezing={self.gradual_unfreezing!r}."
-            )
+            if name in values:
+                require_integer(name, values[name], low=least)
+                object.__setattr__(self, name, int(values[name]))  # NumPy's integers cannot be written as JSON
+        for name, (allowed, holds) in _RANGES.items():
+            if name in values:
+                is_number = isinstance(values[name], (int, float)) and not isinstance(values[name], bool)
+                require(is_number and holds(values[name]), f"`{name}` must be {allowed}", **{name: values[name]})
+        require(
+            isinstance(self.gradual_unfreezing, bool),
+            "`gradual_unfreezing` must be True or False",
+            gradual_unfreezing=self.gradual_unfreezing,
+        )
         if self.gradual_unfreezing and self.n_cycles < self.num_groups - 1:
             raise InvalidValueError(
                 "`n_cycles` must be at least `num_groups - 1` with `gradual_unfreezing`, which unfreezes a group in "
                 f"each cycle. Received: n_cycles={self.n_cycles}, num_groups={self.num_groups}. Pass for instance "
                 f"n_cycles={self.num_groups}, cycle_len=2."
             )
-        for name, (allowed, holds) in _RANGES.items():
-            value = getattr(self, name)
-            if value is None and name.endswith("learning_rate"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not holds(value):
-                raise InvalidValueError(f"`{name}` must be {allowed}. Received: {name}={value!r}.")

@@ -1,9 +1,8 @@
-"""`Run`: what the eight steps share while they run."""
+"""`Run`: the model, the images and the directory that the stages of a recipe share."""
 
 from __future__ import annotations
 
 import sys
-from functools import cached_property
 from typing import Any
 
 import keras
@@ -27,12 +26,12 @@ LEAST_FIRST_EPOCHS, MOST_FIRST_EPOCHS = 7, 70
 
 
 class Run:
-    """One run in memory; whatever outlives the process is in its directory.
+    """One run in memory; what outlives the process is in its directory.
 
     Args:
         recipe: The settings.
         index: The images.
-        directory: Where the run is written down; weights that it holds are loaded.
+        directory: The journal and the weights so far, which are loaded.
         verbose: Whether to print.
     """
 
@@ -44,6 +43,8 @@ class Run:
         weights = None if directory.has_weights else recipe.weights
         self.model = make_model(recipe, len(index.class_names), weights)
         directory.restore(self.model)
+        self._features: tuple[Any, Any, keras.Model] | None = None
+        self._features_of_views: Any = None
 
     def say(self, text: str) -> None:
         """Prints a line, if the run is to print at all."""
@@ -51,23 +52,28 @@ class Run:
             sys.stdout.write(f"{text}\n")
             sys.stdout.flush()
 
-    @cached_property
-    def features(self) -> tuple[Any, Any, keras.Model]:
-        """Activations of the training and the validation images, and the head that reads them."""
-        freeze_to(self.model, -1)
-        self.say("step 1: precompute the activations of the frozen backbone")
-        train, head = make_features(self.recipe, self.model, self.index.train, verbose=self.verbose)
-        valid, _ = make_features(self.recipe, self.model, self.index.valid, verbose=self.verbose)
-        return train, valid, head
+    def precompute(self) -> tuple[Any, Any, keras.Model]:
+        """Returns activations of the training and of the validation images, and the head that reads them.
 
-    @cached_property
-    def features_of_views(self) -> Any:
-        """Activations of augmented views of the training images, one after the other."""
+        Freezes all but the head. A second call returns what the first one has computed.
+        """
+        if self._features is None:
+            freeze_to(self.model, -1)
+            self.say("step 1: precompute the activations of the frozen backbone")
+            train, head = make_features(self.recipe, self.model, self.index.train, verbose=self.verbose)
+            valid, _ = make_features(self.recipe, self.model, self.index.valid, verbose=self.verbose)
+            self._features = train, valid, head
+        return self._features
+
+    def precompute_views(self) -> Any:
+        """Returns activations of augmented views of the training images, one view of all after the other."""
         views = self.recipe.head_views
-        self.say(f"precompute the activations of {views} augmented views")
-        freeze_to(self.model, -1)
-        features, _ = make_features(self.recipe, self.model, self.index.train, views=views, verbose=self.verbose)
-        return features.repeat(views)
+        if self._features_of_views is None:
+            freeze_to(self.model, -1)
+            self.say(f"precompute the activations of {views} augmented views")
+            features, _ = make_features(self.recipe, self.model, self.index.train, views=views, verbose=self.verbose)
+            self._features_of_views = features.repeat(views)
+        return self._features_of_views
 
     @property
     def steps_per_epoch(self) -> int:
@@ -81,38 +87,21 @@ class Run:
         return self.recipe.cycle_len or min(max(LEAST_FIRST_EPOCHS, by_images), MOST_FIRST_EPOCHS)
 
     def candidate(self, name: str) -> Candidate:
-        """Returns what the model, as it is, says of the validation images."""
+        """Returns what the model, as it is, predicts for the validation images."""
         valid = make_dataset(self.recipe, self.index.valid, cache=self.recipe.image_cache, verbose=0)
         # Not `predict_tta`: a model that has diverged is one more candidate, and the worst.
         probabilities = [self.model.predict_on_batch(images) for images, _ in valid.as_numpy_iterator()]
         return Candidate.of(name, np.concatenate(probabilities), self.index.valid.labels)
 
-    def prepare(self, stage: str) -> None:
-        """Makes what a stage trains on, where an earlier one may have made it."""
-        if stage in ("find_head_rate", "train_head"):
-            _ = self.features
-        if stage == "train_head_augmented" and self.recipe.head_views:
-            _ = self.features, self.features_of_views
-
     def fit(
-        self, model: keras.Model, data: Any, valid: Any, stage: str, epochs: int, *callbacks: Any, first: int = 0
-    ) -> list[Any]:
-        """Trains from the epoch `first` on and returns one dictionary per epoch."""
-        # The table goes before a checkpoint, which must come last.
-        shown = [ProgressTable(), *callbacks] if self.verbose else list(callbacks)
-        # `shuffle` is for arrays; left at its default, Keras warns that it has no effect on a dataset
-        arguments = {"epochs": epochs, "initial_epoch": first, "shuffle": False, "verbose": 0}
-        # Without end, they begin once; before each pass TensorFlow prepares their graph, which takes a second.
-        arguments |= {"steps_per_epoch": len(data), "validation_steps": len(valid)}
-        log = model.fit(data.repeat(), validation_data=valid.repeat(), callbacks=shown, **arguments).history
-        return [
-            {"stage": stage, "epoch": epoch + 1, **{name: float(values[epoch]) for name, values in log.items()}}
-            for epoch in range(len(log["loss"]))
-        ]
-
-    def fit_images(
-        self, stage: str, name: str, epochs: int, *callbacks: Any, of: int | None = None, attempt: int = 1
-    ) -> list[Any]:
+        self,
+        stage: str,
+        name: str,
+        epochs: int,
+        *callbacks: Any,
+        of: int | None = None,
+        attempt: int = 1,
+    ) -> list[dict[str, Any]]:
         """Trains the whole model on augmented images, from the last epoch on that an unfinished `stage` has left.
 
         Args:
@@ -122,9 +111,12 @@ class Run:
             *callbacks: The schedule and others.
             of: Where the stage ends, if this is but a part of it; one that is done already is left out.
             attempt: Which attempt at the stage it is.
+
+        Returns:
+            One dictionary per epoch, those before a resumption included: `stage`, `epoch` from 1, and Keras's logs.
         """
-        remembering = [callback for callback in callbacks if hasattr(callback, "get_state")]
-        checkpoint = TrainingCheckpoint(self.directory.unfinished(stage, attempt), callbacks=remembering)
+        with_state = [callback for callback in callbacks if hasattr(callback, "get_state")]
+        checkpoint = TrainingCheckpoint(self.directory.unfinished(stage, attempt), callbacks=with_state)
         start = checkpoint.restore(self.model)
         if start.epoch:
             self.say(f"go on after epoch {start.epoch}")
@@ -134,16 +126,26 @@ class Run:
         order: dict[str, Any] = {"augmented": True, "shuffle": True, "initial_step": start.step}
         train = make_dataset(self.recipe, self.index.train, **order, **kept)
         valid = make_dataset(self.recipe, self.index.valid, **kept)
-        last = start.epoch if start.stopped else max(start.epoch, epochs)
-        return self.fit(self.model, train, valid, name, last, *callbacks, checkpoint, first=start.epoch)
-
-    def rate(self, stage: str) -> float:
-        """Returns the learning rate that a stage settled on, or the one that is given instead."""
-        given = {"find_head_rate": self.recipe.head_learning_rate, "find_rate": self.recipe.learning_rate}[stage]
-        return float(given or self.directory.stages[stage]["learning_rate"])
+        table = [ProgressTable()] if self.verbose else []
+        log = self.model.fit(
+            # Without end, they begin once; before each pass TensorFlow prepares their graph, which takes a second.
+            train.repeat(),
+            validation_data=valid.repeat(),
+            steps_per_epoch=len(train),
+            validation_steps=len(valid),
+            initial_epoch=start.epoch,
+            epochs=start.epoch if start.stopped else max(start.epoch, epochs),
+            callbacks=[*table, *callbacks, checkpoint],  # which must come last
+            shuffle=False,  # is for arrays; left at its default, Keras warns that it has no effect on a dataset
+            verbose=0,
+        ).history
+        return [
+            {"stage": name, "epoch": epoch + 1, **{key: float(values[epoch]) for key, values in log.items()}}
+            for epoch in range(len(log["loss"]))
+        ]
 
     def keep_curve(self, curve: LRCurve, name: str) -> None:
-        """Leaves a finder's curve in the run directory, for people and for programs."""
+        """Leaves a finder's curve in the run directory, as a plot and as a table."""
         plots.save_figure(curve.plot(), self.directory.path / f"{name}.png")
         curve.to_csv(self.directory.path / f"{name}.csv")
 

@@ -1,38 +1,46 @@
-"""What a run leaves behind, and what it needs to go on: a journal, a checkpoint, and the files for people."""
+"""The directory of a run: a journal of its stages, the weights after the last of them, and the files for people."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
+from filelock import FileLock, Timeout
 
 from keras_sgdr.atomic_write import atomic_write
 from keras_sgdr.validation import InvalidValueError
 
 _JOURNAL = "run.json"
-# The stages that leave weights, and in their midst a checkpoint
-_TRAINING_STAGES = ("train_head", "train_head_augmented", "train_all")
-# What a run leaves beside its journal, its checkpoint and its export
-ARTEFACTS = (
-    "model.keras",
-    "classifier.json",
-    "findings.csv",
-    "history.csv",
-    "predictions.npz",
-    "lr_finder_head.png",
-    "lr_finder_head.csv",
-    "lr_finder_all.png",
-    "lr_finder_all.csv",
-    "schedule.png",
-    "history.png",
-    "confusion_matrix.png",
-    "top_losses.png",
-)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of a run, as the directory needs to know it.
+
+    Attributes:
+        name: Its name in the journal.
+        run: Does the work, and returns what later stages need, as JSON values.
+        saves_weights: Whether it trains the model, so that the weights after it are kept, and a checkpoint in its
+            midst. One that writes the weights itself names their file in its values, under `checkpoint`.
+        settings: The settings that it reads. Until a stage that reads it has begun, a resumed run may have another
+            value. Settings that are in no stage's list shape the images and the model from the start.
+        artefacts: The files for people that it leaves.
+        prepare: Makes what the stage trains on where an earlier one may have made it, before the stage's random numbers
+            begin: so a resumed run draws what an unbroken one draws.
+    """
+
+    name: str
+    run: Callable[[Any], dict[str, Any]]
+    saves_weights: bool = False
+    settings: tuple[str, ...] = ()
+    artefacts: tuple[str, ...] = ()
+    prepare: Callable[[Any], object] | None = None
 
 
 class RunDirectory:
@@ -47,8 +55,7 @@ class RunDirectory:
         settings: What the run was asked for, as JSON values.
         resume: Go on with the unfinished run that is there.
         overwrite: Begin again where a run is there already; its files are removed, others stay.
-        read_by: For a setting, the first stage that reads it. A resumed run may have another value as long as
-            that stage has not begun to train; settings without a stage must be the same.
+        stages: All stages, in their order.
 
     Raises:
         ValueError: If both `resume` and `overwrite` are given, if a run is there and neither is, if the settings of the
@@ -62,7 +69,7 @@ class RunDirectory:
         settings: dict[str, Any],
         resume: bool = False,
         overwrite: bool = False,
-        read_by: Mapping[str, str] | None = None,
+        stages: Sequence[Stage] = (),
     ) -> None:
         if resume and overwrite:
             raise InvalidValueError(
@@ -70,15 +77,16 @@ class RunDirectory:
             )
         self.path = Path(path)
         self._settings = settings
+        self._all_stages = stages
         self._stages: dict[str, dict[str, Any]] = {}
         if self.path.is_file():
             raise InvalidValueError(f"`output` must be a directory. Received: output={self.path}, a file.")
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.path)
+        self._lock = _locked(self.path)
         try:
             previous = None if overwrite else _read_journal(self.path / _JOURNAL)
             if previous is not None and previous["stages"]:  # a run of which no stage has finished is none
-                self._check_resumable(previous, settings, resume, read_by or {})
+                self._check_resumable(previous, settings, resume)
                 self._stages = previous["stages"]
             replaces_a_run = overwrite and (self.path / _JOURNAL).is_file()
             # First, so that a kill in the midst of clearing leaves no journal that names what is gone.
@@ -96,9 +104,7 @@ class RunDirectory:
 
     def close(self) -> None:
         """Lets another process have the directory; without it, the end of this one does."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.release()
 
     def finished(self, stage: str) -> dict[str, Any] | None:
         """Returns what `record` was given for `stage`, or `None` if the stage has not finished."""
@@ -162,32 +168,32 @@ class RunDirectory:
         """Removes what another run has left, or this one where it was killed."""
         for partial in self.path.glob(".partial-*"):
             shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
-        for stage in _TRAINING_STAGES:
-            if not self._stages or stage in self._stages:
-                self._remove_checkpoints(stage)
-            weights = self.path / f"{stage}.weights.h5"
+        for stage in self._all_stages:
+            if not self._stages or stage.name in self._stages:
+                self._remove_checkpoints(stage.name)
+            weights = self.path / f"{stage.name}.weights.h5"
             if weights != self._checkpoint():
                 weights.unlink(missing_ok=True)
         if replaces_a_run:
             # An old model beside a new journal would be taken for the new run's.
-            for name in ARTEFACTS:
+            for name in (name for stage in self._all_stages for name in stage.artefacts):
                 (self.path / name).unlink(missing_ok=True)
             shutil.rmtree(self.path / "export", ignore_errors=True)
 
-    def _check_resumable(
-        self, previous: dict[str, Any], settings: dict[str, Any], resume: bool, read_by: Mapping[str, str]
-    ) -> None:
+    def _check_resumable(self, previous: dict[str, Any], settings: dict[str, Any], resume: bool) -> None:
         state = "a finished run" if "export" in previous["stages"] else "an unfinished run"
         if not resume:
             raise InvalidValueError(
                 f"`output` must not hold a run already. Received: output={self.path}, which holds {state}. "
                 "Choose another directory, go on with it (`resume`), or begin again (`overwrite`)."
             )
+        begun = [stage for stage in self._all_stages if self._has_begun(stage, previous["stages"])]
+        read_later = {name for stage in self._all_stages for name in stage.settings}
+        read_later -= {name for stage in begun for name in stage.settings}
         changed = sorted(
-            key
-            for key in settings | previous["settings"]
-            if settings.get(key) != previous["settings"].get(key)
-            and (key not in read_by or read_by[key] in previous["stages"] or self.unfinished(read_by[key]).is_file())
+            name
+            for name in settings | previous["settings"]
+            if settings.get(name) != previous["settings"].get(name) and name not in read_later
         )
         if changed:
             before = {k: previous["settings"].get(k) for k in changed}
@@ -196,6 +202,9 @@ class RunDirectory:
                 f"a resumed run must have the settings it began with. Received: {now}; it began with {before}. "
                 "Give those, or begin again (`overwrite`)."
             )
+
+    def _has_begun(self, stage: Stage, finished: Mapping[str, Any]) -> bool:
+        return stage.name in finished or self.unfinished(stage.name).is_file()
 
     def _write_journal(self) -> None:
         self.write_json(_JOURNAL, {"settings": self._settings, "stages": self._stages})
@@ -207,25 +216,17 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     return {} if journal is None else dict(journal["settings"])
 
 
-def _lock(directory: Path) -> int | None:
+def _locked(directory: Path) -> FileLock:
     """Takes a directory for this process; the system gives it back even if the process is killed."""
+    lock = FileLock(directory / ".lock")
     try:
-        import fcntl
-    except ImportError:
-        return None  # Windows has no such locks: there, two runs at once must not share a directory.
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
+        lock.acquire(blocking=False)
+    except Timeout as error:
         raise InvalidValueError(
             f"`output` must not be in use by another run. Received: output={directory}. Wait for that run to end, "
             "or choose another directory."
         ) from error
-    except OSError:  # a network drive without locks
-        os.close(descriptor)
-        return None
-    return descriptor
+    return lock
 
 
 def _read_journal(path: Path) -> dict[str, Any] | None:

@@ -1,10 +1,9 @@
-"""What happens in each of the eight steps; recipe.py puts them in order."""
+"""The stages of a run: what each of the eight steps does, and the table of all."""
 
 from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -17,12 +16,14 @@ from keras_sgdr.data.decode.corrupt_images import BadImage, refuse_images
 from keras_sgdr.evaluation.interpretation import interpret, plot_mistakes
 from keras_sgdr.evaluation.tta import predict_tta
 from keras_sgdr.lr_finder.lr_find import lr_find
+from keras_sgdr.models.classifier import CLASSIFIER_FILE, MODEL_FILE
 from keras_sgdr.models.layer_groups import freeze_to
 from keras_sgdr.precompute.feature_cache import CHECKS, user_cache
 from keras_sgdr.recipe.builders import compile_all, compile_head, find_rate, fit_head, make_augmentation, make_dataset
 from keras_sgdr.recipe.candidates import best_of, is_no_better_than_guessing, largest_share
-from keras_sgdr.recipe.rate_choice import choose_rate
+from keras_sgdr.recipe.rate_choice import GIVEN, choose_rate, rate_of
 from keras_sgdr.recipe.run import Run
+from keras_sgdr.recipe.run_directory import Stage
 from keras_sgdr.recipe.whole_network import train_all
 from keras_sgdr.schedules.sgdr_scheduler import SGDRScheduler
 from keras_sgdr.serving.savedmodel import export_savedmodel
@@ -57,11 +58,11 @@ def _check(run: Run) -> dict[str, Any]:
 
 def _find_head_rate(run: Run) -> dict[str, Any]:
     if run.recipe.head_learning_rate is not None:
-        return {"learning_rate": run.recipe.head_learning_rate, "why": "given"}
-    train, _, head = run.features
+        return {"learning_rate": run.recipe.head_learning_rate, "why": GIVEN}
+    train, _, head = run.precompute()
     compile_head(head)
     run.say("step 2: find the head's learning rate")
-    curve = lr_find(head, train, verbose=run.verbose)
+    curve = lr_find(head, train.repeat(), verbose=run.verbose)
     run.keep_curve(curve, "lr_finder_head")
     try:
         rate, why = curve.suggest(SUGGESTION), f"the {SUGGESTION} of the curve"
@@ -73,7 +74,7 @@ def _find_head_rate(run: Run) -> dict[str, Any]:
 
 
 def _train_head(run: Run) -> dict[str, Any]:
-    train, valid, head = run.features
+    train, valid, head = run.precompute()
     run.say("step 3: train the head to its optimum on precomputed activations")
     return _at_optimum(run, "head", [train], valid, head)
 
@@ -85,15 +86,16 @@ def _train_head_augmented(run: Run) -> dict[str, Any]:
     before, weights = run.candidate("the head of step 3"), run.model.layers[-1].get_weights()
     values: dict[str, Any] = {"history": []}
     if recipe.head_views:
-        train, valid, head = run.features
+        train, valid, head = run.precompute()
         run.say("step 4: train the head to its optimum on the activations of augmented views too")
-        values = _at_optimum(run, "head, augmented", [train, run.features_of_views], valid, head)
+        values = _at_optimum(run, "head, augmented", [train, run.precompute_views()], valid, head)
     if recipe.head_cycles:
         freeze_to(run.model, -1)
         compile_head(run.model)
         run.say("step 4: train the head with augmentation")
-        schedule = SGDRScheduler(run.rate("find_head_rate"), cycle_len=1, n_cycles=recipe.head_cycles)
-        rows = run.fit_images("train_head_augmented", "head, live", recipe.head_cycles, schedule)
+        rate = rate_of(run.directory.stages["find_head_rate"], recipe.head_learning_rate)
+        schedule = SGDRScheduler(rate, cycle_len=1, n_cycles=recipe.head_cycles)
+        rows = run.fit("train_head_augmented", "head, live", recipe.head_cycles, schedule)
         values["history"] += rows
     candidates = [before, run.candidate("the head of step 4")]
     best = best_of(candidates)
@@ -116,7 +118,7 @@ def _at_optimum(run: Run, stage: str, train: list[Any], valid: Any, head: keras.
 
 def _find_rate(run: Run) -> dict[str, Any]:
     if run.recipe.learning_rate is not None:
-        return {"learning_rate": run.recipe.learning_rate, "why": "given"}
+        return {"learning_rate": run.recipe.learning_rate, "why": GIVEN}
     compile_all(run.model, run.recipe)
     run.say("step 7: find the whole network's learning rate")
     curve = find_rate(run.model, run.recipe, run.index.train, verbose=run.verbose)
@@ -182,30 +184,45 @@ def _write_history(run: Run) -> None:
         writer.writerows(run.history)
 
 
-# name, what it does, whether its weights are still to be written
-STAGES: tuple[tuple[str, Callable[[Run], dict[str, Any]], bool], ...] = (
-    ("check", _check, False),
-    ("find_head_rate", _find_head_rate, False),
-    ("train_head", _train_head, True),
-    ("train_head_augmented", _train_head_augmented, True),
-    ("find_rate", _find_rate, False),
-    ("train_all", train_all, False),
-    ("evaluate", _evaluate, False),
-    ("export", _export, False),
+def _precompute_all(run: Run) -> None:
+    if run.recipe.head_views:
+        run.precompute()
+        run.precompute_views()
+
+
+_VIEWS = ("augmentation", "max_zoom")
+_GROUPS = ("num_groups", "group_factor")
+_CYCLES = ("n_cycles", "cycle_len", "cycle_mult", "gradual_unfreezing")
+
+STAGES = (
+    Stage("check", _check, artefacts=("findings.csv",)),
+    Stage(
+        "find_head_rate",
+        _find_head_rate,
+        artefacts=("lr_finder_head.png", "lr_finder_head.csv"),
+        prepare=Run.precompute,
+    ),
+    Stage("train_head", _train_head, saves_weights=True, prepare=Run.precompute),
+    Stage(
+        "train_head_augmented",
+        _train_head_augmented,
+        saves_weights=True,
+        settings=("head_learning_rate", "head_cycles", "head_views", *_VIEWS),
+        prepare=_precompute_all,
+    ),
+    Stage("find_rate", _find_rate, settings=(*_GROUPS, *_VIEWS), artefacts=("lr_finder_all.png", "lr_finder_all.csv")),
+    Stage(
+        "train_all",
+        train_all,
+        saves_weights=True,
+        settings=("learning_rate", *_CYCLES, *_GROUPS, *_VIEWS),
+        artefacts=("schedule.png", MODEL_FILE, CLASSIFIER_FILE),
+    ),
+    Stage(
+        "evaluate",
+        _evaluate,
+        settings=("tta_views", *_VIEWS),
+        artefacts=("predictions.npz", "history.csv", "history.png", "confusion_matrix.png", "top_losses.png"),
+    ),
+    Stage("export", _export),
 )
-# The first stage that reads a setting; the others shape the images and the model from the start.
-READ_BY = {
-    "head_learning_rate": "train_head_augmented",
-    "head_cycles": "train_head_augmented",
-    "head_views": "train_head_augmented",
-    "augmentation": "train_head_augmented",
-    "max_zoom": "train_head_augmented",
-    "learning_rate": "train_all",
-    "num_groups": "find_rate",
-    "group_factor": "find_rate",
-    "n_cycles": "train_all",
-    "cycle_len": "train_all",
-    "cycle_mult": "train_all",
-    "gradual_unfreezing": "train_all",
-    "tta_views": "evaluate",
-}

@@ -22,7 +22,7 @@ from keras_sgdr.recipe.builders import compile_all, compile_head, find_rate, mak
 from keras_sgdr.recipe.recipe import Recipe
 from keras_sgdr.recipe.run import Run, set_stage_seed
 from keras_sgdr.recipe.run_directory import RunDirectory
-from keras_sgdr.recipe.stages import READ_BY, STAGES
+from keras_sgdr.recipe.stages import STAGES
 
 # A link to nothing; the check that comes first names it.
 _MISSING = (-1, -1)
@@ -102,18 +102,20 @@ def train_image_classifier(
         "images": digest_of(index),
     }
     keras.utils.set_random_seed(recipe.seed)
-    with RunDirectory(output, settings=settings, resume=resume, overwrite=overwrite, read_by=READ_BY) as directory:
+    with RunDirectory(output, settings=settings, resume=resume, overwrite=overwrite, stages=STAGES) as directory:
         run = Run(recipe, index, directory, verbose)
         run.say(describe(index))
-        for number, (name, stage, trains) in enumerate(STAGES):
-            if directory.finished(name) is not None:
-                run.say(f"{name}: done before")
+        for number, stage in enumerate(STAGES):
+            if directory.finished(stage.name) is not None:
+                run.say(f"{stage.name}: done before")
                 continue
-            run.prepare(name)
+            if stage.prepare is not None:
+                stage.prepare(run)
             # last, so that a resumed run draws what an unbroken one draws
             set_stage_seed(run.model, recipe.seed, number)
-            values = stage(run)
-            directory.record(name, values, run.model if trains else None)
+            values = stage.run(run)
+            saves = stage.saves_weights and "checkpoint" not in values
+            directory.record(stage.name, values, run.model if saves else None)
         return _result(run)
 
 

@@ -6,9 +6,15 @@ import keras
 import numpy as np
 import pytest
 
-from keras_sgdr.recipe.run_directory import RunDirectory, read_settings
+from keras_sgdr.recipe.run_directory import RunDirectory, Stage, read_settings
 
 SETTINGS = {"image_size": 32, "seed": 0}
+STAGES = (
+    Stage("find", dict),
+    Stage("train_head", dict, saves_weights=True),
+    Stage("train", dict, saves_weights=True, settings=("rate",), artefacts=("model.keras",)),
+    Stage("look", dict, settings=("views", "rate")),
+)
 
 
 def tiny_model(value):
@@ -75,9 +81,9 @@ def test_overwrite_begins_again_and_spares_other_files(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "model.keras").write_text("the old run's")
     (tmp_path / "export" / "1").mkdir(parents=True)
-    with RunDirectory(tmp_path, settings={"seed": 1}, overwrite=True) as again:
+    with RunDirectory(tmp_path, settings={"seed": 1}, overwrite=True, stages=STAGES) as again:
         assert again.finished("train_head") is None
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "run.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "notes.txt", "run.json"]
 
 
 def test_other_settings_cannot_be_resumed(tmp_path):
@@ -131,22 +137,28 @@ def test_settings_can_be_read_back(tmp_path):
     assert read_settings(tmp_path) == SETTINGS
 
 
-def test_setting_of_a_stage_to_come_may_change(tmp_path):
-    settings, read_by = {"seed": 0, "rate": 0.1, "views": 4}, {"rate": "train", "views": "evaluate"}
-    recorded(tmp_path, "train", {}, settings=settings)
-    changed = {**settings, "views": 8}
-    with RunDirectory(tmp_path, settings=changed, resume=True, read_by=read_by) as again:
-        assert again.finished("train") == {}
+def test_setting_may_change_until_a_stage_that_reads_it_has_begun(tmp_path):
+    settings = {"seed": 0, "rate": 0.1, "views": 4}
+    recorded(tmp_path, "find", {}, settings=settings, stages=STAGES)
+    changed = {**settings, "views": 8, "rate": 0.3}
+    with RunDirectory(tmp_path, settings=changed, resume=True, stages=STAGES) as again:
+        assert again.finished("find") == {}
+        again.unfinished("train").write_text("half of it")
     assert read_settings(tmp_path) == changed
-    with pytest.raises(ValueError, match=r"Received: \{'rate': 0\.2\}; it began with \{'rate': 0\.1\}"):
-        RunDirectory(tmp_path, settings={**changed, "rate": 0.2}, resume=True, read_by=read_by)
+    for setting, value in (("rate", 0.2), ("seed", 1)):  # read by a stage that has begun; read from the start
+        with pytest.raises(ValueError, match=rf"Received: {{'{setting}': {value}}}"):
+            RunDirectory(tmp_path, settings={**changed, setting: value}, resume=True, stages=STAGES)
+    recorded(tmp_path, "train", {}, settings={**changed, "views": 2}, resume=True, stages=STAGES)
+    with pytest.raises(ValueError, match=r"Received: {'rate': 0\.2}; it began with {'rate': 0\.3}"):
+        RunDirectory(tmp_path, settings={**changed, "views": 2, "rate": 0.2}, resume=True, stages=STAGES)
 
 
 def test_directory_of_a_live_run_is_refused_and_that_of_a_killed_one_is_not(tmp_path):
     code = (
         "import sys, time\n"
         "from keras_sgdr.recipe.run_directory import RunDirectory\n"
-        "RunDirectory(sys.argv[1], settings={'image_size': 32, 'seed': 0}).record('find', {})\n"
+        "run = RunDirectory(sys.argv[1], settings={'image_size': 32, 'seed': 0})\n"
+        "run.record('find', {})\n"
         "print('at work', flush=True)\n"
         "time.sleep(600)"
     )
@@ -165,14 +177,14 @@ def test_directory_of_a_live_run_is_refused_and_that_of_a_killed_one_is_not(tmp_
 
 def test_checkpoint_that_no_run_vouches_for_is_removed_and_files_of_others_stay(tmp_path):
     recorded(tmp_path, "find", {})
-    with RunDirectory(tmp_path, settings=SETTINGS, resume=True) as run:
-        run.unfinished("train_all").write_text("half a stage")
-    with RunDirectory(tmp_path, settings=SETTINGS, resume=True) as run:
-        assert run.unfinished("train_all").is_file()
+    with RunDirectory(tmp_path, settings=SETTINGS, resume=True, stages=STAGES) as run:
+        run.unfinished("train").write_text("half a stage")
+    with RunDirectory(tmp_path, settings=SETTINGS, resume=True, stages=STAGES) as run:
+        assert run.unfinished("train").is_file()
     (tmp_path / "best.weights.h5").write_text("mine")
     (tmp_path / "run.json").unlink()
-    with RunDirectory(tmp_path, settings={"seed": 1}) as run:
-        assert not run.unfinished("train_all").exists()
+    with RunDirectory(tmp_path, settings={"seed": 1}, stages=STAGES) as run:
+        assert not run.unfinished("train").exists()
     assert (tmp_path / "best.weights.h5").is_file()
 
 

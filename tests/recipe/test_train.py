@@ -1,74 +1,60 @@
+"""What a run of the recipe leaves, and how its stages work together: with a backbone of six layers, so in seconds."""
+
 import csv
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from click.testing import CliRunner
+from PIL import Image
 
 from keras_sgdr.data.dataset.load_dataset import load_dataset
 from keras_sgdr.lr_finder.lr_curve import LRCurve
-from keras_sgdr.models.batch_norm import recalibrate_batch_norm
 from keras_sgdr.models.layer_groups import layer_groups
-from keras_sgdr.recipe import builders as from_recipe
-from keras_sgdr.recipe import stages as steps
-from keras_sgdr.recipe import whole_network
-from keras_sgdr.recipe.evaluate import evaluate_run
+from keras_sgdr.recipe import builders, stages, whole_network
 from keras_sgdr.recipe.recipe import Recipe
 from keras_sgdr.recipe.run import Run, set_stage_seed
 from keras_sgdr.recipe.train import digest_of, find_learning_rate, index_for, train_image_classifier
-from keras_sgdr_cli.demo import write_digits
-from keras_sgdr_cli.main import cli
-
-CLASSES = ("one", "seven", "zero")
-SMALL = Recipe(
-    image_size=32, batch_size=16, augmentation="basic", resize="squish", head_cycles=1, n_cycles=2, cycle_len=1
-)
+from tests.conftest import DIGITS
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Handwritten digits of three classes, 60 of each."""
-    everything = tmp_path_factory.mktemp("all")
-    write_digits(everything)
-    few = tmp_path_factory.mktemp("digits")
-    for name in CLASSES:
-        (few / name).mkdir()
-        for path in sorted((everything / name).iterdir())[:60]:
-            path.rename(few / name / path.name)
-    return few
+def tiny(tiny_backbone):
+    """A recipe that takes seconds: no finder, no views, one epoch of everything."""
+    return Recipe(
+        backbone=str(tiny_backbone),
+        image_size=32,
+        augmentation="basic",
+        resize="squish",
+        head_views=0,
+        cycle_len=1,
+        tta_views=0,
+        head_learning_rate=1e-3,
+        learning_rate=1e-3,
+    )
+
+
+def journal_of(run):
+    return json.loads((run / "run.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def result(folder, tmp_path_factory):
-    return train_image_classifier(folder, output=tmp_path_factory.mktemp("out") / "run", recipe=SMALL, verbose=0)
+def journal(trained_run):
+    return journal_of(trained_run)["stages"]
 
 
-def test_digits_are_learnt(result):
-    assert result.tta.accuracy > 0.9
-    assert result.class_names == CLASSES
-    assert len(result.plain.labels) == 36
+@pytest.fixture(scope="module")
+def history(trained_run):
+    with (trained_run / "history.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
-def test_history_has_every_epoch_of_every_stage(result):
-    stages = [row["stage"] for row in result.history]
-    assert stages[:3] == ["head", "head, augmented", "head, live"]
-    # A first attempt at step 8 may be undone: the head is good at these few images already.
-    assert set(stages[3:]) <= {"all", "all, undone"}
-    assert [row["epoch"] for row in result.history[3:]] in ([1, 2, 3], [1, 2, 3] * 2, [1, 1, 2, 3])
-    assert all(np.isfinite(row["loss"]) and np.isfinite(row["val_loss"]) for row in result.history)
-
-
-def test_run_directory_holds_what_was_promised(result):
-    names = {path.name for path in result.output.iterdir()}
-    assert names == {
+def test_run_directory_holds_what_was_promised(trained_run):
+    assert {path.name for path in trained_run.iterdir()} - {"stdout.txt", "run.lock"} == {
         "model.keras",
         "classifier.json",
         "run.json",
@@ -85,206 +71,111 @@ def test_run_directory_holds_what_was_promised(result):
         "top_losses.png",
         "export",
     }
+    named = {name for stage in stages.STAGES for name in stage.artefacts}
+    assert named == {path.name for path in trained_run.iterdir()} - {"stdout.txt", "run.lock", "run.json", "export"}
 
 
-def test_rates_of_training_are_the_chosen_ones(result):
-    stages = json.loads((result.output / "run.json").read_text())["stages"]
-    chosen = stages["find_rate"]
+def test_history_has_every_epoch_of_every_stage(history):
+    assert list(history[0]) == ["stage", "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"]
+    names = [row["stage"] for row in history]
+    assert names[:3] == ["head", "head, augmented", "head, live"]
+    # A first attempt at step 8 may be undone: the head is good at these few images already.
+    assert set(names[3:]) <= {"all", "all, undone"}
+    assert [row["epoch"] for row in history[3:]] in (["1", "2", "3"], ["1", "2", "3"] * 2, ["1", "1", "2", "3"])
+    numbers = [float(row[name]) for row in history for name in ("loss", "accuracy", "val_loss", "val_accuracy")]
+    assert np.isfinite(numbers).all()
+    # An optimum has no rate.
+    assert [row["learning_rate"] == "" for row in history] == [True, True, *[False] * (len(history) - 2)]
+
+
+def test_finders_have_chosen_and_training_follows_a_cosine_from_their_rates(journal, history):
+    assert journal["find_head_rate"]["why"] == "the valley of the curve"
+    # a cycle of 5 batches, of which the last is noted
+    peak = journal["find_head_rate"]["learning_rate"]
+    assert float(history[2]["learning_rate"]) == pytest.approx(peak * (1 + np.cos(np.pi * 4 / 5)) / 2, rel=1e-4)
+    chosen = journal["find_rate"]
     assert 0 < chosen["learning_rate"] <= 1e-3
     assert "the curve" in chosen["why"]
-    # Cycles of one and two epochs of 9 batches, of which the first 4 rise to the peak. The last batch of the
-    # first epoch is the last of the 5 of its cosine, that of the second epoch the fifth of 14.
-    rates = [row["learning_rate"] for row in result.history if row["stage"].startswith("all")]
-    assert rates[0] == pytest.approx(chosen["learning_rate"] * (1 + np.cos(np.pi * 4 / 5)) / 2, rel=1e-4)
-    outcome = stages["train_all"]
-    last = outcome["learning_rate"] or outcome["undone"][-1]["learning_rate"]
-    assert rates[-2] == pytest.approx(last * (1 + np.cos(np.pi * 4 / 14)) / 2, rel=1e-4)
-    assert [each["learning_rate"] for each in outcome["undone"]][:1] in ([], [chosen["learning_rate"]])
+    # Cycles of 1 and 2 epochs of 5 batches, of which the first 2 rise to the peak. The last batch of the first epoch
+    # is the last of the 3 of its cosine, that of the second epoch the third of 8, that of the third the last of 8.
+    rates = [float(row["learning_rate"]) for row in history if row["stage"].startswith("all")]
+    shares = [(1 + np.cos(np.pi * place)) / 2 for place in (2 / 3, 2 / 8, 7 / 8)]
+    peak = journal["train_all"]["learning_rate"] or journal["train_all"]["undone"][-1]["learning_rate"]
+    assert rates[-3:] == pytest.approx([peak * share for share in shares], rel=1e-4)
 
 
-def test_curves_are_kept_for_programs_too(result):
-    for name in ("head", "all"):
-        with (result.output / f"lr_finder_{name}.csv").open(newline="") as file:
+def test_curves_are_kept_for_programs_too(trained_run):
+    for name, num_steps, range_of_rates in (("head", 100, (1e-7, 10)), ("all", 50, (1e-5, 1))):
+        with (trained_run / f"lr_finder_{name}.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
-        assert 10 < len(rows) <= 100
-        assert float(rows[0]["learning_rate"]) < float(rows[-1]["learning_rate"])
+        assert 10 < len(rows) <= num_steps
+        rates, losses = (np.array([float(row[column]) for row in rows]) for column in ("learning_rate", "loss"))
+        assert rates[0] == pytest.approx(range_of_rates[0])
+        assert np.ptp(np.diff(np.log(rates))) < 1e-3
+        assert np.isfinite(losses[:-1]).all()
+        assert len(set(losses)) > len(losses) / 2
 
 
-def test_run_ends_with_the_best_of_what_it_had(result):
-    outcome = json.loads((result.output / "run.json").read_text())["stages"]["train_all"]
+def test_run_ends_with_the_best_of_what_it_had(journal, trained_run):
+    outcome = journal["train_all"]
     assert [each["name"] for each in outcome["candidates"]] == ["the head", "cycle 1", "cycle 2"]
     best = next(each for each in outcome["candidates"] if each["name"] == outcome["best"])
-    assert result.plain.accuracy == pytest.approx(best["accuracy"])
-    assert result.plain.loss == pytest.approx(best["loss"], abs=1e-3)
     assert best["loss"] <= outcome["candidates"][0]["loss"]
-    assert outcome["verdict"]
+    predictions = np.load(trained_run / "predictions.npz")["plain"]
+    labels = np.repeat(range(3), 12)
+    assert np.mean(np.argmax(predictions, axis=1) == labels) == pytest.approx(best["accuracy"])
+    assert -np.mean(np.log(predictions[range(36), labels])) == pytest.approx(best["loss"], abs=1e-3)
+    assert journal["evaluate"]["accuracy"] == pytest.approx(best["accuracy"])
 
 
-def test_model_predicts_the_same_in_a_new_process(result, folder, tmp_path):
-    paths = sorted((folder / "seven").iterdir())[:5]
-    images = np.stack([tf.image.resize(tf.io.decode_png(path.read_bytes(), 3), (32, 32)) for path in paths])
-    np.save(tmp_path / "images.npy", images)
-    code = (
-        "import sys, numpy as np, keras, keras_sgdr\n"
-        "model = keras.models.load_model(sys.argv[1])\n"
-        "np.save(sys.argv[2] + '/out.npy', model.predict(np.load(sys.argv[2] + '/images.npy'), verbose=0))"
-    )
-    subprocess.run([sys.executable, "-c", code, str(result.output / "model.keras"), str(tmp_path)], check=True)
-    assert np.allclose(np.load(tmp_path / "out.npy"), result.model.predict(images, verbose=0), atol=1e-6)
+def test_what_is_said_names_the_choices(trained_run, journal):
+    said = (trained_run / "stdout.txt").read_text()
+    for name in ("find_head_rate", "find_rate"):
+        assert f"{journal[name]['learning_rate']:.1e}, {journal[name]['why']}" in said
+    assert journal["train_all"]["verdict"] in said
+    assert "chosen on them" in said
 
 
-def test_predict_command_agrees_with_the_export(result, folder):
-    paths = [folder / "one", sorted((folder / "zero").iterdir())[0]]
-    done = CliRunner().invoke(cli, ["predict", str(result.output), *map(str, paths)])
-    assert done.exit_code == 0, done.stderr
-    rows = list(csv.DictReader(done.stdout.splitlines()))
-    assert len(rows) == 61
-    serve = tf.saved_model.load(str(result.export)).signatures["serving_default"]
-    answer = serve(image_bytes=tf.constant([Path(row["path"]).read_bytes() for row in rows]))
-    printed = np.array([[float(row[name]) for name in CLASSES] for row in rows])
-    assert np.allclose(printed, answer["probabilities"], atol=1e-5)
-    assert [row["predicted_class"].encode() for row in rows] == answer["predicted_class"].numpy().tolist()
+def test_steps_of_groups_stand_in_the_ratios_of_group_factor(tiny, digits_folder, monkeypatch):
+    """With SGD a step is the rate times the gradient: so each group's rate can be seen in its weights."""
+    monkeypatch.setattr(builders.keras.optimizers, "AdamW", keras.optimizers.SGD)
+    recipe = dataclasses.replace(tiny, group_factor=4.0, dropout=0.0)
+    model = builders.make_model(recipe, 3, None)
+    builders.compile_all(model, recipe, rate=0.5)
+    images, labels = next(iter(load_dataset(index_for(digits_folder, recipe).train, image_size=32)))
+    with tf.GradientTape() as tape:
+        chosen = tf.gather(model(images, training=True), labels, batch_dims=1)
+        loss = -tf.reduce_mean(tf.math.log(chosen))
+    weights = [[weight for layer in group for weight in layer.trainable_weights] for group in layer_groups(model)]
+    flat = [weight for group in weights for weight in group]
+    gradients = dict(zip(map(id, flat), tape.gradient(loss, [weight.value for weight in flat]), strict=True))
+    before = {id(weight): weight.numpy() for weight in flat}
+    model.train_on_batch(images, labels)
+    for group, rate in zip(weights, (0.5 / 16, 0.5 / 4, 0.5), strict=True):
+        steps = np.concatenate([(before[id(weight)] - weight.numpy()).ravel() for weight in group])
+        slopes = np.concatenate([gradients[id(weight)].numpy().ravel() for weight in group])
+        assert np.abs(steps).max() > 0
+        assert np.dot(steps, slopes) / np.dot(slopes, slopes) == pytest.approx(rate, rel=1e-2)
 
 
-def test_predict_names_what_is_no_image_and_keeps_the_rest(result, folder, tmp_path):
-    (tmp_path / "notes.jpg").write_text("no image")
-    good = sorted((folder / "zero").iterdir())[0]
-    arguments = ["predict", str(result.output), str(tmp_path / "notes.jpg"), str(good), "--format", "json"]
-    done = CliRunner().invoke(cli, arguments)
-    assert done.exit_code == 1
-    assert [row["path"] for row in json.loads(done.stdout)] == [str(good)]
-    assert f"{tmp_path / 'notes.jpg'}: no image: " in done.stderr
-    assert "Graph execution" not in done.stderr
-
-
-def test_evaluate_command_sees_the_held_out_images(result, folder, tmp_path):
-    done = CliRunner().invoke(cli, ["evaluate", str(result.output), str(folder), "-o", str(tmp_path / "plots")])
-    assert done.exit_code == 0, done.stderr
-    assert f"plain: accuracy {result.plain.accuracy:.4f}" in done.stdout
-    assert f"with test-time augmentation: accuracy {result.tta.accuracy:.4f}" in done.stdout
-    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"confusion_matrix.png", "top_losses.png"}
-
-
-def test_folder_of_new_images_is_evaluated_whole(result, folder, tmp_path):
-    new = tmp_path / "new"
-    for name in CLASSES:
-        shutil.copytree(folder / name, new / name)
-    (new / "one" / "another.png").write_bytes(sorted((new / "one").iterdir())[0].read_bytes())
-    assert len(evaluate_run(result.output, new, tta_views=0, verbose=0)["plain"].labels) == 181
-    assert len(evaluate_run(result.output, folder, split="train", tta_views=0, verbose=0)["plain"].labels) == 144
-    with pytest.raises(ValueError, match=r"Received: split='test', folder=.* with all"):
-        evaluate_run(result.output, new, split="test")
-    with pytest.raises(ValueError, match="Received: split='holiday'"):
-        evaluate_run(result.output, new, split="holiday")
-
-
-def test_folder_that_lacks_a_class_is_evaluated_and_one_with_another_is_refused(result, folder, tmp_path):
-    new = tmp_path / "new"
-    (new / "seven").mkdir(parents=True)
-    shutil.copy(sorted((folder / "seven").iterdir())[0], new / "seven")
-    done = CliRunner().invoke(cli, ["evaluate", str(result.output), str(new), "--tta-views", "0"])
-    assert done.exit_code == 0, done.stderr
-    assert "no images of: one, zero" in done.stdout
-    assert "1 images" in done.stdout
-    (new / "seven").rename(new / "eight")
-    with pytest.raises(ValueError, match=r"no other classes than one, seven, zero\. Received: eight"):
-        evaluate_run(result.output, new, verbose=0)
-
-
-def test_split_that_is_there_is_evaluated(result, folder, tmp_path):
-    for split, number in (("Train", 3), ("val", 2), ("testing", 1)):
-        for name in CLASSES:
-            (tmp_path / split / name).mkdir(parents=True)
-            for path in sorted((folder / name).iterdir())[:number]:
-                shutil.copy(path, tmp_path / split / name)
-    for split, count in ((None, 6), ("train", 9), ("valid", 6), ("test", 3), ("all", 18)):
-        found = evaluate_run(result.output, tmp_path, split=split, tta_views=0, verbose=0)["plain"]
-        assert len(found.labels) == count
-
-
-def test_export_command_adds_a_version(result, tmp_path):
-    for version in ("1", "2"):
-        done = CliRunner().invoke(cli, ["export", str(result.output), str(tmp_path)])
-        assert done.stdout.strip() == str(tmp_path / version)
-
-
-def test_finished_run_is_resumed_to_the_same_result(result, folder):
-    again = train_image_classifier(folder, output=result.output, recipe=SMALL, resume=True, verbose=0)
-    assert np.array_equal(again.tta.probabilities, result.tta.probabilities)
-    for mine, theirs in zip(again.model.weights, result.model.weights, strict=True):
+def test_finished_run_is_resumed_to_the_same_result(trained_run, digits_folder, tmp_path):
+    output = shutil.copytree(trained_run, tmp_path / "run")
+    settings = journal_of(output)["settings"]
+    recipe = Recipe(**{name.name: settings[name.name] for name in dataclasses.fields(Recipe) if name.name in settings})
+    model = keras.models.load_model(output / "model.keras")
+    before = (output / "model.keras").stat().st_mtime_ns
+    again = train_image_classifier(digits_folder, output=output, recipe=recipe, resume=True, verbose=0)
+    assert (output / "model.keras").stat().st_mtime_ns == before
+    assert [row["stage"] for row in again.history][:3] == ["head", "head, augmented", "head, live"]
+    assert again.class_names == DIGITS
+    for mine, theirs in zip(again.model.weights, model.weights, strict=True):
         assert np.array_equal(mine.numpy(), theirs.numpy()), mine.path
 
 
-@pytest.fixture(scope="module")
-def quick(folder, tmp_path_factory):
-    """A recipe that takes seconds: a small network with random weights.
-
-    Its batch norms have seen the images; without that its activations die out, and nothing that is done to the
-    images would show.
-    """
-    keras.utils.set_random_seed(0)
-    backbone = keras.applications.MobileNet(include_top=False, weights=None, input_shape=(32, 32, 3))
-    recalibrate_batch_norm(backbone, load_dataset(index_for(folder, SMALL).train, image_size=32, batch_size=72))
-    path = tmp_path_factory.mktemp("weights") / "alive.weights.h5"
-    backbone.save_weights(path)
-    return Recipe(
-        backbone="MobileNet",
-        weights=str(path),
-        image_size=32,
-        batch_size=32,
-        augmentation="basic",
-        head_views=0,
-        head_cycles=1,
-        n_cycles=1,
-        cycle_len=1,
-        tta_views=1,
-        head_learning_rate=1e-3,
-        learning_rate=1e-3,
-    )
-
-
-def test_interrupted_run_ends_as_an_unbroken_one(folder, quick, tmp_path, monkeypatch):
-    """Interrupted twice: between two stages, and in the midst of the last."""
-    # at a rate that does no harm, for that would be undone
-    recipe = dataclasses.replace(quick, n_cycles=2, cycle_mult=1, learning_rate=1e-5)
-    unbroken = train_image_classifier(folder, output=tmp_path / "unbroken", recipe=recipe, verbose=0)
-    # Another rate than the finder's may be given when its curve has been seen.
-    first = dataclasses.replace(recipe, learning_rate=0.5)
-    broken = {"output": tmp_path / "broken", "recipe": first, "verbose": 0, "resume": True}
-
-    def ctrl_c(*arguments, **options):
-        raise KeyboardInterrupt
-
-    class CtrlCInTheSecondEpoch(whole_network.CycleCandidates):
-        def on_train_batch_begin(self, batch, logs=None):
-            if self.model.optimizer.iterations.numpy() == 6:
-                raise KeyboardInterrupt
-
-    # with an image cache, too, which changes nothing
-    cached = dataclasses.replace(recipe, image_cache="memory")
-    for name, interrupting in {"compile_all": ctrl_c, "CycleCandidates": CtrlCInTheSecondEpoch}.items():
-        with monkeypatch.context() as patch:
-            patch.setattr(whole_network, name, interrupting)
-            with pytest.raises(KeyboardInterrupt):
-                train_image_classifier(folder, **broken)
-        broken["recipe"] = recipe
-    assert (tmp_path / "broken" / "train_all.checkpoint").is_file()
-    with pytest.raises(ValueError, match=r"Received: \{'cycle_len': 3\}"):
-        train_image_classifier(folder, **{**broken, "recipe": dataclasses.replace(recipe, cycle_len=3)})
-    resumed = train_image_classifier(folder, **{**broken, "recipe": cached})
-    assert not list((tmp_path / "broken").glob("*.checkpoint"))
-    # To the last bits, in which threads add up differently.
-    assert [row["stage"] for row in resumed.history] == [row["stage"] for row in unbroken.history]
-    assert [row["stage"] for row in resumed.history][-2:] == ["all", "all"]
-    for mine, theirs in zip(resumed.history, unbroken.history, strict=True):
-        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
-    assert np.allclose(resumed.plain.probabilities, unbroken.plain.probabilities, atol=1e-4)
-
-
-def test_gradual_unfreezing_trains_a_group_more_in_each_cycle(folder, quick, tmp_path, monkeypatch):
+def test_gradual_unfreezing_trains_a_group_more_in_each_cycle(digits_folder, tiny, tmp_path, monkeypatch):
     # at a rate that does no harm, for that would end it
     slow = {"learning_rate": 1e-6, "gradual_unfreezing": True}
-    recipe = dataclasses.replace(quick, n_cycles=3, cycle_mult=1, tta_views=0, **slow)
+    recipe = dataclasses.replace(tiny, n_cycles=3, cycle_mult=1, **slow)
     moved = []
 
     def weights_of(group):
@@ -292,15 +183,16 @@ def test_gradual_unfreezing_trains_a_group_more_in_each_cycle(folder, quick, tmp
 
     fit = Run.fit
 
-    def spy(self, model, data, valid, stage, epochs, *callbacks, **options):
+    def spy(self, stage, name, epochs, *callbacks, **options):
         groups = layer_groups(self.model)
         before = [weights_of(group) for group in groups]
 
         def compare(*_):  # before the best cycle's weights come back
             moved.append([weights_of(group) != old for group, old in zip(groups, before, strict=True)])
 
-        comparing = keras.callbacks.LambdaCallback(on_epoch_end=compare)
-        return fit(self, model, data, valid, stage, epochs, *callbacks, comparing, **options)
+        return fit(
+            self, stage, name, epochs, *callbacks, keras.callbacks.LambdaCallback(on_epoch_end=compare), **options
+        )
 
     class NeverStops(whole_network.CycleCandidates):
         def on_epoch_end(self, epoch, logs=None):
@@ -310,9 +202,85 @@ def test_gradual_unfreezing_trains_a_group_more_in_each_cycle(folder, quick, tmp
     monkeypatch.setattr(whole_network, "CycleCandidates", NeverStops)
     monkeypatch.setattr(whole_network, "MAX_ATTEMPTS", 1)  # nothing is learnt here that would be better than the head
     monkeypatch.setattr(Run, "fit", spy)
-    result = train_image_classifier(folder, output=tmp_path / "run", recipe=recipe, verbose=0)
-    assert moved[1:] == [[False, True, True], [True, True, True], [True, True, True]]
-    assert [row["epoch"] for row in result.history[2:]] == [1, 2, 3]
+    result = train_image_classifier(digits_folder, output=tmp_path / "run", recipe=recipe, verbose=0)
+    assert moved == [[False, True, True], [True, True, True], [True, True, True]]
+    assert [row["epoch"] for row in result.history if row["stage"] != "head"] == [1, 2, 3]
+
+
+def test_head_is_trained_on_the_activations_of_augmented_views(digits_folder, tiny, tmp_path, monkeypatch):
+    """Besides those of the images as they are."""
+    seen = []
+    precompute = builders.precompute_features
+
+    def spy(model, dataset, **options):
+        features, rest = precompute(model, dataset, **options)
+        activations = np.concatenate([activations for activations, _ in features.as_numpy_iterator()])
+        seen.append((options["views"], activations))
+        return features, rest
+
+    monkeypatch.setattr(builders, "precompute_features", spy)
+    recipe = dataclasses.replace(tiny, head_views=2)
+    result = train_image_classifier(digits_folder, output=tmp_path / "run", recipe=recipe, verbose=0)
+    assert [row["stage"] for row in result.history][:2] == ["head", "head, augmented"]
+    (_, plain), _, (views, augmented) = seen
+    assert views == 2
+    assert plain.shape == augmented.shape == (144, 16)
+    assert np.abs(np.sort(plain, axis=0) - np.sort(augmented, axis=0)).max() > 1e-3
+
+
+def test_find_learning_rate_leaves_no_file(digits_folder, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for whole_network_too in (False, True):
+        curve = find_learning_rate(digits_folder, recipe=tiny, whole_network=whole_network_too, num_steps=20)
+        assert 10 < len(curve.learning_rates) == len(curve.losses) <= 20
+    assert not list(tmp_path.iterdir())
+
+
+def test_curve_without_an_answer_costs_no_run(digits_folder, tiny, tmp_path, monkeypatch):
+    flat = LRCurve(np.geomspace(1e-6, 1, 60), np.full(60, 2.0), guessing_loss=1.0)
+    monkeypatch.setattr(stages, "lr_find", lambda *_, **__: flat)
+    monkeypatch.setattr(stages, "find_rate", lambda *_, **__: flat)
+    recipe = dataclasses.replace(tiny, head_learning_rate=None, learning_rate=None)
+    train_image_classifier(digits_folder, output=tmp_path / "run", recipe=recipe, verbose=0)
+    found = journal_of(tmp_path / "run")["stages"]
+    assert found["find_head_rate"]["learning_rate"] == 1e-3
+    assert "it is flat" in found["find_head_rate"]["why"]
+    assert found["find_rate"]["learning_rate"] == 1e-3
+    assert "has not diverged" in found["find_rate"]["why"]
+
+
+def test_model_no_better_than_guessing_says_so(tiny, tmp_path, capsys):
+    """Labels that have nothing to do with the images."""
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        path = tmp_path / "noise" / ("rare" if i % 3 == 0 else "common") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
+    recipe = dataclasses.replace(tiny, valid_fraction=0.5)
+    train_image_classifier(tmp_path / "noise", output=tmp_path / "run", recipe=recipe)
+    said = capsys.readouterr().out
+    assert "WARNING: this model is no better than guessing. It is right on" in said
+    assert said.index("no better than guessing") < said.index("exported")
+
+
+def test_labelled_test_images_are_scored_at_the_end(digits_folder, tiny, tmp_path, capsys):
+    for split, numbers in {"train": range(30), "test": range(30, 35)}.items():
+        for name in DIGITS:
+            (tmp_path / "pets" / split / name).mkdir(parents=True)
+            paths = sorted((digits_folder / name).iterdir())
+            for number in numbers:
+                shutil.copy(paths[number], tmp_path / "pets" / split / name)
+    result = train_image_classifier(tmp_path / "pets", output=tmp_path / "run", recipe=tiny)
+    probabilities = np.load(tmp_path / "run" / "predictions.npz")["test"]
+    assert probabilities.shape == (15, 3)
+    accuracy = np.mean(np.argmax(probabilities, axis=1) == np.repeat(range(3), 5))
+    assert result.test.accuracy == pytest.approx(accuracy)
+    assert f"on the 15 test images, by which nothing was chosen: accuracy {accuracy:.4f}" in capsys.readouterr().out
+
+
+def test_backbone_that_is_no_file_is_named(digits_folder, tmp_path):
+    with pytest.raises(ValueError, match=r"Received: backbone='nowhere\.keras'"):
+        train_image_classifier(digits_folder, output=tmp_path / "run", recipe=Recipe(backbone="nowhere.keras"))
 
 
 def test_stage_draws_the_same_dropout_whatever_was_drawn_before():
@@ -335,123 +303,30 @@ def test_stage_draws_the_same_dropout_whatever_was_drawn_before():
     assert 0.1 < np.mean(first > 0) < 0.4
 
 
-def test_head_is_trained_on_the_activations_of_augmented_views(folder, quick, tmp_path, monkeypatch):
-    """Besides those of the images as they are."""
-    recipe = dataclasses.replace(quick, head_cycles=0, head_views=2)
-    seen = []
-    precompute = from_recipe.precompute_features
-
-    def spy(model, dataset, **options):
-        features, rest = precompute(model, dataset, **options)
-        seen.append(
-            (options["views"], np.concatenate([activations for activations, _ in features.as_numpy_iterator()]))
-        )
-        return features, rest
-
-    monkeypatch.setattr(from_recipe, "precompute_features", spy)
-    result = train_image_classifier(folder, output=tmp_path / "run", recipe=recipe, verbose=0)
-    assert [row["stage"] for row in result.history][:2] == ["head", "head, augmented"]
-    (_, plain), _, (views, augmented) = seen
-    assert views == 2
-    assert plain.shape == augmented.shape == (144, plain.shape[1])
-    assert np.abs(np.sort(plain, axis=0) - np.sort(augmented, axis=0)).max() > 1e-3
-
-
-def test_find_learning_rate_leaves_no_file(folder, quick, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    curve = find_learning_rate(folder, recipe=quick, num_steps=20)
-    assert len(curve.learning_rates) == len(curve.losses) <= 20
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "received"),
-    [
-        ({"augmentation": "sideways"}, "augmentation='sideways'"),
-        ({"image_size": 0}, "image_size=0"),
-        ({"n_cycles": 1.5}, "n_cycles=1.5"),
-        ({"group_factor": 0.5}, "group_factor=0.5"),
-        ({"num_groups": 1}, "num_groups=1"),
-        ({"cycle_mult": 0}, "cycle_mult=0"),
-        ({"tta_views": -1}, "tta_views=-1"),
-        ({"learning_rate": float("nan")}, "learning_rate=nan"),
-        ({"resize": "stretch"}, "resize='stretch'"),
-        ({"dropout": 1.0}, "dropout=1.0"),
-        ({"valid_fraction": None}, "valid_fraction=None"),
-        ({"max_zoom": "1.1"}, "max_zoom='1.1'"),
-        ({"gradual_unfreezing": "no"}, "gradual_unfreezing='no'"),
-        ({"gradual_unfreezing": True}, "n_cycles=1, num_groups=3"),
-    ],
-)
-def test_bad_settings_are_named(arguments, received):
-    with pytest.raises(ValueError, match=f"Received: {received}"):
-        Recipe(**arguments)
-
-
-def test_rate_that_ruins_the_network_is_undone_and_the_head_stands(folder, result, tmp_path, capsys):
-    """A network thrown off by its rate, and by a tenth of it, ends as the head alone, and says so."""
-    recipe = dataclasses.replace(SMALL, head_cycles=0, learning_rate=3.0, tta_views=0)
-    ruined = train_image_classifier(folder, output=tmp_path / "run", recipe=recipe)
-    outcome = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]["train_all"]
-    assert outcome["best"] == "the head"
-    assert [row["stage"] for row in ruined.history if row["stage"].startswith("all")] == ["all, undone"] * 2
-    head = [row for row in ruined.history if row["stage"].startswith("head")]
-    assert ruined.plain.loss == pytest.approx(min(row["val_loss"] for row in head), abs=1e-3)
-    said = capsys.readouterr().out
-    assert "undone: cycle 1" in said
-    assert "Training the whole network made it no better" in said
-
-
-def test_curve_without_an_answer_costs_no_run(folder, quick, tmp_path, monkeypatch):
-    flat = LRCurve(np.geomspace(1e-6, 1, 60), np.full(60, 2.0), guessing_loss=1.0)
-    monkeypatch.setattr(steps, "lr_find", lambda *_, **__: flat)
-    monkeypatch.setattr(steps, "find_rate", lambda *_, **__: flat)
-    recipe = dataclasses.replace(quick, head_learning_rate=None, learning_rate=None)
-    train_image_classifier(folder, output=tmp_path / "run", recipe=recipe, verbose=0)
-    stages = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
-    assert stages["find_head_rate"]["learning_rate"] == 1e-3
-    assert "it is flat" in stages["find_head_rate"]["why"]
-    assert stages["find_rate"]["learning_rate"] == 1e-3
-    assert "has not diverged" in stages["find_rate"]["why"]
-
-
-def test_model_no_better_than_guessing_says_so(quick, tmp_path, capsys):
-    """Labels that have nothing to do with the images."""
-    rng = np.random.default_rng(0)
-    for i in range(60):
-        path = tmp_path / "noise" / ("rare" if i % 3 == 0 else "common") / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(tf.io.encode_png(rng.integers(0, 256, (32, 32, 3)).astype("uint8")).numpy())
-    recipe = dataclasses.replace(quick, valid_fraction=0.5, head_cycles=0)
-    train_image_classifier(tmp_path / "noise", output=tmp_path / "run", recipe=recipe)
-    said = capsys.readouterr().out
-    assert "WARNING: this model is no better than guessing. It is right on" in said
-    assert said.index("no better than guessing") < said.index("exported")
-
-
-def test_changed_images_are_not_resumed_with(folder, quick, tmp_path):
-    copy = shutil.copytree(folder, tmp_path / "images")
-    before = digest_of(index_for(copy, quick))
-    assert digest_of(index_for(copy, quick)) == before
+def test_changed_images_are_not_resumed_with(digits_folder, tiny, tmp_path):
+    copy = shutil.copytree(digits_folder, tmp_path / "images")
+    before = digest_of(index_for(copy, tiny))
+    assert digest_of(index_for(copy, tiny)) == before
     sorted((copy / "one").iterdir())[0].rename(copy / "one" / "another.png")
-    assert digest_of(index_for(copy, quick)) != before
+    assert digest_of(index_for(copy, tiny)) != before
 
 
 @pytest.mark.parametrize("name", ["train", "valid"])
-def test_class_may_be_called_as_a_split_is_if_one_says_so(quick, tmp_path, name):
+def test_class_may_be_called_as_a_split_is_if_one_says_so(tiny, tmp_path, name):
     for label in (name, "truck"):
         (tmp_path / label).mkdir()
         for i in range(5):
             (tmp_path / label / f"{i}.png").write_bytes(b"")
-    index = index_for(tmp_path, dataclasses.replace(quick, train="."))
+    index = index_for(tmp_path, dataclasses.replace(tiny, train="."))
     assert index.class_names == tuple(sorted((name, "truck")))
     assert len(index.train) == 8
     assert len(index.valid) == 2
 
 
-def test_every_setting_that_may_change_is_one_and_is_read_by_a_stage():
-    assert set(steps.READ_BY) <= {field.name for field in dataclasses.fields(Recipe)}
-    assert set(steps.READ_BY.values()) <= {name for name, _, _ in steps.STAGES}
+def test_every_setting_that_a_stage_reads_is_one():
+    names = {field.name for field in dataclasses.fields(Recipe)}
+    assert {name for stage in stages.STAGES for name in stage.settings} <= names
+    assert len({stage.name for stage in stages.STAGES}) == len(stages.STAGES)
 
 
 @pytest.mark.parametrize(("images", "epochs"), [(5, 70), (100, 49), (600, 10), (5000, 7)])
@@ -473,10 +348,10 @@ def test_softened_model_has_a_temperature():
     np.testing.assert_allclose(model.predict(x, verbose=0), roots / roots.sum(axis=1, keepdims=True), rtol=1e-5)
 
 
-def test_model_that_has_diverged_is_the_worst_candidate(folder):
+def test_model_that_has_diverged_is_the_worst_candidate(digits_folder, tiny):
     model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")])
     model.set_weights([np.full(weight.shape, np.nan, "float32") for weight in model.weights])
-    run = SimpleNamespace(recipe=SMALL, index=index_for(folder, SMALL), model=model)
+    run = SimpleNamespace(recipe=tiny, index=index_for(digits_folder, tiny), model=model)
     found = Run.candidate(run, "the model")
     assert found.loss == pytest.approx(np.log(1e7))
 
@@ -488,6 +363,6 @@ def test_heads_optimum_does_not_depend_on_the_order_of_its_images():
     for seed in (1, 2):
         data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(60, seed=seed).batch(16)
         head = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, "softmax")])
-        from_recipe.fit_head([data, data], data, head)
+        builders.fit_head([data, data], data, head)
         kernels.append(head.layers[-1].get_weights()[0])
     assert np.array_equal(*kernels)

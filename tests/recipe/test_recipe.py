@@ -1,0 +1,54 @@
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+
+from keras_sgdr.augmentation import random_view
+from keras_sgdr.data.decode.decode_image import checked_resize
+from keras_sgdr.recipe.recipe import AUGMENTATIONS, RESIZES, Recipe
+
+
+@pytest.mark.parametrize(
+    ("arguments", "received"),
+    [
+        ({"augmentation": "sideways"}, "augmentation='sideways'"),
+        ({"image_size": 0}, "image_size=0"),
+        ({"n_cycles": 1.5}, "n_cycles=1.5"),
+        ({"group_factor": 0.5}, "group_factor=0.5"),
+        ({"num_groups": 1}, "num_groups=1"),
+        ({"cycle_mult": 0}, "cycle_mult=0"),
+        ({"cycle_len": 0}, "cycle_len=0"),
+        ({"tta_views": -1}, "tta_views=-1"),
+        ({"batch_size": True}, "batch_size=True"),
+        ({"seed": None}, "seed=None"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan"),
+        ({"resize": "stretch"}, "resize='stretch'"),
+        ({"dropout": 1.0}, "dropout=1.0"),
+        ({"valid_fraction": None}, "valid_fraction=None"),
+        ({"max_zoom": "1.1"}, "max_zoom='1.1'"),
+        ({"gradual_unfreezing": "no"}, "gradual_unfreezing='no'"),
+        ({"gradual_unfreezing": True}, "n_cycles=1, num_groups=3"),
+    ],
+)
+def test_bad_settings_are_named(arguments, received):
+    with pytest.raises(ValueError, match=f"Received: {re.escape(received)}"):
+        Recipe(**arguments)
+
+
+def test_numbers_of_numpy_can_be_written_down():
+    assert json.loads(json.dumps(dataclasses.asdict(Recipe(image_size=np.int64(96)))))["image_size"] == 96
+
+
+def test_augmentations_and_resizes_are_those_that_the_data_package_has():
+    for name in AUGMENTATIONS:
+        assert isinstance(getattr(random_view, name)(), random_view.RandomView)
+    assert [checked_resize(name) for name in RESIZES] == list(RESIZES)
+    with pytest.raises(ValueError, match=f"one of {', '.join(RESIZES)}"):
+        checked_resize("other")
+
+
+def test_a_recipe_cannot_be_changed_in_the_midst_of_a_run():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Recipe().seed = 1

@@ -1,0 +1,113 @@
+"""Runs killed with SIGKILL in the midst of training, as processes, and resumed: they end as an unbroken run does."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+# The command line, killed in a batch: of a `fit` whose optimizer has run so many before.
+KILLED = """
+import os, signal, sys
+import keras
+from keras_sgdr.recipe.run import Run
+from keras_sgdr_cli.main import main
+
+stage, step = os.environ["KILL_IN"].split(":")
+fit = Run.fit
+
+class Kill(keras.callbacks.Callback):
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.model.optimizer.iterations.numpy() == int(step):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+Run.fit = lambda self, name, *args, **options: fit(self, name, *args, *[Kill()][name != stage:], **options)
+main()
+"""
+# One processor: sums over threads come in any order.
+ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "KERAS_SGDR_CACHE": "off"}
+FINISHED = "from keras_sgdr_cli.main import main; main()"
+
+
+def train(folder, output, *options, kill_in=None):
+    """Runs `keras-sgdr train` in a process, killed in the batch `kill_in`, "stage:step", if that is given."""
+    command = [sys.executable, "-c", KILLED if kill_in else FINISHED, "train", str(folder), "-o", str(output), *options]
+    environment = os.environ | ONE_THREAD | {"KILL_IN": kill_in or ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == (-signal.SIGKILL if kill_in else 0), done.stderr[-2000:]
+    return done.stdout
+
+
+def outcome(output):
+    journal = json.loads((output / "run.json").read_text())
+    return journal["stages"], dict(np.load(output / "predictions.npz"))
+
+
+def assert_same(broken, unbroken):
+    (stages, predictions), (expected_stages, expected) = outcome(broken), outcome(unbroken)
+    assert list(stages) == list(expected_stages)
+    assert stages == expected_stages
+    for name, probabilities in expected.items():
+        assert np.array_equal(predictions[name], probabilities), name
+    assert not list(broken.glob("*.checkpoint"))
+    assert (broken / "export" / "1" / "saved_model.pb").is_file()
+    assert (broken / "history.csv").read_text() == (unbroken / "history.csv").read_text()
+
+
+def test_run_killed_in_steps_4_and_8_ends_as_an_unbroken_one(digits_folder, tiny_options, tmp_path):
+    """Both finders included; 2 live epochs of 5 batches for the head, one cycle of 3 for the whole network."""
+    options = [*tiny_options, "--head-cycles", "2", "--cycle-len", "3", "--tta-views", "1"]
+    train(digits_folder, tmp_path / "unbroken", *options)
+    broken = tmp_path / "broken"
+    train(digits_folder, broken, *options, kill_in="train_head_augmented:7")
+    assert (broken / "train_head_augmented.checkpoint").is_file()
+    assert list(json.loads((broken / "run.json").read_text())["stages"]) == ["check", "find_head_rate", "train_head"]
+    said = train(digits_folder, broken, *options, "--resume", kill_in="train_all:8")
+    assert "go on after epoch 1" in said
+    assert "train_head: done before" in said
+    assert (broken / "train_all.checkpoint").is_file()
+    said = train(digits_folder, broken, *options, "--resume")
+    assert "find_rate: done before" in said
+    assert "go on after epoch 1" in said
+    assert_same(broken, tmp_path / "unbroken")
+
+
+@pytest.mark.slow
+def test_gradual_unfreezing_killed_in_its_second_phase_ends_as_unbroken(digits_folder, tiny_options, tmp_path):
+    """And once more after the checkpoint says that a cycle which was no better has stopped it."""
+    options = [*tiny_options, "--gradual-unfreezing", "--n-cycles", "3", "--cycle-len", "2", "--cycle-mult", "1"]
+    options += ["--learning-rate", "1e-3", "--tta-views", "0"]
+    train(digits_folder, tmp_path / "unbroken", *options)
+    broken = tmp_path / "broken"
+    train(digits_folder, broken, *options, kill_in="train_all:13")
+    # the end of a `fit`, before the stage is written down, leaves the same files as a kill would
+    stopped = shutil.copytree(broken, tmp_path / "stopped")
+    train(digits_folder, broken, *options, "--resume")
+    assert_same(broken, tmp_path / "unbroken")
+    train(digits_folder, stopped, *options, "--resume", kill_in="train_all:18")
+    train(digits_folder, stopped, *options, "--resume")
+    assert_same(stopped, tmp_path / "unbroken")
+
+
+def test_settings_of_stages_to_come_may_change_and_those_of_stages_begun_may_not(digits_folder, tiny_options, tmp_path):
+    output = tmp_path / "run"
+    options = [*tiny_options, "--head-views", "0", "--cycle-len", "3", "--tta-views", "0"]
+    train(digits_folder, output, *options, "--learning-rate", "1e-5", kill_in="train_all:6")
+    from click.testing import CliRunner
+
+    from keras_sgdr_cli.main import cli
+
+    for changed, received in ((("--cycle-len", "2"), "'cycle_len': 2"), ((), "'learning_rate': None")):
+        arguments = ["train", digits_folder, "-o", output, *options, *changed, "--resume"]
+        done = CliRunner().invoke(cli, [str(argument) for argument in arguments])
+        assert done.exit_code == 1
+        assert received in done.stderr
+    arguments = [*options, "--learning-rate", "1e-5", "--tta-views", "1", "--image-cache", "memory", "--resume"]
+    done = CliRunner().invoke(cli, ["train", str(digits_folder), "-o", str(output), *arguments])
+    assert done.exit_code == 0, done.output
+    assert json.loads((output / "run.json").read_text())["settings"]["tta_views"] == 1
+    assert "tta" in np.load(output / "predictions.npz")
