@@ -89,7 +89,6 @@ class EpochImages:
         form: what is decoded of them.
         cached: where they are decoded already, if they are.
         augmentation: what happens to a batch of them.
-        weights: what each counts, float32 of shape `(images,)`; None if all count the same.
         class_weights: what each class counts besides, float32 of shape `(num_classes,)`; None if all count the same.
     """
 
@@ -97,7 +96,6 @@ class EpochImages:
     form: DecodeSpec
     cached: CachedImages | None
     augmentation: BatchAugmentation | None
-    weights: npt.NDArray[np.float32] | None
     class_weights: npt.NDArray[np.float32] | None
 
     def batches(self, images: tf.data.Dataset, paths: Any, batch_size: int) -> tf.data.Dataset:
@@ -133,12 +131,12 @@ class EpochImages:
             decoded, labels = self.augmentation.augment(decoded, labels, own.seed)
         if labels is None:
             return decoded
-        if self.weights is None and self.class_weights is None:
+        if self.split.weights is None and self.class_weights is None:
             return decoded, labels
         return decoded, labels, self._weigh(own.index, labels)
 
     def _weigh(self, indices: Any, labels: Any) -> Any:
-        weights = tf.ones(tf.shape(indices)) if self.weights is None else tf.gather(self.weights, indices)
+        weights = tf.ones(tf.shape(indices)) if self.split.weights is None else tf.gather(self.split.weights, indices)
         if self.class_weights is None:
             return weights
         if labels.dtype.is_integer:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy.typing as npt
 import tensorflow as tf
 
 from keras_sgdr.data.dataset.batch_augmentation import make_batch_augmentation
@@ -16,10 +15,10 @@ from keras_sgdr.data.dataset.image_cache import cached_images
 from keras_sgdr.data.decode.corrupt_images import without_bad_images
 from keras_sgdr.data.decode.decode_image import checked_image_size, checked_resize
 from keras_sgdr.data.decode.decode_spec import DecodeSpec
-from keras_sgdr.data.index.class_weights import checked_class_weights, checked_sample_weights
+from keras_sgdr.data.index.class_weights import checked_class_weights
 from keras_sgdr.data.index.files import file_stamps, is_remote
-from keras_sgdr.data.index.split import Split, oversampled_positions
-from keras_sgdr.validation import InvalidValueError
+from keras_sgdr.data.index.split import Split
+from keras_sgdr.validation import InvalidValueError, require_integer
 
 
 def load_dataset(
@@ -35,8 +34,6 @@ def load_dataset(
     drop_remainder: bool = False,
     on_bad_image: str = "error",
     class_weight: str | Mapping[int, float] | None = None,
-    sample_weight: npt.ArrayLike | None = None,
-    oversample: bool = False,
     cache: str | os.PathLike[str] | None = None,
     verbose: int = 1,
 ) -> tf.data.Dataset:
@@ -56,7 +53,9 @@ def load_dataset(
     What the batches depend on is in `dataset.source`, where `precompute_features` looks for it.
 
     Args:
-        split: the images, from `index_folder`.
+        split: the images, from `index_folder`. `split.oversampled()` repeats those of rare classes;
+            `split.weighted(...)` makes the batches `(images, labels, weights)`, also together with `class_weight`,
+            with which the weights are multiplied. Where images are mixed, a weight is the first one's.
         image_size: `(height, width)` of the batches in pixels, or one number for both.
         batch_size: images in a batch; the last one of an epoch may be smaller.
         resize: "crop", "squish" or "pad", see `keras_sgdr.data.decode.decode_image.decode_image`.
@@ -82,11 +81,6 @@ def load_dataset(
             they are compiled as `weighted_metrics`. "balanced" gives a class n / (k * n_c), which all images together
             count as without weights and all classes the same; a dictionary gives the weights of classes, 1 where it has
             none.
-        sample_weight: what each image of the split counts, numbers >= 0; multiplied with `class_weight`. Where
-            images are mixed, it is the first one's.
-        oversample: whether the images of rare classes are repeated in every epoch until each class has as many as the
-            largest, see `keras_sgdr.data.index.split`: the epoch is longer, and each repetition has a view of its
-            own. An alternative to `class_weight`, not for images that a model is measured on.
         cache: where the decoded images are kept, as uint8 and before the augmentation, with the margin from which
             "crop" takes another part in each epoch: the batches are the same with it and without. "memory", for as long
             as the dataset lives; or a directory on this machine, also for later runs and for several at once. They are
@@ -110,16 +104,12 @@ def load_dataset(
     """
     size = checked_image_size(image_size)
     checked_resize(resize)
-    _check_integer("batch_size", batch_size, 1)
-    _check_integer("initial_step", initial_step, 0)
+    require_integer("batch_size", batch_size)
+    require_integer("initial_step", initial_step, low=0)
     if on_bad_image not in ("error", "skip"):
         raise InvalidValueError(f'`on_bad_image` must be "error" or "skip". Received: on_bad_image={on_bad_image!r}.')
-    weights = checked_sample_weights(split, sample_weight)
     if on_bad_image == "skip":
-        good = set(without_bad_images(split).paths)
-        split, weights = _taken(split, weights, [index for index, path in enumerate(split.paths) if path in good])
-    if oversample:
-        split, weights = _taken(split, weights, oversampled_positions(split))
+        split = without_bad_images(split)
     plan = _make_plan(len(split), batch_size, drop_remainder, shuffle, seed, initial_step)
     layers = make_batch_augmentation(augmentation, split=split, image_size=size)
     form = DecodeSpec(size, resize, layers is not None and resize == "crop", layers is not None and layers.resizes)
@@ -127,7 +117,7 @@ def load_dataset(
     # Of kept images, the times of their files before they were read: what the files hold later does not matter.
     stamps = None if cache is None else list(file_stamps(split.paths))
     cached = None if cache is None else cached_images(split.paths, form, cache=cache, verbose=verbose)
-    images = EpochImages(split, form, cached, layers, weights, class_weights)
+    images = EpochImages(split, form, cached, layers, class_weights)
     epoch_counter = tf.Variable(plan.first_epoch, dtype=tf.int64, trainable=False, name="epoch")
     dataset = stream(plan, images, epoch_counter)
     if not plan.first_position:
@@ -135,10 +125,6 @@ def load_dataset(
     dataset.epoch_counter = epoch_counter
     dataset.source = _source(images, plan, stamps)
     return dataset
-
-
-def _taken(split: Split, weights: Any, positions: Any) -> tuple[Split, Any]:
-    return split.take(positions), None if weights is None else weights[positions]
 
 
 def _make_plan(
@@ -167,7 +153,7 @@ def _source(images: EpochImages, plan: EpochPlan, stamps: list[tuple[int, int]] 
     if any(map(is_remote, paths)) or any(isinstance(layer, keras.layers.AugMix) for layer in layers):
         return None  # AugMix picks its operations by other means than a seed
     files = [_content(path) for path in paths] if stamps is None else [[*map(os.fsencode, paths)], stamps]
-    arrays = [images.split.labels, images.weights, images.class_weights]
+    arrays = [images.split.labels, images.split.weights, images.class_weights]
     adapted = [layer.get_weights() for layer in layers]
     return [files, arrays, list(layers), adapted, list(astuple(plan)), list(astuple(images.form))]
 
@@ -179,8 +165,3 @@ def _content(path: str) -> Any:
     except UnicodeEncodeError:
         return [os.fsencode(path), *next(file_stamps([path]))]
     return Path(path)
-
-
-def _check_integer(name: str, value: int, low: int) -> None:
-    if not isinstance(value, int) or value < low:
-        raise InvalidValueError(f"`{name}` must be an integer >= {low}. Received: {name}={value}.")

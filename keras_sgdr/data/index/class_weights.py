@@ -34,7 +34,7 @@ def checked_class_weights(split: Split, class_weight: Any) -> npt.NDArray[np.flo
     if split.labels is None or split.labels.ndim != 1:
         raise InvalidValueError(
             "`class_weight` needs one label for each image. Received: "
-            f"class_weight={class_weight!r} for the split {split.name!r} without. Use `sample_weight`."
+            f"class_weight={class_weight!r} for the split {split.name!r} without. Use `split.weighted(...)`."
         )
     if class_weight == "balanced":
         class_weight = balanced_weights(split)
@@ -47,22 +47,3 @@ def checked_class_weights(split: Split, class_weight: Any) -> npt.NDArray[np.flo
             f"{num_classes - 1}. Received: class_weight={class_weight!r}."
         )
     return np.array([class_weight.get(label, 1.0) for label in range(num_classes)], np.float32)
-
-
-def checked_sample_weights(split: Split, sample_weight: npt.ArrayLike | None) -> npt.NDArray[np.float32] | None:
-    """Gives the weight of each image, for the argument of `load_dataset`.
-
-    Raises:
-        ValueError: if there is not one for each image, or no label.
-    """
-    if sample_weight is None:
-        return None
-    weights = np.asarray(sample_weight, np.float32)
-    if split.labels is None:
-        raise InvalidValueError(f"`sample_weight` needs labels. Received: the split {split.name!r} without.")
-    if weights.shape != (len(split),) or not np.all((weights >= 0) & np.isfinite(weights)):
-        raise InvalidValueError(
-            "`sample_weight` must have a number >= 0 for each image. Received: an array of shape "
-            f"{weights.shape} for {len(split)} images, the lowest {np.min(weights, initial=np.inf)}."
-        )
-    return weights

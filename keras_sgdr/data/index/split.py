@@ -1,7 +1,7 @@
 """Splits of a set of labelled images: what they hold, and how one is divided."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import PurePath
 from typing import TypeAlias
@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from keras_sgdr.validation import InvalidValueError
+from keras_sgdr.validation import InvalidValueError, require_integer
 
 Labels: TypeAlias = npt.NDArray[np.int32] | npt.NDArray[np.float32]
 
@@ -26,12 +26,15 @@ class Split:
         labels: int32 of shape `(len(paths),)`, the positions of the classes in `class_names`; or float32 of shape
             `(len(paths), len(class_names))` with 0 or 1 where an image may have several labels; or None.
         class_names: the sorted names of the classes.
+        weights: what each image counts in training, float32 of shape `(len(paths),)`; None if all count the same. See
+            `weighted`.
     """
 
     name: str
     paths: Sequence[str]
     labels: Labels | None
     class_names: tuple[str, ...]
+    weights: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -46,11 +49,54 @@ class Split:
         return {name: int(total) for name, total in zip(self.class_names, totals, strict=True)}
 
     def take(self, indices: npt.ArrayLike, *, name: str | None = None) -> "Split":
-        """Gives the split that holds only the images at `indices`, in that order."""
+        """Returns the split that holds only the images at `indices`, in that order, with their labels and weights."""
         positions = np.asarray(indices, dtype=np.int64)
-        labels = None if self.labels is None else self.labels[positions]
-        paths = tuple(self.paths[position] for position in positions)
-        return Split(name or self.name, paths, labels, self.class_names)
+        return replace(
+            self,
+            name=name or self.name,
+            paths=tuple(self.paths[position] for position in positions),
+            labels=None if self.labels is None else self.labels[positions],
+            weights=None if self.weights is None else self.weights[positions],
+        )
+
+    def weighted(self, sample_weight: npt.ArrayLike) -> "Split":
+        """Returns this split with a weight for each image, so that `load_dataset` adds weights to the batches.
+
+        Args:
+            sample_weight: Numbers >= 0, one for each image, instead of those that the split has.
+
+        Raises:
+            ValueError: If there is not one for each image, or the images have no labels.
+        """
+        weights = np.asarray(sample_weight, np.float32)
+        if self.labels is None:
+            raise InvalidValueError(f"`sample_weight` needs labels. Received: the split {self.name!r} without.")
+        if weights.shape != (len(self),) or not np.all((weights >= 0) & np.isfinite(weights)):
+            raise InvalidValueError(
+                "`sample_weight` must have a number >= 0 for each image. Received: an array of shape "
+                f"{weights.shape} for {len(self)} images, the lowest {np.min(weights, initial=np.inf)}."
+            )
+        return replace(self, weights=weights)
+
+    def oversampled(self) -> "Split":
+        """Returns this split with the images of rare classes repeated until each class has as many as the largest.
+
+        Each repetition is an index of its own, so that it gets a view of its own when it is augmented. An alternative
+        to `class_weight`, not for images that a model is measured on.
+
+        Returns:
+            A split whose first `len(self)` images are those of this one.
+
+        Raises:
+            ValueError: If an image may have several labels, or none.
+        """
+        if self.labels is None or self.labels.ndim != 1:
+            raise InvalidValueError(
+                f"`split` must have one label for each image to be oversampled. Received: split {self.name!r} without."
+            )
+        most = max(self.counts.values())
+        extra = [np.resize(positions, most - len(positions)) for _, positions in _strata(self) if len(positions)]
+        return self.take(np.concatenate([np.arange(len(self)), *extra]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +150,7 @@ def with_classes(split: Split, class_names: Sequence[str], *, where: str) -> Spl
     if split.labels is None or split.labels.ndim == 2:
         return split
     positions = np.array([class_names.index(name) for name in split.class_names], dtype=np.int32)
-    return Split(split.name, split.paths, positions[split.labels], tuple(class_names))
+    return replace(split, labels=positions[split.labels], class_names=tuple(class_names))
 
 
 def split_off(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split]:
@@ -133,34 +179,6 @@ def split_off(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split
     return split.take(np.flatnonzero(~chosen), name="train"), split.take(np.flatnonzero(chosen), name="valid")
 
 
-def oversample(split: Split) -> Split:
-    """Repeats the images of rare classes until every class is as frequent as the most frequent one.
-
-    Each repetition is an index of its own, so that it gets a view of its own when it is augmented.
-
-    Args:
-        split: images with one label each.
-
-    Returns:
-        A split whose first `len(split)` images are those of `split`.
-
-    Raises:
-        ValueError: if an image may have several labels, or none.
-    """
-    return split.take(oversampled_positions(split))
-
-
-def oversampled_positions(split: Split) -> npt.NDArray[np.int64]:
-    """Gives the positions of the images that `oversample` takes."""
-    if split.labels is None or split.labels.ndim != 1:
-        raise InvalidValueError(
-            f"`split` must have one label for each image to be oversampled. Received: split {split.name!r} without."
-        )
-    most = max(split.counts.values())
-    extra = [np.resize(positions, most - len(positions)) for _, positions in _strata(split) if len(positions)]
-    return np.concatenate([np.arange(len(split)), *extra])
-
-
 def k_folds(split: Split, *, num_folds: int, seed: int = 0) -> list[FolderIndex]:
     """Deals a split into folds for cross-validation, stratified by class.
 
@@ -173,10 +191,9 @@ def k_folds(split: Split, *, num_folds: int, seed: int = 0) -> list[FolderIndex]
         One `FolderIndex` for each fold, which validates on that fold and trains on the others.
 
     Raises:
-        ValueError: if `num_folds` is below 2 or above the number of images of a class.
+        ValueError: If `num_folds` is below 2 or above the number of images of a class.
     """
-    if not num_folds >= 2:
-        raise InvalidValueError(f"`num_folds` must be at least 2. Received: num_folds={num_folds}.")
+    require_integer("num_folds", num_folds, low=2)
     fold_of = np.zeros(len(split), dtype=np.int64)
     for name, positions in _strata(split):
         if len(positions) < num_folds:

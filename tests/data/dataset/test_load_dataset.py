@@ -254,8 +254,8 @@ def test_source_tells_all_that_the_batches_depend_on(split, tmp_path, monkeypatc
         {"batch_size": 21, "drop_remainder": True},
         {"class_weight": "balanced"},
         {"class_weight": {0: 2.0}},
-        {"sample_weight": np.ones(22)},
-        {"oversample": True, "split": own.take(range(20))},
+        {"split": own.weighted(np.ones(22))},
+        {"split": own.take(range(20)).oversampled()},
         {"split": own.take([1, 0, *range(2, 22)])},
         {"split": Split("train", copies, 1 - own.labels, own.class_names)},
     ]

@@ -7,7 +7,8 @@ from sklearn.utils.class_weight import compute_class_weight, compute_sample_weig
 
 from keras_sgdr.data.dataset.load_dataset import load_dataset
 from keras_sgdr.data.index.class_weights import balanced_weights
-from keras_sgdr.data.index.folder import Split, index_folder
+from keras_sgdr.data.index.folder import index_folder
+from keras_sgdr.data.index.split import Split, k_folds, split_off, with_classes
 
 OPTIONS = {"image_size": 8, "batch_size": 5}
 
@@ -40,7 +41,7 @@ def test_classes_without_images_do_not_count():
 def test_weights_multiply_and_follow_their_images(split):
     own = np.arange(15, dtype=np.float64)
     numbered = Split("train", split.paths, np.arange(15, dtype=np.int32), tuple("abcdefghijklmno"))
-    dataset = load_dataset(numbered, sample_weight=own, class_weight={3: 10.0}, shuffle=True, seed=1, **OPTIONS)
+    dataset = load_dataset(numbered.weighted(own), class_weight={3: 10.0}, shuffle=True, seed=1, **OPTIONS)
     _, labels, weights = batches_of(dataset)
     assert labels.tolist() != list(range(15))
     np.testing.assert_array_equal(weights, np.where(labels == 3, 30.0, labels))
@@ -69,14 +70,14 @@ def test_mixed_images_count_as_their_parts(split):
 
 
 def test_oversampled_classes_are_as_frequent_and_the_epoch_is_longer(split):
-    dataset = load_dataset(split, oversample=True, shuffle=True, sample_weight=np.arange(15), **OPTIONS)
+    dataset = load_dataset(split.weighted(np.arange(15)).oversampled(), shuffle=True, **OPTIONS)
     assert dataset.cardinality() == 5
     first, second = batches_of(dataset), batches_of(dataset)
     for _, labels, weights in (first, second):
         assert np.bincount(labels).tolist() == [12, 12]
         assert np.bincount(weights.astype(int))[12:].tolist() == [4, 4, 4]
     assert first[1].tolist() != second[1].tolist()
-    again = batches_of(load_dataset(split, oversample=True, shuffle=True, **OPTIONS))
+    again = batches_of(load_dataset(split.oversampled(), shuffle=True, **OPTIONS))
     np.testing.assert_array_equal(again[0], first[0])
 
 
@@ -85,7 +86,7 @@ def test_weights_of_left_out_images_go_with_them(split, tmp_path):
     paths = [*split.paths[:4], str(tmp_path / "bad.png"), *split.paths[5:]]
     dirty = Split("train", paths, split.labels, split.class_names)
     with pytest.warns(UserWarning, match=r"Left out 1 of 15"):
-        dataset = load_dataset(dirty, on_bad_image="skip", sample_weight=np.arange(15), **OPTIONS)
+        dataset = load_dataset(dirty.weighted(np.arange(15)), on_bad_image="skip", **OPTIONS)
     assert batches_of(dataset)[2].tolist() == [0, 1, 2, 3, *range(5, 15)]
 
 
@@ -96,13 +97,39 @@ def test_weights_of_left_out_images_go_with_them(split, tmp_path):
         ({"class_weight": {2: 1.0}}, r"Received: class_weight=\{2: 1.0\}"),
         ({"class_weight": {0: -1.0}}, r"Received: class_weight=\{0: -1.0\}"),
         ({"class_weight": {0: float("nan")}}, r"Received: class_weight=\{0: nan\}"),
-        ({"sample_weight": [1.0]}, r"Received: an array of shape \(1,\) for 15 images"),
-        ({"sample_weight": [-1.0] * 15}, r"for 15 images, the lowest -1.0"),
     ],
 )
 def test_wrong_weights_are_refused(split, options, message):
     with pytest.raises(ValueError, match=message):
         load_dataset(split, **options)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.0], r"Received: an array of shape \(1,\) for 15 images"),
+        ([-1.0] * 15, r"for 15 images, the lowest -1.0"),
+        ([np.nan] * 15, r"for 15 images, the lowest nan"),
+    ],
+)
+def test_wrong_weights_of_images_are_refused(split, weights, message):
+    with pytest.raises(ValueError, match=message):
+        split.weighted(weights)
+
+
+def test_weights_follow_their_images_into_every_split(split):
+    own = np.arange(15)
+    own[11] = 0  # the same image as the first one
+    numbered = split.weighted(own)
+    assert numbered.take([3, 14, 3]).weights.tolist() == [3, 14, 3]
+    assert numbered.oversampled().weights.tolist() == [*own, *[12, 13, 14] * 3]
+    weight_of = dict(zip(numbered.paths, own, strict=True))
+    parts = [*split_off(numbered, fraction=0.3, seed=0)]
+    parts += [part for fold in k_folds(numbered, num_folds=3) for part in (fold.train, fold.valid)]
+    parts.append(with_classes(numbered, ["0", "a", "b"], where="here"))
+    for part in parts:
+        assert part.weights.tolist() == [weight_of[path] for path in part.paths]
+    assert numbered.weighted(np.ones(15)).weights.tolist() == [1] * 15
 
 
 @pytest.mark.parametrize("labels", [None, np.ones((15, 2), np.float32)])
@@ -111,7 +138,7 @@ def test_weights_of_classes_need_one_label_each(split, labels):
     with pytest.raises(ValueError, match=r"Received: class_weight='balanced' for the split 'test' without"):
         load_dataset(other, class_weight="balanced")
     with pytest.raises(ValueError, match=r"Received: split 'test' without"):
-        load_dataset(other, oversample=True)
+        other.oversampled()
     if labels is None:
         with pytest.raises(ValueError, match=r"Received: the split 'test' without"):
-            load_dataset(other, sample_weight=np.ones(15))
+            other.weighted(np.ones(15))

@@ -7,7 +7,7 @@ import pytest
 
 from keras_sgdr.data.index.csv import index_csv
 from keras_sgdr.data.index.folder import check_trainable, describe, index_folder, labelled_splits
-from keras_sgdr.data.index.split import Split, k_folds, oversample
+from keras_sgdr.data.index.split import Split, k_folds
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -308,7 +308,7 @@ def test_k_folds_hold_out_every_image_once(tmp_path):
 def test_oversampling_makes_classes_as_frequent(tmp_path):
     touch(tmp_path, *(f"many/{i}.jpg" for i in range(20)), *(f"few/{i}.jpg" for i in range(6)))
     split = index_folder(tmp_path, valid_fraction=0.1).train
-    more = oversample(split)
+    more = split.oversampled()
     assert more.counts == {"few": 18, "many": 18}
     assert list(more.paths[: len(split)]) == list(split.paths)
     assert set(more.paths) == set(split.paths)
@@ -318,7 +318,7 @@ def test_oversampling_makes_classes_as_frequent(tmp_path):
 
 def test_oversampling_needs_one_label_each(dogscats):
     with pytest.raises(ValueError, match=r"Received: split 'test' without"):
-        oversample(index_folder(dogscats, test="test1").test)
+        index_folder(dogscats, test="test1").test.oversampled()
 
 
 @pytest.mark.parametrize("num_folds", [1, 7])
