@@ -1,4 +1,4 @@
-"""SGDR and the finder under Keras's other backends, each in a process of its own."""
+"""SGDR and the finders under Keras's other backends, each in a process of its own."""
 
 import pytest
 
@@ -129,6 +129,29 @@ for rate in (0.1, keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)):
     np.testing.assert_allclose(curve.losses, losses, rtol=1e-4)
 """
 
+OF_GROUPS = """
+from keras_sgdr.lr_finder.lr_find_groups import lr_find_groups
+from keras_sgdr.optimizers.differential_lr import DifferentialLR
+
+layers = [keras.layers.Dense(1, use_bias=False, kernel_initializer=keras.initializers.Constant(start))
+          for start in (0.5, 2)]
+inputs = keras.Input((1,))
+model = keras.Model(inputs, layers[1](layers[0](inputs)))
+model.compile(DifferentialLR(keras.optimizers.SGD(), [[layer] for layer in layers], [1e-3, 1e-1]), "mse")
+halves, threes = np.full((8, 1), 0.5, "float32"), np.full((8, 1), 3, "float32")
+before = bytes_of(model)
+found = lr_find_groups(model, (halves, threes), start_lr=1e-3, end_lr=1.0, num_steps=8, stop_factor=np.inf, verbose=0)
+for group, curve in enumerate(found.curves):
+    weights, losses = [0.5, 2.0], []
+    for rate in curve.learning_rates:
+        error = weights[0] * weights[1] * 0.5 - 3.0
+        losses.append(error**2)
+        weights[group] -= rate * 2 * error * weights[1 - group] * 0.5
+    np.testing.assert_allclose(curve.losses, losses, rtol=1e-4)
+assert bytes_of(model) == before
+np.testing.assert_allclose(model.optimizer.learning_rates, [1e-3, 1e-1], rtol=1e-6)
+"""
+
 SCHEDULED = """
 expected = [0.1, .0904508497, .0654508497, .0345491503, .0095491503,
             0.1, .0975528258, .0904508497, .0793892626, .0654508497, .05, .0345491503, .0206107374, .0095491503,
@@ -182,7 +205,7 @@ assert history == expected
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_finder_and_sgdr_hold_on_the_other_backends(backend):
-    code = MODELS + RESTORED + TRUE_LOSSES + SCHEDULED
+    code = MODELS + RESTORED + TRUE_LOSSES + OF_GROUPS + SCHEDULED
     # On torch, dropout and the iterators of data draw from one global generator, which no checkpoint can put back.
     code += (RESUMED if backend == "jax" else "") + 'print("held")'
     assert run_under(backend, code).endswith("held\n")
