@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -34,6 +35,8 @@ class _OneLineErrors(click.Group):
         except KeyboardInterrupt:
             raise click.ClickException(f"interrupted. {_resume_hint(ctx)}".rstrip()) from None
         except OSError as error:
+            if error.errno == errno.EPIPE:  # `keras-sgdr backbones | head`: click ends in silence
+                raise
             raise click.ClickException(_os_error_line(error)) from error
         except Exception as error:
             if not (_is_deliberate(error) or _is_tensorflows(error)):

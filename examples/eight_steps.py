@@ -1,8 +1,8 @@
 """The eight steps spelled out, for those who want to change one of them.
 
-    python examples/eight_steps.py FOLDER [IMAGE_SIZE]
+    python examples/eight_steps.py FOLDER [IMAGE_SIZE [EPOCHS]]
 
-FOLDER has train/ and valid/, each with a folder of images per class.
+FOLDER has train/ and valid/, each with a folder of images per class. EPOCHS are those of step 8.
 """
 
 import sys
@@ -32,7 +32,7 @@ def compile_with(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> N
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
 
 
-def main(folder: str, image_size: int = 224) -> None:
+def main(folder: str, image_size: int = 224, epochs: int = 7) -> None:
     keras.utils.set_random_seed(0)
 
     # 1: augmentation on, activations precomputed
@@ -61,11 +61,11 @@ def main(folder: str, image_size: int = 224) -> None:
     rate, why = choose_rate(lr_find(model, train, start_lr=1e-5, end_lr=1.0, num_steps=50))
     print(f"rate {rate:.1e}: {why}")
 
-    # 8: all of it, in a cycle of 7 epochs, the rate rising over its first batches; with n_cycles=2, another of 14
-    warmup_steps = min(12, len(train) // 2)
+    # 8: all of it, in one long cycle, the rate rising over its first batches; with n_cycles=2, another twice as long
+    warmup_steps = min(12, epochs * len(train) // 2)
     scheduler = SGDRScheduler(
         rate,
-        cycle_len=7,
+        cycle_len=epochs,
         cycle_mult=2,
         n_cycles=1,
         warmup="restarts" if warmup_steps else None,
@@ -80,4 +80,4 @@ def main(folder: str, image_size: int = 224) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:3]))
+    main(sys.argv[1], *map(int, sys.argv[2:4]))

@@ -6,6 +6,8 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
+import pytest
+
 import keras_sgdr
 
 ROOT = Path(__file__).parents[1]
@@ -36,3 +38,18 @@ def test_version_is_the_distributions():
 def test_command_is_installed():
     (entry,) = [e for e in metadata.entry_points(group="console_scripts") if e.name == "keras-sgdr"]
     assert entry.value == "keras_sgdr_cli.main:main"
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"), [("jax is not installed: pip install it", 0), ("it was too slow", 1), (None, 0)]
+)
+def test_ci_fails_on_a_skip_whose_reason_it_does_not_know(tmp_path, reason, code):
+    mark = f"@pytest.mark.skip(reason={reason!r})\n" if reason else ""
+    (tmp_path / "test_it.py").write_text(f"import pytest\n\n{mark}def test_it():\n    pass\n")
+    report = tmp_path / "tests.xml"
+    command = [sys.executable, "-m", "pytest", "-q", "-c", "/dev/null", f"--junitxml={report}", "test_it.py"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    command = [sys.executable, str(ROOT / ".ci" / "check_skips.py"), str(report), "jax is not", "torch is not"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == code
+    assert (f"test_it: {reason}" in done.stderr.replace("test_it.test_it", "test_it")) == bool(code)

@@ -1,3 +1,4 @@
+import errno
 import json
 import subprocess
 import sys
@@ -159,6 +160,13 @@ def test_an_error_raised_on_purpose_is_one_line_also_of_a_subclass(failing):
 def test_a_full_disk_is_one_line(failing):
     failing(OSError(28, "No space left on device", "model.keras"))
     assert_one_line(run("backbones"), "No space left on device: model.keras")
+
+
+def test_a_reader_that_stops_reading_is_no_error_to_speak_of(failing):
+    failing(OSError(errno.EPIPE, "Broken pipe"))
+    result = run("backbones")
+    assert result.stderr == ""
+    assert result.exit_code == 1
 
 
 @pytest.mark.parametrize("kind", [ValueError, TypeError, RuntimeError, json.JSONDecodeError])

@@ -1,0 +1,59 @@
+"""Each file in examples/ runs, as a user runs it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run_example(name: str, *arguments: object, directory: Path) -> str:
+    """What a program prints that is run in a directory."""
+    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+    environment = os.environ | {"KERAS_SGDR_CACHE": "off"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=directory, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture
+def circles_and_stripes(tmp_path):
+    """A folder with train/ and valid/ of two classes that are told apart at a glance, in any colour."""
+    random = np.random.default_rng(0)
+    rows, columns = np.mgrid[:48, :48]
+    for split, count in (("train", 12), ("valid", 6)):
+        for name in ("circle", "stripes"):
+            (tmp_path / "shapes" / split / name).mkdir(parents=True)
+            for i in range(count):
+                x, y = random.uniform(18, 30, size=2)
+                inside = (rows - y) ** 2 + (columns - x) ** 2 < 14**2 if name == "circle" else (rows + int(x)) % 12 < 6
+                front, back = random.integers(150, 256, 3), random.integers(0, 100, 3)
+                image = np.where(inside[:, :, None], front, back).astype("uint8")
+                Image.fromarray(image).save(tmp_path / "shapes" / split / name / f"{i}.png")
+    return tmp_path / "shapes"
+
+
+def test_all_examples_have_a_test():
+    tested = set(re.findall(r'run_example\("(\w+\.py)"', Path(__file__).read_text(encoding="utf-8")))
+    assert tested == {path.name for path in EXAMPLES.glob("*.py")}
+
+
+def test_callbacks_in_your_own_fit_learn_the_digits(tmp_path):
+    printed = run_example("callbacks_in_your_own_fit.py", directory=tmp_path)
+    rate = float(re.search(r"suggested rate: (\S+)", printed)[1])
+    assert 1e-4 < rate < 1
+    assert float(re.findall(r"val_accuracy: ([\d.]+)", printed)[-1]) > 0.93
+
+
+def test_eight_steps_learn_two_shapes_and_export(tmp_path, circles_and_stripes):
+    printed = run_example("eight_steps.py", circles_and_stripes, 32, 1, directory=tmp_path)
+    rate = float(re.search(r"rate (\S+): ", printed)[1])
+    assert 1e-6 < rate <= 1e-3  # the usual rate of the recipe, or less
+    assert float(re.search(r"accuracy ([\d.]+); most confused", printed)[1]) > 0.7
+    assert (tmp_path / "export" / "1" / "saved_model.pb").is_file()
