@@ -51,8 +51,9 @@ def rate_as_variable(optimizer: Any) -> Any:
     if has_settable_rate(optimizer):
         return None
     *_, innermost = optimizer_chain(optimizer)
-    # Private, for the setter refuses (Keras: "its learning rate is not settable"). Optimizers track any attribute that
-    # is a variable, so that it is part of the state that JAX's trainer passes on.
+    # Private, for the getter evaluates a schedule, and the setter refuses to put a number in its place (Keras: "its
+    # learning rate is not settable"). Optimizers track any attribute that is a variable, so that it is part of the
+    # state that JAX's trainer passes on.
     schedule = innermost._learning_rate
     innermost._learning_rate = keras.Variable(0.0, name="learning_rate", trainable=False, dtype=keras.config.floatx())
     return schedule

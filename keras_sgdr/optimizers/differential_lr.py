@@ -16,6 +16,7 @@ from typing import Any
 import keras
 
 from keras_sgdr.models.group_summary import WeightRow, rate_table
+from keras_sgdr.optimizers.access import read_learning_rate
 from keras_sgdr.optimizers.group_rates import GroupSettings, own_decays, top_rate_and_multipliers
 from keras_sgdr.optimizers.grouped_optimizer import (
     GroupedUpdates,
@@ -26,7 +27,7 @@ from keras_sgdr.optimizers.grouped_optimizer import (
     portable_config,
 )
 from keras_sgdr.optimizers.layer_patterns import has_patterns, match_layers
-from keras_sgdr.optimizers.movable_momentum import MovableMomentum
+from keras_sgdr.optimizers.movable_momentum import MovableMomentum, moved_momentum
 from keras_sgdr.optimizers.variable_groups import SavedWeight, VariableGroups, is_saved, stand_in
 from keras_sgdr.validation import InvalidTypeError, InvalidValueError
 
@@ -126,7 +127,7 @@ class DifferentialLR(GroupedUpdates):
     @property
     def learning_rates(self) -> list[float]:
         """The present learning rate of each group, as floats."""
-        rate = float(keras.ops.convert_to_numpy(self.learning_rate))
+        rate = read_learning_rate(self)
         return [rate * multiplier for multiplier in self._differential.settings.multipliers]
 
     @property
@@ -179,7 +180,7 @@ class DifferentialLR(GroupedUpdates):
         else:
             trainable_variables = list(trainable_variables)
             self._build_for(trainable_variables)
-        with self._stepping(), self._with_moved_momentum():
+        with self._stepping(), moved_momentum(self):
             super().apply(grads, trainable_variables)
 
     def stateless_apply(
@@ -305,17 +306,6 @@ class DifferentialLR(GroupedUpdates):
             yield
         finally:
             self._differential.in_step = False
-
-    @contextmanager
-    def _with_moved_momentum(self) -> Iterator[None]:
-        momentum = self.momentum_variable
-        if momentum is not None:
-            momentum.start_step(self)
-        try:
-            yield
-        finally:
-            if momentum is not None:
-                momentum.end_step(self)
 
 
 def _saved_weight(config: dict[str, Any]) -> SavedWeight:

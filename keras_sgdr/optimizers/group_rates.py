@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-import keras
-
-from keras_sgdr.validation import InvalidTypeError, InvalidValueError, require_numbers
+from keras_sgdr.optimizers.access import has_settable_rate
+from keras_sgdr.validation import InvalidTypeError, InvalidValueError, require, require_integer, require_numbers
 
 LAST_GROUP_FACTOR = 10.0  # fastai 2: `slice(b)` trains every group but the last at b / 10
 _BIASES_AND_NORMS = ("bias", "gamma", "beta", "scale")
@@ -41,7 +40,7 @@ def geometric_rates(low: float, high: float, *, num_groups: int) -> list[float]:
     """
     _check_positive("low", low)
     _check_positive("high", high)
-    _check_num_groups(num_groups)
+    require_integer("num_groups", num_groups)
     if num_groups == 1:
         return [float(high)]
     inner = [low * (high / low) ** (group / (num_groups - 1)) for group in range(1, num_groups - 1)]
@@ -56,8 +55,8 @@ def discounted_rates(top: float, *, num_groups: int, factor: float = ULMFIT_FACT
     Args:
         top: Rate of the last group (the head), above 0.
         num_groups: Number of layer groups, 1 or more.
-        factor: How many times lower than the next group's each group's rate is, above 0. The
-            fast.ai course recommends 3 to 10.
+        factor: How many times lower than the next group's each group's rate is, above 0. The fast.ai course recommends
+            3 to 10; `1 / 0.75` is what others call a layer decay of .75.
 
     Returns:
         `num_groups` floats, the last one exactly `top`.
@@ -75,39 +74,8 @@ def discounted_rates(top: float, *, num_groups: int, factor: float = ULMFIT_FACT
     """
     _check_positive("top", top)
     _check_positive("factor", factor)
-    _check_num_groups(num_groups)
+    require_integer("num_groups", num_groups)
     return [top / factor**depth for depth in reversed(range(num_groups))]
-
-
-def layer_decay_rates(top: float, *, num_groups: int, decay: float = 0.75) -> list[float]:
-    """Returns layer-wise decayed rates: each group's is `decay` times the next group's.
-
-    `rate[g] = top * decay ** (num_groups - 1 - g)`
-
-    Meant for one group per layer or block.
-
-    Args:
-        top: Rate of the last group (the head), above 0.
-        num_groups: Number of layer groups, 1 or more.
-        decay: In (0, 1].
-
-    Returns:
-        `num_groups` floats, the last one exactly `top`.
-
-    Raises:
-        TypeError: If `top` is no number.
-        ValueError: If `top` is not above 0, `decay` not in (0, 1], or `num_groups` not a positive integer.
-
-    Reference:
-        timm, `layer_decay`; Clark et al., "ELECTRA", 2020.
-    """
-    _check_positive("top", top)
-    _check_num_groups(num_groups)
-    if not 0 < decay <= 1:
-        raise InvalidValueError(
-            f"`decay` must be in (0, 1]. Received: decay={decay}. Use `discounted_rates` for a factor above 1."
-        )
-    return [top * decay**depth for depth in reversed(range(num_groups))]
 
 
 def rates_per_group(learning_rates: float | slice | Sequence[float], *, num_groups: int) -> list[float]:
@@ -129,7 +97,7 @@ def rates_per_group(learning_rates: float | slice | Sequence[float], *, num_grou
     Reference:
         fastai 2, whose `slice` has this meaning.
     """
-    _check_num_groups(num_groups)
+    require_integer("num_groups", num_groups)
     if isinstance(learning_rates, slice):
         return _slice_rates(learning_rates, num_groups)
     if isinstance(learning_rates, numbers.Real):
@@ -224,10 +192,10 @@ def top_rate_and_multipliers(
             f"Received: learning_rates={learning_rates}, multipliers={multipliers}."
         )
     rates = rates_per_group(learning_rates, num_groups=num_groups)
-    if not isinstance(inner_optimizer._learning_rate, keras.Variable):
+    if not has_settable_rate(inner_optimizer):
         raise InvalidValueError(
             "`learning_rates` must be left out if a schedule inside sets the last group's. "
-            f"Received: learning_rates={rates}, a {type(inner_optimizer._learning_rate).__name__} inside. "
+            f"Received: learning_rates={rates}, a schedule or function inside. "
             f"Give the ratios: multipliers={[rate / rates[-1] for rate in rates]}."
         )
     return rates[-1], tuple(rate / rates[-1] for rate in rates)
@@ -247,10 +215,4 @@ def _slice_rates(rates: slice, num_groups: int) -> list[float]:
 
 def _check_positive(name: str, value: Any) -> None:
     require_numbers(**{name: value})
-    if not 0 < value < math.inf:
-        raise InvalidValueError(f"`{name}` must be finite and above 0. Received: {name}={value}.")
-
-
-def _check_num_groups(num_groups: int) -> None:
-    if isinstance(num_groups, bool) or not isinstance(num_groups, int) or num_groups < 1:
-        raise InvalidValueError(f"`num_groups` must be an integer >= 1. Received: num_groups={num_groups}.")
+    require(0 < value < math.inf, f"`{name}` must be finite and above 0", **{name: value})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -47,16 +49,22 @@ class MovableMomentum(keras.Variable):
     def __gt__(self, other: object) -> bool:
         return True
 
-    def start_step(self, optimizer: Any) -> None:
-        """Makes the optimizer's update compute with this momentum."""
-        state = vars(optimizer)
-        if state[self.attribute] is not self:  # the replicas of a strategy come here by turns
-            self.own = float(state[self.attribute])
-        # PyTorch's optimizers update all weights in one call, which takes numbers only; there no step is compiled.
-        on_torch = keras.backend.backend() == "torch"
-        state[self.attribute] = float(keras.ops.convert_to_numpy(self)) if on_torch else self
 
-    def end_step(self, optimizer: Any) -> None:
-        """Makes it the optimizer's own again."""
-        vars(optimizer)[self.attribute] = self.own
-        self.assign(self.own)
+@contextmanager
+def moved_momentum(optimizer: Any) -> Iterator[None]:
+    """Has an update computed at the momentum of `optimizer.momentum_variable`, if there is one, and sets that back."""
+    momentum: MovableMomentum | None = optimizer.momentum_variable
+    if momentum is None:
+        yield
+        return
+    state, name = vars(optimizer), momentum.attribute
+    if state[name] is not momentum:  # else another replica of a tf.distribute strategy, which come by turns, is within
+        momentum.own = float(state[name])
+    # PyTorch's optimizers update all weights in one call, which takes numbers only; there no step is compiled.
+    on_torch = keras.backend.backend() == "torch"
+    state[name] = float(keras.ops.convert_to_numpy(momentum)) if on_torch else momentum
+    try:
+        yield
+    finally:
+        state[name] = momentum.own
+        momentum.assign(momentum.own)

@@ -74,6 +74,28 @@ def test_each_group_is_trained_as_by_an_optimizer_of_its_own(name):
     assert_all_close(together, separate, rtol=1e-6, atol=1e-6)
 
 
+WITHOUT_MOMENTUM = ("sgd", "adagrad", "adadelta", "adafactor", "ftrl")
+
+
+@pytest.mark.parametrize("name", [name for name in INNER if name not in WITHOUT_MOMENTUM])
+def test_moved_momentum_is_that_of_a_bare_optimizer_whose_own_is_set_before_each_step(name):
+    """Set by hand and not compiled, so that Keras reads the attribute anew in each step."""
+    variables, others = weights(), weights()
+    optimizer = DifferentialLR(INNER[name](0.5), in_groups(variables), 0.02, movable_momentum=True)
+    bare = INNER[name](0.02)
+    attribute = "momentum" if getattr(bare, "momentum", 0) else "beta_1"
+    own = getattr(bare, attribute)
+    for momentum, grads in zip([0.8, 0.85, None, 0.5, 0.95], gradients(), strict=True):
+        if momentum is not None:
+            optimizer.momentum_variable.assign(momentum)
+        actual = train(optimizer, variables, [grads])
+        setattr(bare, attribute, momentum or own)
+        expected = train(bare, others, [grads])
+        assert getattr(optimizer, attribute) == own
+        assert float(optimizer.momentum_variable.numpy()) == pytest.approx(own)
+    assert_all_close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", INNER)
 def test_equal_rates_are_the_bare_optimizer_to_the_bit(name):
     variables, others = weights(), weights()
@@ -166,29 +188,6 @@ def test_config_is_the_same_on_every_backend():
     assert (config["module"], config["class_name"]) == ("keras.optimizers", "Adam")
 
 
-def test_keras_still_has_the_private_parts_that_are_overridden_or_set():
-    optimizer = keras.optimizers.Muon(use_ema=True, ema_overwrite_frequency=1)
-    optimizer.build([keras.Variable(1.0)])
-    methods = ["_apply_weight_decay", "_get_current_learning_rate", "_update_model_variables_moving_average"]
-    used = ["_use_weight_decay", "_var_key", "_get_variable_index", "_should_use_adamw"]
-    state = [
-        "_learning_rate",
-        "_trainable_variables",
-        "_trainable_variables_indices",
-        "_model_variables_moving_average",
-    ]
-    assert [name for name in methods + used + state if not hasattr(optimizer, name)] == []
-    nadam = keras.optimizers.Nadam()
-    nadam.build([keras.Variable(1.0)])
-    assert tuple(nadam._u_product.shape) == ()
-    layer = keras.layers.BatchNormalization()
-    layer.build((None, 3))
-    layer.trainable = False
-    assert [v.name for part in layer._flatten_layers() for v in part._trainable_variables] == ["gamma", "beta"]
-    if keras.backend.backend() == "torch":
-        assert hasattr(keras.optimizers.Adam(), "_parallel_update_step")
-
-
 def test_wrong_number_of_rates_leaves_the_inner_optimizer_as_it_was():
     variables = weights()
     inner = keras.optimizers.Adam(0.25)
@@ -222,7 +221,7 @@ def test_arguments_that_cannot_be_used_are_refused():
 
 def test_rates_beside_a_schedule_are_refused_with_the_ratios_to_give():
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
-    with pytest.raises(ValueError, match=r"a ExponentialDecay inside. Give the ratios: multipliers=\[0.01"):
+    with pytest.raises(ValueError, match=r"a schedule or function inside. Give the ratios: multipliers=\[0.01"):
         DifferentialLR(keras.optimizers.SGD(schedule), in_groups(weights()), RATES)
 
 

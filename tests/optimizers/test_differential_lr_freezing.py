@@ -2,7 +2,9 @@ import keras
 import numpy as np
 import pytest
 
+from keras_sgdr.models.layer_groups import freeze_to, layer_groups, unfreeze
 from keras_sgdr.optimizers.differential_lr import DifferentialLR
+from tests.models.test_layer_groups import IMAGES, LABELS, small_model
 from tests.small_models import KINDS, fit, state
 
 RATES = [1e-3, 1e-2, 1e-1]
@@ -45,6 +47,21 @@ def test_unfrozen_layers_go_on_with_the_same_optimizer(kind):
     assert all(moved(before, model.trainable_variables))
     assert int(keras.ops.convert_to_numpy(optimizer.iterations)) == 6
     assert len(optimizer.variables) == count
+
+
+def test_freeze_to_and_unfreeze_go_on_with_the_same_optimizer():
+    model = small_model()
+    optimizer = DifferentialLR(keras.optimizers.SGD(momentum=0.9), layer_groups(model), RATES)
+    moved_in = []
+    for freeze in (lambda: freeze_to(model, -1), lambda: unfreeze(model)):
+        freeze()
+        before = {layer.name: layer.get_weights() for layer in model.layers}
+        model.compile(optimizer, "sparse_categorical_crossentropy")
+        model.fit(IMAGES, LABELS, batch_size=2, verbose=0)
+        names = {layer.name for layer in model.layers if any(moved(before[layer.name], layer.weights))}
+        moved_in.append(names)
+    assert moved_in == [{"head_bn", "dense"}, {"down0", "conv0", "down1", "conv1", "head_bn", "dense"}]
+    assert int(keras.ops.convert_to_numpy(optimizer.iterations)) == 4
 
 
 def test_frozen_layers_do_not_move_and_their_slots_wait():

@@ -7,7 +7,6 @@ import pytest
 from keras_sgdr.optimizers.group_rates import (
     discounted_rates,
     geometric_rates,
-    layer_decay_rates,
     one_per_group,
     rates_per_group,
 )
@@ -37,7 +36,7 @@ def test_discounted_rates_are_ulmfits():
 
 
 def test_layer_decay_is_timms_power_of_the_depth():
-    assert layer_decay_rates(1.0, num_groups=4) == pytest.approx([0.421875, 0.5625, 0.75, 1.0])
+    assert discounted_rates(1.0, num_groups=4, factor=1 / 0.75) == pytest.approx([0.421875, 0.5625, 0.75, 1.0])
 
 
 @pytest.mark.parametrize(
@@ -83,8 +82,6 @@ def test_helpers_refuse_values_out_of_range():
         discounted_rates(1e-3, num_groups=True)
     with pytest.raises(ValueError, match="Received: factor=0"):
         discounted_rates(1e-3, num_groups=2, factor=0)
-    with pytest.raises(ValueError, match=r"Received: decay=1\.5"):
-        layer_decay_rates(1e-3, num_groups=2, decay=1.5)
 
 
 def test_one_value_per_group_is_checked_under_the_arguments_name():
