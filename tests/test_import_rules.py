@@ -21,7 +21,7 @@ MAY = {("lr_finder", "keras_sgdr.checkpoint.training_state")}
 # These import nothing of ours but `validation`.
 ALONE = {"_version", "validation", "atomic_write", "array_store", "plots"}
 PURE = {"schedules/cosine_cycles.py", "lr_finder/suggestions.py", "lr_finder/lr_curve.py", "recipe/candidates.py"}
-PURE |= {"recipe/rate_choice.py", "models/softmax_regression.py", "data/index/folder.py"}
+PURE |= {"recipe/recipe.py", "recipe/rate_choice.py", "models/softmax_regression.py", "data/index/folder.py"}
 BACKENDS = {"tensorflow", "jax", "torch"}
 # Those that touch a backend's own objects, inside functions; their names say so.
 OF_A_BACKEND = {"checkpoint/torch_generators.py": {"torch"}}
@@ -106,3 +106,36 @@ def test_the_reader_of_imports_sees_what_it_should(tmp_path):
     source = tmp_path / "module.py"
     source.write_text("import a.b\ndef f():\n    from c import d\n")
     assert list(imports(source)) == [("a.b", False, False), ("c", True, False), ("c.d", True, False)]
+
+
+def test_the_lists_name_only_what_is_there():
+    folders = {name_of(path.parent).replace("/", ".") for path in MODULES if path.name == "__init__.py"}
+    files = {name_of(path) for path in MODULES}
+    assert set(PACKAGES) == folders - {".", "data"} | {
+        name.removesuffix(".py") for name in files if "/" not in name
+    } - {"__init__"}
+    assert BESIDE | ALONE | {ours for ours, _ in MAY} <= set(PACKAGES)
+    assert {theirs.replace(".", "/") + ".py" for _, theirs in MAY} <= {f"keras_sgdr/{name}" for name in files}
+    assert PURE | set(OF_A_BACKEND) <= files
+    assert all(any(name.startswith(prefix) for name in files) for prefix in EVERY_BACKEND)
+
+
+def test_the_exceptions_are_made_use_of():
+    for ours, theirs in MAY:
+        assert any(module == theirs for path in (LIBRARY / ours).glob("*.py") for module, _, _ in imports(path))
+    for name, backends in OF_A_BACKEND.items():
+        assert backends <= tops(LIBRARY / name)
+    assert "keras_cv" in tops(LIBRARY / "augmentation" / "random_view.py")
+
+
+@pytest.mark.parametrize("name", sorted(PURE))
+def test_pure_module_imports_none_of_ours_that_imports_more(name):
+    files = {"keras_sgdr." + name_of(path).removesuffix(".py").replace("/", "."): path for path in MODULES}
+    seen, left = set(), [LIBRARY / name]
+    while left:
+        path = left.pop()
+        seen.add(path)
+        at_import = {module for module, inside, typing_only in imports(path) if not inside and not typing_only}
+        others = {module.split(".")[0] for module in at_import} - set(sys.stdlib_module_names)
+        assert others <= {"numpy", "keras_sgdr"}, name_of(path)
+        left += [files[module] for module in at_import if module in files and files[module] not in seen]
