@@ -167,7 +167,9 @@ def _near_pairs(hashes: npt.NDArray[np.uint16]) -> tuple[npt.NDArray[np.int64], 
             # Most of them have only that part of the hash in common, and to compare thumbnails takes longer.
             is_near = np.bitwise_count(whole[earlier] ^ whole[later]) <= _MAX_HASH_DISTANCE
             pairs.append(later[is_near].astype(np.int64) * len(hashes) + earlier[is_near])
-    found_pairs = np.unique(np.concatenate(pairs))
+    # Not np.unique: on millions of numbers its hash table takes five times as long as NumPy's sort.
+    found_pairs = np.sort(np.concatenate(pairs))
+    found_pairs = found_pairs[np.diff(found_pairs, prepend=-1) > 0]
     return found_pairs % len(hashes), found_pairs // len(hashes)
 
 
