@@ -64,10 +64,13 @@ def probe_arguments(data: Any) -> Iterator[dict[str, Any]]:
 def reordered(arguments: dict[str, Any], order: int) -> dict[str, Any]:
     """Returns the arguments with their arrays in another order for each `order` but 0, and seeds the global generators.
 
-    A pipeline shuffles anew on its next pass by itself.
+    A pipeline shuffles anew on its next pass by itself; that of `load_dataset` once its epoch is over.
     """
     if order == 0:
         return arguments
+    counter = getattr(arguments["x"], "epoch_counter", None)
+    if counter is not None:
+        counter.assign_add(1)
     random.seed(order)
     np.random.seed(order)
     if "y" not in arguments:
@@ -98,7 +101,9 @@ def _copied(data: keras.utils.PyDataset) -> Any:
 
 def _own_copy(data: Any) -> Any:
     """Returns a copy of a `tf.data` pipeline, whose passes, shuffles and variables are its own; other data as it is."""
-    if not (is_of_tensorflow(data) and hasattr(data, "element_spec")):
+    # A dataset of `load_dataset` keeps nothing but its epoch, which is put back. In a copy the functions that read and
+    # write it would have a variable each, and every pass would be the same epoch.
+    if not (is_of_tensorflow(data) and hasattr(data, "element_spec")) or hasattr(data, "epoch_counter"):
         return data
     try:
         return copy_dataset(data)

@@ -22,10 +22,11 @@ def copy_dataset(dataset: Any) -> Any:
     """Copies a `tf.data` pipeline by serializing its graph, if a pass over it changes anything.
 
     A pipeline that keeps no state between passes is returned as it is, so that what TensorFlow prepares on the first
-    pass is used by the next. Captured variables are copied. The generator from which a shuffle draws one seed for each
-    pass would be shared with the original, whose next pass would then be another; so the copy gets generators of its
-    own, which start from the pipeline's seeds. A cache in files that do not exist yet is left out: an unfinished pass
-    would leave its lock. Arrays inside the pipeline are copied with it, several times.
+    pass is used by the next. Captured variables are copied, once for each function that captures them. The generator
+    from which a shuffle draws one seed for each pass would be shared with the original, whose next pass would then be
+    another; so the copy gets generators of its own, which start from the pipeline's seeds. A cache in files that do not
+    exist yet is left out: an unfinished pass would leave its lock. Arrays inside the pipeline are copied with it,
+    several times.
 
     Args:
         dataset: The `tf.data.Dataset`.
