@@ -48,7 +48,7 @@ def test_callbacks_in_your_own_fit_learn_the_digits(tmp_path):
     printed = run_example("callbacks_in_your_own_fit.py", directory=tmp_path)
     rate = float(re.search(r"suggested rate: (\S+)", printed)[1])
     assert 1e-4 < rate < 1
-    assert float(re.findall(r"val_accuracy: ([\d.]+)", printed)[-1]) > 0.93
+    assert float(re.findall(r"val_accuracy: ([\d.]+)", printed)[-1]) > 0.8
 
 
 def test_eight_steps_learn_two_shapes_and_export(tmp_path, circles_and_stripes):

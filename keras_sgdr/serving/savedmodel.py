@@ -1,4 +1,4 @@
-"""The TensorFlow Serving export: encoded images in, probabilities and class names out."""
+"""Exports a classifier for TensorFlow Serving: encoded images in, probabilities and class names out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_sgdr.data.decode.decode_image import decode_image
 from keras_sgdr.data.index.file_names import as_bytes
-from keras_sgdr.validation import InvalidValueError
+from keras_sgdr.validation import require, require_integer
 
 
 def export_savedmodel(
@@ -103,16 +103,14 @@ def _write(model: keras.Model, serve: Any, path: Path) -> None:
 
 
 def _check_model(model: keras.Model, class_names: list[str]) -> tuple[int, int]:
-    shape = model.input_shape
-    if len(shape) != 4 or shape[3] != 3 or None in shape[1:3]:
-        raise InvalidValueError(
-            f"`model` must take images of one size, (height, width, 3). Received: input_shape={shape}."
-        )
-    if model.output_shape[-1] != len(class_names):
-        raise InvalidValueError(
-            f"`class_names` must name each of the model's {model.output_shape[-1]} outputs. "
-            f"Received: {len(class_names)} names."
-        )
+    shape, num_outputs = model.input_shape, model.output_shape[-1]
+    has_one_size = len(shape) == 4 and shape[3] == 3 and None not in shape[1:3]
+    require(has_one_size, "`model` must take images of one size, (height, width, 3)", input_shape=shape)
+    require(
+        num_outputs == len(class_names),
+        f"`class_names` must name each of the model's {num_outputs} outputs",
+        class_names=class_names,
+    )
     return shape[1], shape[2]
 
 
@@ -122,11 +120,9 @@ def _next_version(directory: Path) -> int:
 
 
 def _check_version(version: int, directory: Path) -> int:
-    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise InvalidValueError(f"`version` must be an integer >= 1. Received: version={version!r}.")
-    if (directory / str(version)).exists():
-        raise InvalidValueError(
-            f"`version` must be new: {directory / str(version)} exists. Received: version={version}. "
-            "Leave it out to get the next one."
-        )
+    require_integer("version", version)
+    target = directory / str(version)
+    require(
+        not target.exists(), f"`version` must be new, or None for the next one, and {target} exists", version=version
+    )
     return version

@@ -118,7 +118,7 @@ def test_export_that_fails_leaves_no_version(model, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "received"),
     [
-        ({"class_names": ["one"]}, "1 names"),
+        ({"class_names": ["one"]}, r"class_names=\['one'\]"),
         ({"class_names": NAMES, "version": 0}, "version=0"),
         ({"class_names": NAMES, "version": 1}, "version=1"),
         ({"class_names": NAMES, "resize": "stretch"}, "resize='stretch'"),
