@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from keras_sgdr.models.batch_norm import recalibrate_batch_norm
 from keras_sgdr.models.layer_groups import freeze_to, unfreeze
@@ -90,12 +91,13 @@ def test_interrupted_recalibration_changes_nothing():
 def test_nothing_but_the_statistics_is_changed():
     model = small_model()
     freeze_to(model, -1)
+    before = {weight.path: _array(weight) for weight in model.weights}
     recalibrate_batch_norm(model, [(IMAGES, np.zeros(24))])
+    changed = {weight.path for weight in model.weights if not np.array_equal(_array(weight), before[weight.path])}
+    assert changed == {f"{norm}/moving_{kind}" for norm in ("bn0", "bn1") for kind in ("mean", "variance")}
     assert not model.get_layer("bn0").trainable
     assert model.get_layer("bn1").momentum == 0.9
-    assert (
-        model.get_layer("dropout" if "dropout" in [x.name for x in model.layers] else model.layers[2].name).rate == 0.5
-    )
+    assert model.get_layer("drop").rate == 0.5
 
 
 def statistics(model):
@@ -162,31 +164,46 @@ def test_wrong_arguments_are_refused():
         recalibrate_batch_norm(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)], name="plain"), [IMAGES])
 
 
-def accuracy_after_an_epoch_unfrozen(**policy):
-    """Learns to tell colours; then sees them sorted by class for an epoch, at a rate at which weights hardly move."""
+@pytest.fixture(scope="module")
+def digits():
+    """Images of handwritten digits, 600 to train on and 300 for validation."""
+    images, labels = load_digits(return_X_y=True)
+    images, labels = images[:900].reshape(-1, 8, 8, 1).astype("float32"), labels[:900]
+    return (images[:600], labels[:600]), (images[600:], labels[600:])
+
+
+@pytest.fixture(scope="module")
+def learnt(digits):
+    """A network with batch norms that has learnt the digits."""
     keras.utils.set_random_seed(0)
-    rng, labels = np.random.default_rng(1), np.repeat(np.arange(3), 40)
-    images = (rng.normal(0, 0.4, (120, 6, 6, 3)) + np.eye(3)[labels][:, None, None]).astype("float32")
-    x = inputs = keras.Input((6, 6, 3))
-    for number in range(2):
-        x = keras.layers.Conv2D(6, 3, padding="same", activation="relu")(x)
-        x = keras.layers.BatchNormalization(name=f"bn{number}", momentum=0.2)(x)
-    outputs = keras.layers.Dense(3, activation="softmax")(keras.layers.GlobalAveragePooling2D()(x))
+    x = inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Rescaling(1 / 16)(x)
+    for number, size in enumerate((8, 1)):  # the whole image, so that what a channel holds depends on the digit
+        x = keras.layers.Conv2D(32, size, activation="relu")(x)
+        x = keras.layers.BatchNormalization(name=f"bn{number}", momentum=0.5)(x)
+    outputs = keras.layers.Dense(10, activation="softmax")(keras.layers.GlobalAveragePooling2D()(x))
     model = keras.Model(inputs, outputs)
-    model.compile(keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    order = rng.permutation(120)
-    model.fit(images[order], labels[order], batch_size=40, epochs=15, verbose=0)
-    before = model.evaluate(images, labels, verbose=0)[1]
+    model.compile(keras.optimizers.Adam(0.005), "sparse_categorical_crossentropy")
+    model.fit(*digits[0], epochs=8, verbose=0)
+    return model
+
+
+def accuracies_around_an_epoch_unfrozen(learnt, digits, **policy):
+    """Validation accuracy around an epoch, sorted by class, at a rate at which weights hardly move."""
+    model = keras.models.clone_model(learnt)
+    model.set_weights(learnt.get_weights())
     unfreeze(model, **policy)
     model.compile(keras.optimizers.SGD(1e-6), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(images, labels, batch_size=10, epochs=1, shuffle=False, verbose=0)
-    return before, model.evaluate(images, labels, verbose=0)[1]
+    before = model.evaluate(*digits[1], verbose=0)[1]
+    (images, labels), order = digits[0], np.argsort(digits[0][1], kind="stable")
+    model.fit(images[order], labels[order], batch_size=10, shuffle=False, verbose=0)
+    return before, model.evaluate(*digits[1], verbose=0)[1]
 
 
-def test_the_first_epoch_after_unfreezing_does_not_collapse():
-    before, after = accuracy_after_an_epoch_unfrozen()
-    assert before >= 0.99
+def test_the_first_epoch_after_unfreezing_does_not_collapse(learnt, digits):
+    before, after = accuracies_around_an_epoch_unfrozen(learnt, digits)
+    assert before > 0.85
     assert after >= before - 0.01
     # What the policy prevents: statistics of the last batches take over from those of the whole.
-    _, with_moving_statistics = accuracy_after_an_epoch_unfrozen(batch_norm="train")
+    _, with_moving_statistics = accuracies_around_an_epoch_unfrozen(learnt, digits, batch_norm="train")
     assert with_moving_statistics < before - 0.05

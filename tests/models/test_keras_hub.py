@@ -1,4 +1,4 @@
-"""Backbones of KerasHub, where it is installed: `pip install keras-hub`."""
+"""Backbones of KerasHub: `pip install "keras-sgdr[hub]"`, and `pytest -m slow`."""
 
 import keras
 import numpy as np
@@ -10,13 +10,18 @@ from keras_sgdr.models.frozen_boundary import split_at_frozen_boundary
 from keras_sgdr.models.layer_groups import freeze_to, layer_groups
 from keras_sgdr.precompute.precompute import precompute_features
 
-keras_hub = pytest.importorskip("keras_hub", reason="needs keras-hub, an extra backbone library")
-pytestmark = pytest.mark.filterwarnings("default")  # KerasHub's own are not ours to mend
+# Slow to import; the warnings of KerasHub itself are not errors here.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 IMAGES = np.random.default_rng(0).uniform(0, 255, (6, 32, 32, 3)).astype("float32")
 
 
-def efficient_net():
+@pytest.fixture(scope="module")
+def keras_hub():
+    return pytest.importorskip("keras_hub", reason="not installed: pip install 'keras-sgdr[hub]'")
+
+
+def efficient_net(keras_hub):
     return keras_hub.models.EfficientNetBackbone(
         stackwise_kernel_sizes=[3, 3],
         stackwise_num_repeats=[1, 2],
@@ -33,7 +38,7 @@ def efficient_net():
     )
 
 
-def vision_transformer():
+def vision_transformer(keras_hub):
     return keras_hub.models.ViTDetBackbone(
         hidden_size=16,
         num_layers=2,
@@ -48,8 +53,8 @@ def vision_transformer():
 
 
 @pytest.mark.parametrize("make", [efficient_net, vision_transformer])
-def test_a_backbone_becomes_a_classifier_that_is_frozen_precomputed_and_saved(make, tmp_path):
-    backbone = make()
+def test_a_backbone_becomes_a_classifier_that_is_frozen_precomputed_and_saved(keras_hub, make, tmp_path):
+    backbone = make(keras_hub)
     model = build_classifier(3, backbone=backbone, image_size=32)
     copied = keras.Model(model.input, model.get_layer("head_pool").input)
     np.testing.assert_allclose(copied.predict(IMAGES, verbose=0), backbone.predict(IMAGES, verbose=0), atol=1e-5)
@@ -69,7 +74,7 @@ def test_a_backbone_becomes_a_classifier_that_is_frozen_precomputed_and_saved(ma
     np.testing.assert_allclose(load_classifier(tmp_path / "saved").model.predict(IMAGES, verbose=0), outputs, atol=1e-5)
 
 
-def test_a_backbone_whose_layers_do_not_describe_themselves_is_refused():
+def test_a_backbone_whose_layers_do_not_describe_themselves_is_refused(keras_hub):
     backbone = keras_hub.models.ViTBackbone(
         image_shape=(32, 32, 3), patch_size=8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=32
     )
