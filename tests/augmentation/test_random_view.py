@@ -63,19 +63,124 @@ def fixed(*values):
     return [tf.constant(np.full(3, value, np.float32)) for value in values]
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [
-        side_on(max_zoom=1.3, max_lighting=0.0),
-        top_down(max_zoom=2.0, max_rotate_degrees=180.0, max_lighting=0.0),
-        basic(max_warp=0.3, max_zoom=1.1, max_lighting=0.0),
-    ],
-)
-def test_composed_view_equals_scipy(layer):
-    images, seeds = smooth_images(12), seeds_of(12)
-    transform, _, _ = layer.draw(seeds, (32, 32))
-    expected = [resampled_by_scipy(p, m, (32, 32)) for p, m in zip(images, matrices_of(transform, 12), strict=True)]
-    np.testing.assert_allclose(layer.augment(images, seeds), expected, atol=0.05)
+# Three round spots, one in each channel, off the centre so that no symmetry leaves them where they are: what moves the
+# pixels of a view is told from where they are in it, and not from what the layer says that it has drawn.
+SIDE, GREY, HEIGHT_OF_SPOTS, WIDTH_OF_SPOTS = 48, 100.0, 100.0, 2.5
+SPOTS = np.array([[9.0, -3.0], [-7.0, -8.0], [1.0, 10.0]])  # x and y from the centre
+
+
+def spotted_image():
+    y, x = np.mgrid[0:SIDE, 0:SIDE] - (SIDE - 1) / 2
+    spots = [np.exp(-((x - right) ** 2 + (y - down) ** 2) / (2 * WIDTH_OF_SPOTS**2)) for right, down in SPOTS]
+    return (GREY + HEIGHT_OF_SPOTS * np.stack(spots, axis=-1)).astype(np.float32)
+
+
+class Measured:
+    """What happened to the spots in each of many views.
+
+    Attributes:
+        inverses: the matrices that lead from a view's pixels to the image's, from the centres, `(n, 2, 3)`.
+        is_mirrored, degrees, zooms, shifts: the parts of their inverses.
+        greys: the level between the spots; gains: how much higher the spots are than in the image.
+    """
+
+    def __init__(self, views):
+        views = np.asarray(views, np.float64)
+        y, x = np.mgrid[0:SIDE, 0:SIDE] - (SIDE - 1) / 2
+        self.greys = np.median(views, axis=(1, 2, 3))
+        heights = views - self.greys[:, None, None, None]
+        heights[heights < 0.02 * HEIGHT_OF_SPOTS] = 0  # rounding, and what lies far from the spots
+        masses = heights.sum(axis=(1, 2))
+        found = np.stack([(heights * axis[..., None]).sum(axis=(1, 2)) / masses for axis in (x, y)], axis=-1)
+        corners = np.concatenate([SPOTS.T, np.ones((1, 3))])
+        forward = found.transpose(0, 2, 1) @ np.linalg.inv(corners)
+        linear = forward[:, :, :2]
+        self.is_mirrored = np.linalg.det(linear) < 0
+        self.zooms = np.sqrt(np.abs(np.linalg.det(linear)))
+        sign = np.where(self.is_mirrored, -1, 1)
+        self.degrees = np.degrees(np.arctan2(linear[:, 0, 1], sign * linear[:, 0, 0]))
+        self.shifts = forward[:, :, 2]
+        # A zoom makes spots larger, and light makes them higher. What lies below 2 % is 2 % of a Gaussian's volume.
+        volume = 0.98 * 2 * np.pi * WIDTH_OF_SPOTS**2 * HEIGHT_OF_SPOTS
+        self.gains = masses.mean(axis=1) / volume / self.zooms**2
+        wholes = np.concatenate([forward, np.tile([[[0.0, 0.0, 1.0]]], (len(views), 1, 1))], axis=1)
+        self.inverses = np.linalg.inv(wholes)
+
+
+@pytest.fixture(scope="module", params=["basic", "side_on", "top_down"])
+def preset(request):
+    """The name, 2,000 views of the spots as the preset has it by default but for the zoom, and what is seen there."""
+    layer = {"basic": basic, "side_on": side_on, "top_down": top_down}[request.param](max_zoom=1.2)
+    image = spotted_image()
+    views = layer.augment(np.broadcast_to(image, (2000, *image.shape)), seeds_of(2000)).numpy()
+    return request.param, views, Measured(views)
+
+
+def test_a_preset_s_views_are_affine_warps_of_the_image(preset):
+    _, views, measured = preset
+    image = spotted_image()
+    for number in range(0, 2000, 100):
+        expected = resampled_by_scipy(image, measured.inverses[number], (SIDE, SIDE))
+        expected = (expected - GREY) * measured.gains[number] + measured.greys[number]
+        np.testing.assert_allclose(views[number], expected, atol=3)
+
+
+def test_a_preset_mirrors_as_often_as_it_says(preset):
+    name, _, measured = preset
+    expected = {"basic": 0.0, "side_on": 0.5, "top_down": 0.5}[name]
+    assert measured.is_mirrored.mean() == pytest.approx(expected, abs=4 * 0.5 / 2000**0.5 * (expected > 0))
+
+
+def test_a_preset_turns_three_in_four_by_up_to_ten_degrees(preset):
+    name, _, measured = preset
+    # Of top_down's, the nearest of the quarter turns is that of its symmetry, each as likely.
+    quarters = np.rint(measured.degrees / 90)
+    if name == "top_down":
+        symmetries = 4 * measured.is_mirrored + quarters % 4
+        counts = np.unique(symmetries, return_counts=True)[1]
+        np.testing.assert_allclose(counts / 2000, [1 / 8] * 8, atol=0.03)
+    else:
+        assert not quarters.any()
+    degrees = measured.degrees - 90 * quarters
+    assert (np.abs(degrees) > 0.1).mean() == pytest.approx(0.75 * 0.99, abs=0.04)
+    turned = degrees[np.abs(degrees) > 0.1]
+    np.testing.assert_allclose(np.quantile(turned, [0, 0.25, 0.5, 0.75, 1]), [-10, -5, 0, 5, 10], atol=0.8)
+
+
+def test_a_preset_zooms_three_in_four_and_stays_inside(preset):
+    _, _, measured = preset
+    assert (measured.zooms > 1.002).mean() == pytest.approx(0.75 * 0.99, abs=0.04)
+    zoomed = measured.zooms[measured.zooms > 1.002]
+    np.testing.assert_allclose(np.quantile(zoomed, [0, 0.5, 1]), [1, 1.1, 1.2], atol=0.012)
+    # The part that is shown may lie anywhere within the image, and does.
+    room = (measured.zooms - 1) * SIDE / 2
+    reach = np.abs(measured.shifts).max(axis=1)
+    assert (reach <= room + 0.3).all()
+    assert np.quantile(reach[room > 2] / room[room > 2], 0.95) > 0.9
+
+
+def test_a_preset_s_light_stays_within_five_in_a_hundred(preset):
+    _, _, measured = preset
+    np.testing.assert_allclose(np.quantile(measured.gains, [0.002, 0.5, 0.998]), [1 / 1.05, 1, 1.05], atol=0.015)
+    np.testing.assert_allclose(
+        np.quantile(measured.greys - GREY, [0, 0.25, 0.5, 0.75, 1]),
+        255 * 0.05 * np.array([-1, -0.5, 0, 0.5, 1]),
+        atol=1.2,
+    )
+
+
+def test_perspective_equals_scipy():
+    images = smooth_images()
+    expected = [resampled_by_scipy(p, np.array([[1, 0, 0], [0, 1, 0], [0.01, -0.004, 1]]), (32, 32)) for p in images]
+    np.testing.assert_allclose(rendered(images, tilting(*fixed(0.01, -0.004))), expected, atol=0.1)
+
+
+def test_perspective_moves_the_edges_as_far_as_asked():
+    matrices, _, _ = drawn(RandomView(max_warp=0.2, warp_probability=0.75, **STILL))
+    assert (matrices[:, 2, 0] != 0).mean() == pytest.approx(0.75, abs=0.02)
+    for axis, half in ((0, 30), (1, 20)):
+        moved = matrices[:, 2, axis] * half  # how much nearer, or farther, that edge's middle is
+        np.testing.assert_allclose(np.quantile(moved[moved != 0], [0, 0.25, 0.5, 1]), [-0.2, -0.1, 0, 0.2], atol=0.01)
 
 
 def test_far_outside_the_image_is_reflected_again_and_again():
@@ -104,13 +209,17 @@ def test_part_of_a_image_is_all_that_is_seen_of_it():
 
 
 def test_images_of_several_sizes_are_resized_in_the_same_resampling():
-    layer, seeds = side_on(max_zoom=1.3, max_lighting=0.0), seeds_of(3)
-    images = [smooth_images(1, *size)[0].astype(np.uint8) for size in ((40, 30), (17, 48), (48, 48))]
-    result = layer.augment_pixels(*with_room(images, 48 * 48), seeds, image_size=(24, 24)).numpy()
-    drawn = matrices_of(layer.draw(seeds, (24, 24))[0], 3)
-    for image, matrix, view in zip(images, drawn, result, strict=True):
-        whole = np.diag([image.shape[1] / 24, image.shape[0] / 24, 1.0]) @ matrix
-        np.testing.assert_allclose(view, resampled_by_scipy(image, whole, (24, 24)), atol=0.05)
+    """The view of a resized image, and the resized view, are the same warp: told from images of x and of y alone."""
+    layer, seeds = side_on(max_zoom=1.2, max_warp=0.1, max_lighting=0.0), seeds_of(6)
+    for height, width in ((40, 30), (17, 48), (48, 48)):
+        x = np.broadcast_to(np.linspace(0, 255, width), (height, width))
+        y = np.broadcast_to(np.linspace(0, 255, height)[:, None], (height, width))
+        images = [np.stack([x, y, (x + y) / 2], axis=-1).astype(np.float32)] * 6
+        result = layer.augment_pixels(*with_room(images, 48 * 48), seeds, image_size=(24, 24)).numpy()
+        resized = np.stack([np.asarray(tf.image.resize(image, (24, 24))) for image in images])
+        expected = layer.augment(resized, seeds).numpy()
+        # Not at the borders, where what is reflected is half a pixel wide, and half one of the larger image.
+        np.testing.assert_allclose(result[:, 4:-4, 4:-4], expected[:, 4:-4, 4:-4], atol=3)
 
 
 def test_unaugmented_pixels_equal_a_plain_resize():
