@@ -17,11 +17,11 @@ CHOSEN = {
     "tests/optimizers/test_differential_lr_training.py": "ema or accumul or jit or scal or later or moves_all_groups",
     # `.keras` files, loaded in another process.
     "tests/optimizers/test_differential_lr_saving.py": "settings or alike",
-    "tests/schedules/test_momentum.py": "test",
+    "tests/schedules/test_momentum.py": "each_group or all_batches or failed or saved or inside",
     "tests/schedules/test_one_cycle.py": "agrees or goes_on or flat_cosine_is or beta_1",
     "tests/schedules/test_snapshots.py": "hold or restore or ensemble",
     # On PyTorch all that it promises: bit for bit, where no layer draws at random.
-    "tests/checkpoint/test_training_checkpoint.py": "ends_where or schedulers_go_on or remembered or model_that_is_not",
+    "tests/checkpoint/test_training_checkpoint.py": "ends_where and differential or schedulers_go_on",
     "tests/checkpoint/test_training_state.py": "test",
 }
 

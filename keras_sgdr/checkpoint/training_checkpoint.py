@@ -53,8 +53,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     That is every variable of the model (weights, batch-norm statistics, the seed generators of dropout) and of the
     optimizer (slots, iterations, rate, accumulated gradients, loss scale), the epoch, the batch, the running metrics,
     the history, and what `callbacks` remember. A run that goes on from it ends bit for bit where an unbroken one
-    does, on a machine that repeats itself; `fit` returns the history of all epochs. On PyTorch dropout is other, for
-    there Keras draws it from a global generator. Keras's `BackupAndRestore` keeps neither callbacks nor history, and
+    does, on a machine that repeats itself; `fit` returns the history of all epochs. On PyTorch that holds for models
+    without random layers: there Keras draws dropout from PyTorch's global generator, whose state is not in the file, so
+    that a resumed run draws other masks. Keras's `BackupAndRestore` keeps neither callbacks nor history, and
     begins the epoch again with the weights of its middle.
 
     It must be the last of `fit`'s callbacks: it writes what the others have done. Schedulers of this package learn by

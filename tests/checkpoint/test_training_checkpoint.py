@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import keras
@@ -35,7 +36,8 @@ def stream(step):
         yield X[chosen], Y[chosen]
 
 
-def make_model(optimizer=None):
+def make_model(optimizer=None, *, run_eagerly=True):
+    """Not compiled by default: most trainings here have a dozen batches."""
     keras.utils.set_random_seed(1)
     layers = keras.layers
     model = keras.Sequential(
@@ -48,7 +50,9 @@ def make_model(optimizer=None):
             layers.Dense(2, activation="softmax"),
         ]
     )
-    model.compile(optimizer or keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    optimizer = optimizer or keras.optimizers.Adam(0.01)
+    compiled = {"metrics": ["accuracy"], "run_eagerly": run_eagerly}
+    model.compile(optimizer, "sparse_categorical_crossentropy", **compiled)
     return model
 
 
@@ -111,14 +115,21 @@ def differential_model():
 
 
 def scaled_model():
-    return make_model(keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01), initial_scale=1024.0))
+    inner = keras.optimizers.Adam(0.01)
+    return make_model(keras.optimizers.LossScaleOptimizer(inner, initial_scale=1024.0), run_eagerly=False)
+
+
+def compiled_model():
+    return make_model(run_eagerly=False)
 
 
 def scheduled():
     return [SGDRScheduler(0.05, cycle_mult=2, n_cycles=2)]
 
 
-@pytest.mark.parametrize(("make", "save_every"), [(make_model, "epoch"), (scaled_model, 3), (differential_model, 1)])
+@pytest.mark.parametrize(
+    ("make", "save_every"), [(compiled_model, "epoch"), (scaled_model, 3), (differential_model, 1)]
+)
 def test_resumed_run_ends_where_an_unbroken_one_does(make, save_every, tmp_path):
     unbroken = make()
     history = run(unbroken, *scheduled())
@@ -151,23 +162,30 @@ def test_schedulers_go_on_in_the_midst_of_an_epoch(tmp_path):
 LOSSES = [5.0, 4.0, 4.5, 3.0, 3.5, 3.2, 3.1, 2.0]
 
 
-@pytest.mark.filterwarnings("ignore:Another callback sets")  # the scheduler, over ReduceLROnPlateau
-@pytest.mark.parametrize("kill_after", [STEPS, 5 * STEPS + 1, 7 * STEPS])
-def test_callbacks_remember(kill_after, tmp_path):
+def remembering_callbacks():
     """Cycles of one epoch: stops after the third that ends worse, with the fourth's weights; 7 epochs of 8."""
+    scheduler = SGDRScheduler(0.01, n_cycles=8)
+    plateau = keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=2)
+    early = keras.callbacks.EarlyStopping("val_loss", patience=9)
+    snapshots = CycleSnapshots(scheduler, restore_best_cycle=True)
+    return [Script(LOSSES), scheduler, snapshots, StopWhenOverfitting(scheduler, patience=3), plateau, early]
 
-    def callbacks():
-        scheduler = SGDRScheduler(0.01, n_cycles=8)
-        plateau = keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=2)
-        early = keras.callbacks.EarlyStopping("val_loss", patience=9)
-        snapshots = CycleSnapshots(scheduler, restore_best_cycle=True)
-        return [Script(LOSSES), scheduler, snapshots, StopWhenOverfitting(scheduler, patience=3), plateau, early]
 
-    unbroken, remembering = make_model(), callbacks()
-    history = run(unbroken, *remembering, epochs=8)
+@pytest.fixture(scope="module")
+def unbroken_with_callbacks():
+    model, callbacks = make_model(), remembering_callbacks()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Another callback sets")  # the scheduler, over ReduceLROnPlateau
+        return model, callbacks, run(model, *callbacks, epochs=8)
+
+
+@pytest.mark.filterwarnings("ignore:Another callback sets")
+@pytest.mark.parametrize("kill_after", [STEPS, 5 * STEPS + 1, 7 * STEPS])
+def test_callbacks_remember(kill_after, unbroken_with_callbacks, tmp_path):
+    unbroken, remembering, history = unbroken_with_callbacks
     assert len(history.epoch) == 7
     arguments = {"kill_after": kill_after, "epochs": 8}
-    model, resumed_callbacks, resumed = broken_off(make_model, callbacks, tmp_path / "run", **arguments)
+    model, resumed_callbacks, resumed = broken_off(make_model, remembering_callbacks, tmp_path / "run", **arguments)
     assert_same((model, resumed), (unbroken, history))
     for name in ("best", "wait", "cooldown_counter"):
         assert getattr(resumed_callbacks[4], name) == getattr(remembering[4], name)
@@ -206,17 +224,20 @@ def test_images_go_on_in_the_midst_of_an_epoch(tmp_path):
         keras.utils.set_random_seed(1)
         layers = keras.layers
         model = keras.Sequential([layers.Input((16, 16, 3)), layers.Flatten(), layers.Dense(2, activation="softmax")])
-        model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
+        model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", run_eagerly=True)
         return model
+
+    def schedule():
+        return [SGDRScheduler(0.05, cycle_len=2)]
 
     def data(step):
         options = {"image_size": 16, "batch_size": 6, "augmentation": side_on(), "shuffle": True}
         return load_dataset(split, **options, initial_step=step).repeat()
 
     unbroken = make()
-    arguments = {"data": data, "validation_data": None}
-    history = run(unbroken, *scheduled(), **arguments)
-    model, _, resumed = broken_off(make, scheduled, tmp_path / "run", kill_after=STEPS + 3, save_every=2, **arguments)
+    arguments = {"data": data, "validation_data": None, "epochs": 2}
+    history = run(unbroken, *schedule(), **arguments)
+    model, _, resumed = broken_off(make, schedule, tmp_path / "run", kill_after=STEPS + 3, save_every=2, **arguments)
     assert_same((model, resumed), (unbroken, history))
 
 

@@ -21,8 +21,10 @@ MODULES = [
         "adadelta", "adafactor", "adagrad", "adam", "adamw", "adamax", "ftrl", "lamb", "lion", "muon", "nadam",
         "rmsprop", "sgd", "schedule_free_adamw", "optimizer", "optimizer_sparse", "loss_scale_optimizer",
     )),
-    *(f"callbacks.{name}_test" for name in ("learning_rate_scheduler", "reduce_lr_on_plateau")),
-    pytest.param("callbacks.swap_ema_weights_test", marks=pytest.mark.slow),
+    # What these do to a DifferentialLR, test_differential_lr_training.py tests by the weights' way.
+    *(pytest.param(f"callbacks.{name}_test", marks=pytest.mark.slow) for name in (
+        "learning_rate_scheduler", "reduce_lr_on_plateau", "swap_ema_weights",
+    )),
 ]  # fmt: skip
 
 # What makes no sense for an optimizer that must know its groups, by the test's name.

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -68,19 +66,6 @@ def test_training_under_steps_per_execution_is_exact():
 
     for one, four in zip(trained(), trained(steps_per_execution=4), strict=True):
         np.testing.assert_allclose(one, four, rtol=1e-6)
-
-
-def test_saved_model_keeps_its_schedule_in_a_new_process(tmp_path):
-    schedule = SGDR(0.1, steps_per_epoch=4, cycle_mult=1.5, warmup="start", warmup_steps=2)
-    make_model(schedule).save(tmp_path / "model.keras")
-    code = """
-import sys, json, keras, keras_sgdr
-optimizer = keras.models.load_model(sys.argv[1]).optimizer
-print(json.dumps(optimizer.get_config()["learning_rate"]["config"]))
-"""
-    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "model.keras")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == schedule.get_config()
 
 
 @pytest.mark.parametrize(

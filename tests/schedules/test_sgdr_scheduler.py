@@ -1,4 +1,5 @@
 import contextlib
+import functools
 import itertools
 import json
 import math
@@ -33,12 +34,18 @@ def make_model(learning_rate=0.5, **compile_arguments):
     return model
 
 
+@functools.cache
+def shared_model():
+    """One whose step is compiled once, for tests that look at rates or take the weights as they come."""
+    return make_model()
+
+
 def batches(count):
     return np.ones((count, 2), "float32"), np.ones((count, 1), "float32")
 
 
 def run(scheduler, *, steps_per_epoch, epochs, model=None, **fit_arguments):
-    model = model or make_model()
+    model = model or shared_model()
     recorder = RateRecorder()
     x, y = batches(steps_per_epoch)
     arguments = {"batch_size": 1, "verbose": 0} | fit_arguments
@@ -98,7 +105,7 @@ def test_backup_and_restore_goes_on_with_the_same_rates(tmp_path):
                 raise KeyboardInterrupt
 
     def train(*more):
-        recorder, model = RateRecorder(), make_model()
+        recorder, model = RateRecorder(), make_model()  # in which BackupAndRestore leaves its `_initial_epoch`
         backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
         x, y = batches(4)
         callbacks = [SGDRScheduler(0.3, cycle_mult=2), backup, recorder, *more]
@@ -120,7 +127,7 @@ ANOTHERS = {
 @pytest.mark.parametrize("name", ANOTHERS)
 @pytest.mark.parametrize("is_first", [True, False])
 def test_another_callback_that_sets_the_rate_too_is_told_once(name, is_first):
-    model, (x, y) = make_model(), batches(2)
+    model, (x, y) = shared_model(), batches(2)
     callbacks = [SGDRScheduler(0.3), ANOTHERS[name]()]
     with pytest.warns(UserWarning, match="Another callback sets the learning rate too") as told:
         model.fit(x, y, batch_size=1, epochs=4, verbose=0, callbacks=callbacks[:: 1 if is_first else -1])
@@ -151,7 +158,7 @@ def make_generator_dataset(steps):
 
 
 def run_unknown_length(scheduler, *, epochs):
-    model, recorder = make_model(), RateRecorder()
+    model, recorder = shared_model(), RateRecorder()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Your input ran out of data")
         model.fit(make_generator_dataset(4), epochs=epochs, shuffle=False, verbose=0, callbacks=[scheduler, recorder])

@@ -4,7 +4,7 @@ import pytest
 
 from keras_sgdr.schedules.sgdr_scheduler import SGDRScheduler
 from keras_sgdr.schedules.snapshots import CycleSnapshots, Snapshot, SnapshotEnsemble, StopWhenOverfitting
-from tests.schedules.test_sgdr_scheduler import make_model
+from tests.schedules.test_sgdr_scheduler import shared_model
 
 X = np.random.default_rng(0).normal(size=(5, 2)).astype("float32")
 Y = X.sum(axis=1, keepdims=True)
@@ -33,7 +33,7 @@ class Script(keras.callbacks.Callback):
 
 
 def train(*callbacks, scheduler, epochs=7, losses=None):
-    model = make_model(0.1)
+    model = shared_model()
     recorder = Recorder()
     script = [] if losses is None else [Script(losses)]
     validation = {"validation_data": (X, Y)} if losses is None else {}
