@@ -41,20 +41,20 @@ class RandomView(VectorizedBaseImageAugmentationLayer):
     Args:
         flip: "none", "horizontal", or "dihedral" for the eight symmetries of the square (the four that need no quarter
             turn where height and width differ).
-        max_rotate_degrees: the angle is uniform between minus this and this.
-        max_zoom: the zoom is uniform in [1, max_zoom], towards a random part of the image that stays inside it.
-        max_warp: how far, as a part of half the side, perspective moves the corners; 0.2 is strong.
-        max_lighting: brightness moves by up to this part of 255 either way, and contrast about the image's mean is
+        max_rotate_degrees: The angle is uniform between minus this and this.
+        max_zoom: The zoom is uniform in [1, max_zoom], towards a random part of the image that stays inside it.
+        max_warp: How far, as a part of half the side, perspective moves the corners; 0.2 is strong.
+        max_lighting: Brightness moves by up to this part of 255 either way, and contrast about the image's mean is
             multiplied by up to 1 + this, or divided by it.
-        flip_probability: how often an image is mirrored, for "horizontal".
-        rotate_probability: how often the angle is not 0.
-        zoom_probability: how often the zoom is not 1.
-        warp_probability: how often there is perspective.
-        lighting_probability: how often the lighting changes.
-        seed: for the calls that are given no seeds.
+        flip_probability: How often an image is mirrored, for "horizontal".
+        rotate_probability: How often the angle is not 0.
+        zoom_probability: How often the zoom is not 1.
+        warp_probability: How often there is perspective.
+        lighting_probability: How often the lighting changes.
+        seed: For the calls that are given no seeds.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: If a number is out of its range.
 
     Example:
         >>> layer = RandomView(flip="horizontal", max_zoom=1.1)
@@ -217,7 +217,7 @@ class RandomView(VectorizedBaseImageAugmentationLayer):
         return labels
 
     def get_config(self) -> dict[str, Any]:
-        """Gives the arguments."""
+        """Returns the arguments."""
         probabilities = [f"{name}_probability" for name in ("flip", "rotate", "zoom", "warp", "lighting")]
         names = ["flip", "max_rotate_degrees", "max_zoom", "max_warp", "max_lighting", *probabilities, "seed"]
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
@@ -226,13 +226,13 @@ class RandomView(VectorizedBaseImageAugmentationLayer):
 def basic(
     *, max_zoom: float = 1.0, max_rotate_degrees: float = 10.0, max_lighting: float = 0.05, **kwargs: Any
 ) -> RandomView:
-    """Gives augmentation for images that may not be mirrored, such as of text: turned, zoomed and lit.
+    """Returns augmentation for images that may not be mirrored, such as of text: turned, zoomed and lit.
 
     Args:
-        max_zoom: the largest zoom, 1 or more.
-        max_rotate_degrees: the largest angle, in degrees either way.
-        max_lighting: the largest change of brightness (part of 255) and contrast.
-        **kwargs: further arguments of `RandomView`.
+        max_zoom: The largest zoom, 1 or more.
+        max_rotate_degrees: The largest angle, in degrees either way.
+        max_lighting: The largest change of brightness (part of 255) and contrast.
+        **kwargs: Further arguments of `RandomView`.
     """
     return RandomView(
         flip="none", max_zoom=max_zoom, max_rotate_degrees=max_rotate_degrees, max_lighting=max_lighting, **kwargs
@@ -242,13 +242,13 @@ def basic(
 def side_on(
     *, max_zoom: float = 1.0, max_rotate_degrees: float = 10.0, max_lighting: float = 0.05, **kwargs: Any
 ) -> RandomView:
-    """Gives augmentation for images taken from the side, such as of cats: `basic`, and half of them mirrored.
+    """Returns augmentation for images taken from the side, such as of cats: `basic`, and half of them mirrored.
 
     Args:
-        max_zoom: the largest zoom, 1 or more.
-        max_rotate_degrees: the largest angle, in degrees either way.
-        max_lighting: the largest change of brightness (part of 255) and contrast.
-        **kwargs: further arguments of `RandomView`.
+        max_zoom: The largest zoom, 1 or more.
+        max_rotate_degrees: The largest angle, in degrees either way.
+        max_lighting: The largest change of brightness (part of 255) and contrast.
+        **kwargs: Further arguments of `RandomView`.
     """
     return RandomView(
         flip="horizontal", max_zoom=max_zoom, max_rotate_degrees=max_rotate_degrees, max_lighting=max_lighting, **kwargs
@@ -258,13 +258,13 @@ def side_on(
 def top_down(
     *, max_zoom: float = 1.0, max_rotate_degrees: float = 10.0, max_lighting: float = 0.05, **kwargs: Any
 ) -> RandomView:
-    """Gives augmentation for images taken from above, such as by satellite: `basic`, in one of eight symmetries.
+    """Returns augmentation for images taken from above, such as by satellite: `basic`, in one of eight symmetries.
 
     Args:
-        max_zoom: the largest zoom, 1 or more.
-        max_rotate_degrees: the largest angle, in degrees either way.
-        max_lighting: the largest change of brightness (part of 255) and contrast.
-        **kwargs: further arguments of `RandomView`.
+        max_zoom: The largest zoom, 1 or more.
+        max_rotate_degrees: The largest angle, in degrees either way.
+        max_lighting: The largest change of brightness (part of 255) and contrast.
+        **kwargs: Further arguments of `RandomView`.
     """
     return RandomView(
         flip="dihedral", max_zoom=max_zoom, max_rotate_degrees=max_rotate_degrees, max_lighting=max_lighting, **kwargs

@@ -16,8 +16,8 @@ def render(
     """Resamples images and changes their lighting in one pass, compiled by XLA (six times as fast, on a CPU too).
 
     Args:
-        pixels: tensor of shape `(batch, 3 * room)`: each image's pixels row by row, and anything in the room left.
-        transform: from the result to the image.
+        pixels: Tensor of shape `(batch, 3 * room)`: each image's pixels row by row, and anything in the room left.
+        transform: From the result to the image.
         brightness: float32 of shape `(batch,)`: what is added.
         contrast: float32 of shape `(batch,)`: what the distance from the image's mean is multiplied by.
         windows: int32 of shape `(batch, 4)`: the first pixel of the part that is the image, its height and width, and
@@ -35,7 +35,7 @@ def render(
 
 @lru_cache
 def _compiled_render(image_size: tuple[int, int], is_projective: bool) -> Any:
-    """Gives one compiled function for all images of a size, whatever is drawn."""
+    """Returns one compiled function for all images of a size, whatever is drawn."""
 
     def render_entries(pixels: Any, entries: Any, brightness: Any, contrast: Any, windows: Any) -> Any:
         first, second, last = (tuple(entries[row : row + 3][column] for column in range(3)) for row in (0, 3, 6))
@@ -51,9 +51,9 @@ def resample(pixels: Any, transform: Transform, *, windows: Any, image_size: tup
     """Looks up every pixel of the result in the image, where a transform says that it came from.
 
     Args:
-        pixels: as for `render`.
-        transform: from the result to the image.
-        windows: as for `render`.
+        pixels: As for `render`.
+        transform: From the result to the image.
+        windows: As for `render`.
         image_size: `(height, width)` of the result.
 
     Returns:
@@ -77,11 +77,11 @@ def resample(pixels: Any, transform: Transform, *, windows: Any, image_size: tup
 
 
 def mean_values(pixels: Any, windows: Any) -> Any:
-    """Gives each image's mean value, from a grid of its pixels.
+    """Returns each image's mean value, from a grid of its pixels.
 
     Args:
-        pixels: as for `render`.
-        windows: as for `render`.
+        pixels: As for `render`.
+        windows: As for `render`.
 
     Returns:
         float32 tensor of shape `(batch,)`.
@@ -94,7 +94,7 @@ def mean_values(pixels: Any, windows: Any) -> Any:
 
 
 def _looked_up(pixels: Any, windows: Any, rows: Any, columns: Any) -> Any:
-    """Gives the pixels at rows and columns of windows, as float32 of one dimension more."""
+    """Returns the pixels at rows and columns of windows, as float32 of one dimension more."""
     room = pixels.shape[1] // 3
     starts = tf.range(tf.shape(pixels)[0]) * room + windows[:, 0]
     indices = starts[:, None, None] + rows * windows[:, 3, None, None] + columns

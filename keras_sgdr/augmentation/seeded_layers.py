@@ -1,9 +1,13 @@
-"""Layers of other packages draw from state of their own; here they draw what a seed says instead.
+"""Draws of other packages' random layers from a seed, instead of from state of their own.
 
 Keras's random layers count in a variable, KerasCV's draw from variables and from TensorFlow's global state. So the
 result depends on how many batches came before, and, in parallel, on which thread came first. But all of them ask for
 their draws by a few public functions, and only while their graph is built. During that time, and for the thread that
-builds it, those functions give the stateless draws of a seed.
+builds it, those functions return the stateless draws of a seed.
+
+A `keras.StatelessScope` would do for Keras's own layers, without replacing a function. It does not reach KerasCV's,
+which draw through `tf.random` and `tf.random.Generator`, and whose RandAugment and MixUp are promised to draw from the
+seed. Two mechanisms would be more than this one, which serves both.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +23,7 @@ _lock = RLock()
 
 
 class _Draws:
-    """Gives seed after seed for the draws of a graph that is being built."""
+    """The seeds of the draws of a graph that is being built, one after the other."""
 
     def __init__(self, seed: Any) -> None:
         self.seed = seed
@@ -110,7 +114,7 @@ def _categorical(draws: _Draws, _: Any, logits: Any, num_samples: Any, dtype: An
 
 
 def _while_loop(draws: _Draws, original: Any, cond: Any, body: Any, loop_vars: Any, **options: Any) -> Any:
-    """Gives each turn of a loop, whose body is built once, draws of its own."""
+    """Builds a loop each turn of which has draws of its own, although its body is built once."""
     seed = draws.next_seed()
 
     def turn(number: Any, *values: Any) -> list[Any]:

@@ -14,8 +14,8 @@ def threefry(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Any, Any]:
     TensorFlow's own stateless generators take one seed for a whole tensor; a batch of images needs one for each.
 
     Args:
-        key: two uint32 tensors.
-        counter: two uint32 tensors; all four broadcast against each other.
+        key: Two uint32 tensors.
+        counter: Two uint32 tensors; all four broadcast against each other.
 
     Returns:
         Two uint32 tensors of random bits.
@@ -38,9 +38,9 @@ def epoch_draws(size: int, *, seed: Any, epoch: Any) -> tuple[Any, Any]:
     """Draws all that is random about an epoch: the order of a whole split, and a seed for each of its images.
 
     Args:
-        size: the number of images.
-        seed: the run's seed, a scalar integer.
-        epoch: the number of the epoch, a scalar integer.
+        size: The number of images.
+        seed: The run's seed, a scalar integer.
+        epoch: The number of the epoch, a scalar integer.
 
     Returns:
         int64 tensor of shape `(size,)` with every index once; int32 tensor of shape `(size, 2)` of the seeds.
@@ -73,7 +73,7 @@ def uniforms(seeds: Any, count: int) -> Any:
 
     Args:
         seeds: int32 tensor of shape `(n, 2)`.
-        count: how many numbers each seed gives.
+        count: How many numbers each seed gives.
 
     Returns:
         float32 tensor of shape `(count, n)`: multiples of 2**-24.

@@ -15,7 +15,7 @@ IDENTITY: Transform = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
 
 def compose(*transforms: Transform) -> Transform:
-    """Gives the product of matrices: what the last one's result shows is looked up by the one before it."""
+    """Returns the product of matrices: what the last one's result shows is looked up by the one before it."""
     product = IDENTITY
     for transform in transforms:
         rows = [tuple(_dot(row, column) for column in zip(*transform, strict=True)) for row in product]
@@ -52,7 +52,7 @@ def scaling(x_scale: Any, y_scale: Any) -> Transform:
 
 
 def symmetry(number: Any, *, is_square: bool) -> Transform:
-    """Gives one of the eight symmetries of the square, by its number in [0, 8).
+    """Returns one of the eight symmetries of the square, by its number in [0, 8).
 
     The lowest bit mirrors left and right, the next one top and bottom, and the highest swaps rows and columns, which it
     does only if `is_square`.

@@ -1,4 +1,4 @@
-"""One short key for everything that a computed thing depends on, so that any change of it gives another key."""
+"""Hashes everything that a computed result depends on, so that any change of it makes another key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is wrong with a folder of images, found before a model learns it."""
+"""Finds what is wrong with a folder of images before a model is trained on it."""
 
 import csv
 import os
@@ -46,10 +46,10 @@ class Finding:
     """One thing that is wrong.
 
     Attributes:
-        kind: one of `ERRORS` or `WARNINGS`.
-        path: the file, and of two the one that can go; the folder for a layout and an imbalance.
-        detail: what is wrong with it, one line.
-        other: the file that it repeats.
+        kind: One of `ERRORS` or `WARNINGS`.
+        path: The file, and of two the one that can go; the folder for a layout and an imbalance.
+        detail: What is wrong with it, one line.
+        other: The file that it repeats.
     """
 
     kind: str
@@ -63,12 +63,12 @@ class FolderReport:
     """What `check_folder` found.
 
     Attributes:
-        directory: the folder.
-        class_names: the sorted names of the classes.
-        counts: for each split, the number of images of each class.
+        directory: The folder.
+        class_names: The sorted names of the classes.
+        counts: For each split, the number of images of each class.
         class_weights: `balanced_weights` of the training images, as `class_weight` of `model.fit` takes them.
-        findings: what is wrong, errors first.
-        layout: what was taken for what, as text.
+        findings: What is wrong, errors first.
+        layout: What was taken for what, as text.
     """
 
     directory: str
@@ -89,7 +89,7 @@ class FolderReport:
         return tuple(finding for finding in self.findings if finding.kind in REFUSED)
 
     def to_dict(self) -> dict[str, Any]:
-        """Gives the report as lists, dictionaries, texts and numbers, for JSON; names in UTF-8 or escaped."""
+        """Returns the report as lists, dictionaries, texts and numbers, for JSON; names in UTF-8 or escaped."""
         report: dict[str, Any] = in_utf8(asdict(self))
         return report
 
@@ -101,7 +101,7 @@ class FolderReport:
             writer.writerows(in_utf8([each.kind, each.path, each.detail, each.other or ""]) for each in self.findings)
 
     def summary(self, examples: int = _EXAMPLES) -> str:
-        """Gives the findings as text: how many of each kind, errors first, and a few of them."""
+        """Returns the findings as text: how many of each kind, errors first, and a few of them."""
         kinds = Counter(finding.kind for finding in self.findings)
         if not kinds:
             return "Found: nothing wrong."
@@ -114,7 +114,7 @@ class FolderReport:
         return "\n".join(lines)
 
     def table(self) -> str:
-        """Gives the report as text: findings in short, what was taken for what, counts and weights of each class."""
+        """Returns the report as text: findings in short, what was taken for what, counts and weights of each class."""
         names = [printable(name) for name in self.class_names]
         width = max([len(name) for name in names] + [5])
         lines = [self.summary()]

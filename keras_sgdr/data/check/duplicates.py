@@ -1,4 +1,4 @@
-"""What can be told about an image file at one look: its format, its size, its content, whom it resembles."""
+"""Fingerprints of image files (format, size, hash, thumbnail), and which of them look the same."""
 
 import struct
 from collections.abc import Iterator, Sequence
@@ -30,10 +30,10 @@ class Fingerprint:
     """One image, small enough to keep for every file of a folder.
 
     Attributes:
-        path: the file.
+        path: The file.
         image_format: "JPEG", "PNG", …, by content; None if it is none that is known.
         size: `(height, width)` in pixels as stored, where the header tells.
-        digest: a hash of the bytes.
+        digest: A hash of the bytes.
         thumbnail: uint8 of shape `(16, 16, 3)`: the whole image, upright.
     """
 
@@ -51,7 +51,7 @@ class Fingerprint:
 
 
 def fingerprint(path: str) -> Fingerprint | BadImage:
-    """Reads and decodes a file, and gives its fingerprint, or why there is none."""
+    """Reads and decodes a file, and returns its fingerprint, or why there is none."""
     try:
         encoded = read_image(path)
         found = format_of(encoded[:HEAD_LENGTH])
@@ -87,8 +87,8 @@ def alike(prints: Sequence[Fingerprint], *, max_difference: float = 5.0) -> Iter
     hash (blank pages, say), each is compared with twenty of them only.
 
     Args:
-        prints: the images.
-        max_difference: the mean absolute difference of two thumbnails, in levels of 255, that is too much at any
+        prints: The images.
+        max_difference: The mean absolute difference of two thumbnails, in levels of 255, that is too much at any
             contrast.
 
     Yields:
@@ -121,7 +121,7 @@ class _Thumbnails:
     def alike(
         self, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64], max_difference: float
     ) -> tuple[list[int], list[int]]:
-        """Gives those pairs of positions whose thumbnails look the same."""
+        """Returns the pairs of positions whose thumbnails look the same."""
 
         def keep(is_kept: npt.NDArray[np.bool_]) -> None:
             nonlocal first, second
@@ -147,7 +147,7 @@ class _Thumbnails:
 
 
 def _near_pairs(hashes: npt.NDArray[np.uint16]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Gives the pairs of positions that are worth a look at their thumbnails, in the order of the later one."""
+    """Returns the pairs of positions that are worth a look at their thumbnails, in the order of the later one."""
     everyone = np.arange(len(hashes), dtype=np.int32)
     whole = hashes.view(np.uint64)[:, 0]
     pairs: list[npt.NDArray[np.int64]] = []
@@ -174,7 +174,7 @@ def _near_pairs(hashes: npt.NDArray[np.uint16]) -> tuple[npt.NDArray[np.int64], 
 
 
 def _hashes(thumbnails: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint16]:
-    """Hashes thumbnails by which of two neighbours is lighter; gives the 64 bits as four numbers."""
+    """Hashes thumbnails by which of two neighbours is lighter; returns the 64 bits as four numbers."""
     grey = thumbnails.sum(axis=-1, dtype=np.int32).reshape(-1, 8, 2, 8, 2).sum(axis=(2, 4))
     bits = grey > np.roll(grey, -1, axis=2)
     return np.packbits(bits.reshape(len(bits), -1), axis=1).view(np.uint16)

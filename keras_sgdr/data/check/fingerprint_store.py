@@ -37,7 +37,7 @@ class FingerprintStore:
         self._path = None if directory is None else Path(directory) / f"{name.hexdigest()}.npz"
 
     def load(self, stamps: Mapping[str, _Stamp]) -> dict[str, _Seen]:
-        """Gives what was seen of the files that are as they were.
+        """Returns what was seen of the files that have not changed.
 
         Args:
             stamps: For each path, the size in bytes and the time of the last change in nanoseconds.

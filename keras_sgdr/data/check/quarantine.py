@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from keras_sgdr.atomic_write import atomic_write
 from keras_sgdr.data.check.check_folder import FolderReport
 from keras_sgdr.validation import FileThereError, MissingFileError
 
@@ -21,15 +22,15 @@ def quarantine(
     nothing to move, nothing is written.
 
     Args:
-        report: from `check_folder`.
-        directory: where the files go, under their paths relative to the report's folder.
-        kinds: which findings; see `keras_sgdr.data.check.check_folder.ERRORS` and `WARNINGS`.
+        report: From `check_folder`.
+        directory: Where the files go, under their paths relative to the report's folder.
+        kinds: Which findings; see `keras_sgdr.data.check.check_folder.ERRORS` and `WARNINGS`.
 
     Returns:
         The files that were moved, sorted.
 
     Raises:
-        FileExistsError: if `directory` already holds files that were moved before.
+        FileExistsError: If `directory` already holds files that were moved before.
     """
     target = Path(directory)
     manifest = target / MANIFEST
@@ -48,9 +49,8 @@ def quarantine(
     taken: set[str] = set()
     moves = {path: _free_place(target, os.path.relpath(path, root), taken) for path in paths}
     target.mkdir(parents=True, exist_ok=True)
-    aside = manifest.with_suffix(".partial")
-    aside.write_text(json.dumps(moves, indent=1), encoding="utf-8")
-    aside.replace(manifest)
+    with atomic_write(manifest) as aside:
+        aside.write_text(json.dumps(moves, indent=1), encoding="utf-8")
     for source, destination in moves.items():
         _move(source, destination)
     return paths
@@ -60,14 +60,14 @@ def restore(directory: str | os.PathLike[str]) -> list[str]:
     """Puts back what `quarantine` moved to `directory`.
 
     Args:
-        directory: where the files went.
+        directory: Where the files went.
 
     Returns:
         The files that are back, sorted.
 
     Raises:
-        FileNotFoundError: if nothing was moved there.
-        FileExistsError: if there is another file by now where one was; then nothing is moved.
+        FileNotFoundError: If nothing was moved there.
+        FileExistsError: If there is another file by now where one was; then nothing is moved.
     """
     manifest = Path(directory) / MANIFEST
     if not manifest.is_file():

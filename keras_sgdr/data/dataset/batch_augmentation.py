@@ -1,4 +1,4 @@
-"""What happens to a batch of images: a preset, any other Keras layers, and what mixes images with each other."""
+"""Augments batches of images: with a preset, any other Keras layers, and layers that mix images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ class BatchAugmentation:
     images gets the batch and its labels, one-hot, and draws from the seed of the batch's first image.
 
     Attributes:
-        layers: at least one layer.
+        layers: At least one layer.
         image_size: `(height, width)` of the images.
-        num_classes: the length of a one-hot label.
+        num_classes: The length of a one-hot label.
     """
 
     layers: tuple[Any, ...]
@@ -78,8 +78,8 @@ def make_batch_augmentation(
     """Checks a layer, a list of layers or None, and makes of it what augments batches of a split.
 
     Raises:
-        TypeError: if something is not a Keras layer.
-        ValueError: if a layer mixes labels, and the split has none.
+        TypeError: If something is not a Keras layer.
+        ValueError: If a layer mixes labels, and the split has none.
     """
     layers = tuple(augmentation) if isinstance(augmentation, Sequence) else (augmentation,)
     if augmentation is None or not layers:

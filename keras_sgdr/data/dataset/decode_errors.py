@@ -15,11 +15,11 @@ class EpochPosition(NamedTuple):
     """Where an image stands in its epoch.
 
     Attributes:
-        position: of the image, int64.
-        start: of the first image of this pass, int64.
-        end: one more than the last image's position, int64.
-        first_index: the first image's index.
-        next_index: the index of the image after this one.
+        position: Of the image, int64.
+        start: Of the first image of this pass, int64.
+        end: One more than the last image's position, int64.
+        first_index: The first image's index.
+        next_index: The index of the image after this one.
     """
 
     position: Any
@@ -35,10 +35,10 @@ def refuse_gaps(
     """Passes batches on until an image is missing, and then fails with the name of its file.
 
     Args:
-        dataset: batches of images.
-        paths: the images' files, by their indices, string of shape `(images,)`.
-        places_of: gives the images' places, with tensors of shape `(batch,)`, from a batch's parts.
-        batch_size: images in a batch; one of fewer is the last.
+        dataset: Batches of images.
+        paths: The images' files, by their indices, string of shape `(images,)`.
+        places_of: Returns the images' places, with tensors of shape `(batch,)`, from a batch's parts.
+        batch_size: Images in a batch; one of fewer is the last.
 
     Returns:
         The same batches; `tf.errors.InvalidArgumentError` instead of the first one that lacks an image.

@@ -1,4 +1,4 @@
-"""The epoch that a dataset of `load_dataset` keeps, put back by those who only look at its batches."""
+"""Restores the epoch that a dataset of `load_dataset` keeps, for those who only look at its batches."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The stream behind `load_dataset`: which image comes when, and how it becomes part of a batch."""
+"""The `tf.data` stream behind `load_dataset`: the order of an epoch, and how its images become batches."""
 
 import os
 from dataclasses import dataclass
@@ -27,11 +27,11 @@ class ExampleKey(NamedTuple):
     """What an image of an epoch is, before it is read.
 
     Attributes:
-        position: in the epoch, int64.
-        index: in the split, int64.
-        next_index: that of the image after it; the last one's own.
+        position: In the epoch, int64.
+        index: In the split, int64.
+        next_index: That of the image after it; the last one's own.
         seed: int32 of shape `(2,)`.
-        crop_position: where along its long side it is cropped, float32.
+        crop_position: Where along its long side it is cropped, float32.
     """
 
     position: Any
@@ -59,7 +59,7 @@ class EpochPlan:
         return -(-self.num_images // self.batch_size)
 
     def images(self, epoch: Any) -> tf.data.Dataset:
-        """Gives an epoch's images.
+        """Returns an epoch's images.
 
         With each comes what it shares with all of them, int64 of shape `(4,)`: the epoch, the first position, one more
         than the last, and the index of the first image.
@@ -85,11 +85,11 @@ class EpochImages:
     """What images look like, what they show, and what they count.
 
     Attributes:
-        split: the images.
-        form: what is decoded of them.
-        cached: where they are decoded already, if they are.
-        augmentation: what happens to a batch of them.
-        class_weights: what each class counts besides, float32 of shape `(num_classes,)`; None if all count the same.
+        split: The images.
+        form: What is decoded of them.
+        cached: Where they are decoded already, if they are.
+        augmentation: What happens to a batch of them.
+        class_weights: What each class counts besides, float32 of shape `(num_classes,)`; None if all count the same.
     """
 
     split: Split
@@ -151,7 +151,7 @@ def _places(own: ExampleKey, shared: Any, _: Any) -> EpochPosition:
 
 
 def stream(plan: EpochPlan, images: EpochImages, epoch_counter: Any) -> tf.data.Dataset:
-    """Gives a dataset each pass of which is the next epoch, as `epoch_counter` counts them."""
+    """Returns a dataset of which each pass is the next epoch, as `epoch_counter` counts them."""
     paths = tf.constant([os.fsencode(path) for path in images.split.paths])
 
     @graph_code

@@ -1,4 +1,4 @@
-"""Decoded images kept for later epochs and later runs, so that a file is decoded once."""
+"""Keeps decoded images for later epochs and later runs, so that a file is decoded once."""
 
 import os
 import shutil
@@ -97,7 +97,7 @@ class CachedImages:
         self._is_finished = form.is_finished(self._sizes)
 
     def batch(self, indices: Any, crop_positions: Any) -> Any:
-        """Gives, in graph operations, what `DecodeSpec.spec` says of some images, as one batch.
+        """Returns, in graph operations, a batch of images as `DecodeSpec.spec` describes them.
 
         Args:
             indices: int64 tensor of shape `(batch,)`.
@@ -137,7 +137,7 @@ class CachedImages:
         return batch
 
     def _scratch(self, windows: Sizes, positions: npt.NDArray[np.int64]) -> Pixels:
-        """Gives room for the whole rows of any of these windows; new for each would be new memory for each."""
+        """Returns room for the whole rows of any of these windows; new for each would be new memory for each."""
         return np.empty(3 * int(np.max(windows[:, 2] * self._sizes[positions, 1])), np.uint8)
 
     def _read_into(self, part: Pixels, position: Any, window: Sizes, scratch: Pixels) -> None:
@@ -157,15 +157,15 @@ def cached_images(
     """Decodes files, unless that has been done, and keeps the result.
 
     Args:
-        paths: the files, some of them perhaps more than once.
-        form: what to make of them.
+        paths: The files, some of them perhaps more than once.
+        form: What to make of them.
         cache: "memory", or a directory on this machine.
-        verbose: whether to say how much room it takes, and to show the progress (1), or nothing (0).
+        verbose: Whether to say how much room it takes, and to show the progress (1), or nothing (0).
 
     Raises:
-        ValueError: if there is not the room; if files are not images, naming them.
-        FileNotFoundError: if a file is missing.
-        OSError: if the disk is full all the same.
+        ValueError: If there is not the room; if files are not images, naming them.
+        FileNotFoundError: If a file is missing.
+        OSError: If the disk is full all the same.
     """
     if not isinstance(cache, (str, os.PathLike)) or not os.fspath(cache) or is_remote(os.fspath(cache)):
         raise InvalidValueError(
@@ -269,7 +269,7 @@ class _Decoder:
             self._refuse([self.paths[position] for position in bad])
 
     def _num_bytes(self) -> int:
-        """Gives how much all images take: known if they have one size, and else judged by some of them."""
+        """Returns how much all images take: known if they have one size, and else judged by some of them."""
         count = len(self.paths)
         if not (self.form.is_cropped_anywhere or self.form.is_resampled):
             return 3 * self.form.image_size[0] * self.form.image_size[1] * count
@@ -300,7 +300,7 @@ class _Decoder:
 
 
 def _aligned_empty(rows: int, columns: int) -> Pixels:
-    """Gives an array that TensorFlow takes as it is; it copies what does not begin at a multiple of 64 bytes."""
+    """Returns an array that TensorFlow takes as it is; it copies what does not begin at a multiple of 64 bytes."""
     memory = np.empty(rows * columns + 64, np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + rows * columns].reshape(rows, columns)

@@ -1,4 +1,4 @@
-"""A split of images -> batches, in an order and with an augmentation that depend on nothing but seed and epoch."""
+"""Loads a split of images as batches, whose order and augmentation depend on seed and epoch alone."""
 
 import os
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ def load_dataset(
     cache: str | os.PathLike[str] | None = None,
     verbose: int = 1,
 ) -> tf.data.Dataset:
-    """Gives the batches of a split, ready for `model.fit(dataset, epochs=n)`.
+    """Returns the batches of a split, ready for `model.fit(dataset, epochs=n)`.
 
     Each pass over the dataset is the next epoch: another order of the whole split, other views of its images. The
     order of epoch e, and the view of image i in it, are functions of (seed, e, i) alone, so that neither the number
@@ -53,13 +53,13 @@ def load_dataset(
     What the batches depend on is in `dataset.source`, where `precompute_features` looks for it.
 
     Args:
-        split: the images, from `index_folder`. `split.oversampled()` repeats those of rare classes;
+        split: The images, from `index_folder`. `split.oversampled()` repeats those of rare classes;
             `split.weighted(...)` makes the batches `(images, labels, weights)`, also together with `class_weight`,
             with which the weights are multiplied. Where images are mixed, a weight is the first one's.
         image_size: `(height, width)` of the batches in pixels, or one number for both.
-        batch_size: images in a batch; the last one of an epoch may be smaller.
+        batch_size: Images in a batch; the last one of an epoch may be smaller.
         resize: "crop", "squish" or "pad", see `keras_sgdr.data.decode.decode_image.decode_image`.
-        augmentation: a layer from `basic`, `side_on` or `top_down`; any other layer of Keras or KerasCV for images
+        augmentation: A layer from `basic`, `side_on` or `top_down`; any other layer of Keras or KerasCV for images
             (`RandAugment`, `AugMix`, `RandomErasing`, …), or a list of layers, of which a preset is fastest as the
             first one, in the same resampling as the resize. `MixUp` and `CutMix` mix images of a batch and make the
             labels float32 of shape `(batch, num_classes)`: train on `CategoricalCrossentropy`. An image's view is a
@@ -67,28 +67,28 @@ def load_dataset(
             mixed image's also of its neighbours in the batch, and what a layer draws by other means than Keras's and
             TensorFlow's random functions (`keras.layers.AugMix` picks its operations with Python's) it draws once.
             With "crop", it is a random part of the image along its long side. None for the images as they are.
-        shuffle: whether each epoch has an order of its own; otherwise that of the split.
-        seed: chooses orders and views.
-        initial_step: the global step (batches since the first epoch began) to begin at; what comes before it is not
+        shuffle: Whether each epoch has an order of its own; otherwise that of the split.
+        seed: Chooses orders and views.
+        initial_step: The global step (batches since the first epoch began) to begin at; what comes before it is not
             decoded. Within an epoch, the dataset's cardinality is unknown, because the first pass is shorter; as
             `model.fit` takes the length of its first epoch for that of all, give it `dataset.repeat()` and
             `steps_per_epoch` then, see `keras_sgdr.TrainingCheckpoint`.
-        drop_remainder: whether a last batch of fewer than `batch_size` images is left out.
+        drop_remainder: Whether a last batch of fewer than `batch_size` images is left out.
         on_bad_image: "error" fails when a file that is not an image is reached, and names it; "skip" decodes all files
             first and leaves the bad ones out, with one warning that names them.
-        class_weight: makes the batches `(images, labels, weights)`. `model.fit` multiplies each image's loss with its
+        class_weight: Makes the batches `(images, labels, weights)`. `model.fit` multiplies each image's loss with its
             weight and divides by the number of images, not by the sum of the weights; metrics are weighted only if
             they are compiled as `weighted_metrics`. "balanced" gives a class n / (k * n_c), which all images together
             count as without weights and all classes the same; a dictionary gives the weights of classes, 1 where it has
             none.
-        cache: where the decoded images are kept, as uint8 and before the augmentation, with the margin from which
+        cache: Where the decoded images are kept, as uint8 and before the augmentation, with the margin from which
             "crop" takes another part in each epoch: the batches are the same with it and without. "memory", for as long
             as the dataset lives; or a directory on this machine, also for later runs and for several at once. They are
             decoded here, which is resumed if it is interrupted, under a key made of the files (path, size and time of
             change), `image_size`, `resize`, and whether they are augmented; what is kept of files that have changed
             since lies there until it is removed. It takes up to `12 * height * width` bytes for each image that is
             augmented, more for long ones, or else `3 * height * width`.
-        verbose: whether to say how much room the cache takes, and to show its progress (1), or nothing (0).
+        verbose: Whether to say how much room the cache takes, and to show its progress (1), or nothing (0).
 
     Returns:
         A dataset of `(images, labels)`, or of `images` where the split has no labels. Images have the shape
@@ -96,10 +96,10 @@ def load_dataset(
         int32 of shape `(batch,)`, or float32 of shape `(batch, num_classes)` where there are several for an image.
 
     Raises:
-        ValueError: if an argument is out of its range, a layer mixes labels that the split has not, there is not the
+        ValueError: If an argument is out of its range, a layer mixes labels that the split has not, there is not the
             room for the cache, or (with a cache) files are not images, naming them.
-        TypeError: if `augmentation` is something else than layers.
-        tf.errors.InvalidArgumentError: on the way, if a file is not an image, naming it. See
+        TypeError: If `augmentation` is something else than layers.
+        tf.errors.InvalidArgumentError: On the way, if a file is not an image, naming it. See
             `keras_sgdr.data.decode.corrupt_images.check_images` for finding out before.
     """
     size = checked_image_size(image_size)
@@ -159,7 +159,7 @@ def _source(images: EpochImages, plan: EpochPlan, stamps: list[tuple[int, int]] 
 
 
 def _content(path: str) -> Any:
-    """Gives a path, which stands for its content; or for a name that is not UTF-8, its bytes, and size and time."""
+    """Returns a path, which stands for its content; for a name that is not UTF-8 its bytes, and size and time."""
     try:
         path.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""BMP of every depth that is not compressed; TensorFlow knows 8, 24 and 32 bits, and no palettes."""
+"""Decodes BMPs of every depth that are not compressed; TensorFlow knows 8, 24 and 32 bits, and no palettes."""
 
 from functools import partial
 from typing import Any
@@ -68,7 +68,7 @@ def _signed(number: Any) -> Any:
 
 
 def _palette(data: Any, header: Any, is_os2: Any, start: Any) -> Any:
-    """Gives 256 colours, those that the file lacks black: uint8 of shape `(256, 3)`."""
+    """Returns 256 colours, those that the file lacks black: uint8 of shape `(256, 3)`."""
     size = tf.where(is_os2, _int64(3), _int64(4))
     first = 14 + _number(header, 14, 4)
     last = first + tf.minimum((start - first) // size, 256) * size
@@ -87,7 +87,7 @@ def _bgr(rows: Any, width: Any) -> Any:
 
 
 def _masks(header: Any, bits: Any, compression: Any) -> Any:
-    """Gives the bits of red, green, blue and alpha."""
+    """Returns the bits of red, green, blue and alpha."""
     has_alpha = (_number(header, 14, 4) >= 56) & (bits == 32)
     given = [_number(header, place, 4) for place in (54, 58, 62)]
     given.append(tf.where(has_alpha, _number(header, 66, 4), _int64(0)))

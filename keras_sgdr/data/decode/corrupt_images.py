@@ -1,4 +1,4 @@
-"""Which files are not images, found before a training does."""
+"""Finds files that are not images before a training does."""
 
 import os
 import re
@@ -26,8 +26,8 @@ class BadImage:
     """A file that does not decode, and why.
 
     Attributes:
-        path: the file.
-        reason: the decoder's words, one line.
+        path: The file.
+        reason: The decoder's words, one line.
     """
 
     path: str
@@ -40,9 +40,9 @@ def find_bad_images(
     """Decodes every file, at the smallest scale its format offers, and yields those that fail, in order.
 
     Args:
-        paths: the files.
-        num_threads: how many are decoded at once; as many as there are processors if None.
-        on_progress: called with the number of files seen so far, every 100 files.
+        paths: The files.
+        num_threads: How many are decoded at once; as many as there are processors if None.
+        on_progress: Called with the number of files seen so far, every 100 files.
     """
     threads = num_threads or os.cpu_count() or 1
     remaining = iter(paths)
@@ -63,12 +63,12 @@ def check_images(
     """Refuses a set of files of which some are not images, before anything is trained on them.
 
     Args:
-        paths: the files.
-        num_threads: how many are decoded at once; as many as there are processors if None.
-        on_progress: called with the number of files seen so far, every 100 files.
+        paths: The files.
+        num_threads: How many are decoded at once; as many as there are processors if None.
+        on_progress: Called with the number of files seen so far, every 100 files.
 
     Raises:
-        ValueError: naming the files (the first ten of them) and what is wrong with each.
+        ValueError: Naming the files (the first ten of them) and what is wrong with each.
     """
     refuse_images(list(find_bad_images(paths, num_threads=num_threads, on_progress=on_progress)))
 
@@ -93,8 +93,8 @@ def without_bad_images(split: Split, *, num_threads: int | None = None) -> Split
     """Leaves out the files that are not images, with one warning that names each of them.
 
     Args:
-        split: the images; all of them are decoded once, at the smallest scale.
-        num_threads: how many are decoded at once; as many as there are processors if None.
+        split: The images; all of them are decoded once, at the smallest scale.
+        num_threads: How many are decoded at once; as many as there are processors if None.
 
     Returns:
         The split of the others; `split` itself if there is nothing to leave out.
@@ -138,7 +138,7 @@ def read_image(path: str) -> bytes:
 
 
 def reason_of(error: tf.errors.OpError) -> str:
-    """Gives what is wrong, in one line: the last one of a message, without the traceback and the graph's names."""
+    """Returns what is wrong, in one line: the last one of a message, without the traceback and the graph's names."""
     message = error.message
     lines = re.sub(r"\{\{[^}]*\}\}|\t? ?\[\[.*|\[Op:\w+\].*", "", message, flags=re.DOTALL).split("\n")
     return next((line.strip().rstrip(".") for line in reversed(lines) if line.strip()), "it does not decode")

@@ -1,4 +1,4 @@
-"""Which part of an image is wanted."""
+"""`Crop`: which part of an image is decoded."""
 
 import math
 from typing import Any, NamedTuple
@@ -10,11 +10,11 @@ class Crop(NamedTuple):
     """Which part of an image is wanted, as the file stores it.
 
     Attributes:
-        target: the height and width that it will be resized to.
+        target: The height and width that it will be resized to.
         resize: "crop" for a part of the target's shape; all of the image otherwise.
-        position: where along the long side, upright, from 0 to 1; None for the centre.
-        is_reversed: whether the rows, and the columns, end upright where they begin in the file: bool of shape `(2,)`.
-        room: an image of no more pixels than these is left whole, and the part of it taken later; infinity for all.
+        position: Where along the long side, upright, from 0 to 1; None for the centre.
+        is_reversed: Whether the rows, and the columns, end upright where they begin in the file: bool of shape `(2,)`.
+        room: An image of no more pixels than these is left whole, and the part of it taken later; infinity for all.
     """
 
     target: tuple[Any, Any]
@@ -24,7 +24,7 @@ class Crop(NamedTuple):
     room: float = 0.0
 
     def size(self, height: Any, width: Any) -> tuple[Any, Any]:
-        """Gives the height and width of the part."""
+        """Returns the height and width of the part."""
         if self.resize != "crop":
             return height, width
         tall, wide = self.target
@@ -50,7 +50,7 @@ class Crop(NamedTuple):
         return (height >= 2 * self.target[0]) | (width >= 2 * self.target[1])
 
     def window(self, height: Any, width: Any) -> tuple[Any, Any, Any, Any]:
-        """Gives the top, left, height and width of the part."""
+        """Returns the top, left, height and width of the part."""
         if self.resize != "crop":
             return tf.zeros_like(height), tf.zeros_like(width), height, width
         part_height, part_width = self.size(height, width)

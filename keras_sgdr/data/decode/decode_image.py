@@ -1,4 +1,4 @@
-"""Encoded bytes -> a uint8 image of the size that the model wants, in graph operations alone.
+"""Decodes the bytes of a file to a uint8 image of the size that the model takes, in graph operations alone.
 
 Training, prediction and the exported model call the same function, so that they see the same image.
 """
@@ -17,11 +17,13 @@ from keras_sgdr.data.decode.gif import decode_gif
 from keras_sgdr.data.decode.jpeg import decode_jpeg, decode_whole_jpeg, plain_jpeg_shape
 from keras_sgdr.data.decode.png import decode_png, over_white
 from keras_sgdr.data.decode.webp import decode_webp, exif_in_webp
+from keras_sgdr.data.index.formats import DECODED
 from keras_sgdr.validation import InvalidValueError
 
 RESIZE_MODES = ("crop", "squish", "pad")
 
-_MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "BMP": b"BM", "WebP": b"RIFF", "GIF": b"GIF8"}
+# In this order `_exif_in_other_kind` and `_decode_other_kind` list what they do.
+_MAGIC = {name: DECODED[name] for name in ("JPEG", "PNG", "BMP", "WebP", "GIF")}
 _MAGIC_LENGTH = max(map(len, _MAGIC.values()))
 _MAGIC_BYTES = np.array([list(magic.ljust(_MAGIC_LENGTH, b"\0")) for magic in _MAGIC.values()], np.uint8)
 _IS_BEHIND_MAGIC = np.arange(_MAGIC_LENGTH) >= np.array([[len(magic)] for magic in _MAGIC.values()])
@@ -40,20 +42,20 @@ def decode_image(
     need).
 
     Args:
-        encoded: the file's bytes, a scalar string tensor (or bytes).
+        encoded: The file's bytes, a scalar string tensor (or bytes).
         image_size: `(height, width)` of the result, or one number for both, in pixels.
         resize: "crop" takes the largest part of the target's shape, which can cut the dog's head off; "squish" keeps
             the whole image and changes its proportions; "pad" keeps the whole image and its proportions and fills
             the rest with black.
-        crop_position: which part "crop" takes along the long side, a scalar float32 tensor from 0 (left or top) to 1;
+        crop_position: Which part "crop" takes along the long side, a scalar float32 tensor from 0 (left or top) to 1;
             None for the centre.
 
     Returns:
         uint8 tensor of shape `(height, width, 3)`, RGB.
 
     Raises:
-        ValueError: if `image_size` or `resize` makes no sense.
-        tf.errors.InvalidArgumentError: if the bytes are not an image (when the graph runs).
+        ValueError: If `image_size` or `resize` makes no sense.
+        tf.errors.InvalidArgumentError: If the bytes are not an image (when the graph runs).
     """
     size = checked_image_size(image_size)
     image = decode_reduced(encoded, image_size=size, resize=resize, crop_position=crop_position)
@@ -96,7 +98,7 @@ def fit(image: Any, *, image_size: tuple[int, int], resize: str) -> Any:
 
 
 def room_for(image_size: tuple[int, int]) -> int:
-    """Gives how many pixels `decode_pixels` gives at most."""
+    """Returns how many pixels `decode_pixels` gives at most."""
     return 4 * image_size[0] * image_size[1]
 
 
@@ -128,7 +130,7 @@ def decode_pixels(
 
 @tf.autograph.experimental.do_not_convert
 def pixels_of(image: Any, *, image_size: tuple[int, int], resize: str, is_whole: Any = False) -> tuple[Any, Any]:
-    """Gives of an image that `decode_reduced` gave what `decode_pixels` gives."""
+    """Returns what `decode_pixels` would, for an image of `decode_reduced`."""
     size = tf.shape(image)
     if resize == "pad":
         image = fit(image, image_size=image_size, resize=resize)
@@ -145,10 +147,10 @@ def _decode_pixels(encoded: Any, crop: Crop) -> tuple[Any, Any]:
 
 
 def checked_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """Gives `(height, width)` for a number or a pair.
+    """Returns `(height, width)` for a number or a pair.
 
     Raises:
-        ValueError: if it is not one or two integers of at least 1.
+        ValueError: If it is not one or two integers of at least 1.
     """
     size = tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size, image_size)
     if len(size) != 2 or not all(isinstance(side, int) and side >= 1 for side in size):
@@ -159,10 +161,10 @@ def checked_image_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def checked_resize(resize: str) -> str:
-    """Gives the name back.
+    """Returns the name of a way of resizing, if there is such a one.
 
     Raises:
-        ValueError: if there is no such way of resizing.
+        ValueError: If there is no such way of resizing.
     """
     if resize not in RESIZE_MODES:
         raise InvalidValueError(f"`resize` must be one of {', '.join(RESIZE_MODES)}. Received: resize={resize!r}.")
@@ -196,7 +198,7 @@ def _decode(encoded: Any, crop: Crop) -> tuple[Any, Any]:
 
 @rarely
 def _exif_in_other_kind(encoded: Any, kind: Any) -> Any:
-    """Gives where the TIFF header of what is no JPEG is, or 0."""
+    """Returns where the TIFF header of an image other than a JPEG is, or 0."""
     none = lambda _: tf.constant(0)  # noqa: E731
     readers = (exif_in_png, none, exif_in_webp, none, none)
     return tf.switch_case(kind - 1, [partial(reader, encoded) for reader in readers])
@@ -219,7 +221,7 @@ def _decode_other_kind(encoded: Any, kind: Any, crop: Crop) -> tuple[Any, Any]:
 
 
 def _lying(image_size: tuple[int, int], orientation: Any) -> tuple[Any, Any]:
-    """Gives the target's height and width as the file stores the image, which may lie on its side."""
+    """Returns the target's height and width as the file stores the image, which may lie on its side."""
     height, width = image_size
     if height == width:
         return height, width
@@ -247,7 +249,7 @@ def _shrunk(image: Any, crop: Crop) -> Any:
 
 
 def _inner_size(shape: Any, target: tuple[int, int]) -> tuple[Any, Any]:
-    """Gives the size of the whole image when it just fits into the target."""
+    """Returns the size of the whole image when it just fits into the target."""
     scale = tf.minimum(target[0] / shape[0], target[1] / shape[1])
     sides = [tf.cast(tf.round(tf.cast(shape[axis], scale.dtype) * scale), tf.int32) for axis in (0, 1)]
     return tf.clip_by_value(sides[0], 1, target[0]), tf.clip_by_value(sides[1], 1, target[1])

@@ -1,4 +1,4 @@
-"""What an image is between its decoder and its augmentation, and how a cache keeps it."""
+"""`DecodeSpec`: the form of an image between its decoder and its augmentation, and in a cache."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +16,8 @@ class DecodeSpec:
     Attributes:
         image_size: `(height, width)` of what the model sees.
         resize: "crop", "squish" or "pad".
-        is_cropped_anywhere: whether each epoch takes another part of the image.
-        is_resampled: whether the augmentation resizes it, so that it comes as `decode_pixels` gives it, and not as
+        is_cropped_anywhere: Whether each epoch takes another part of the image.
+        is_resampled: Whether the augmentation resizes it, so that it comes as `decode_pixels` gives it, and not as
             `decode_image` does.
     """
 
@@ -37,7 +37,7 @@ class DecodeSpec:
         return tf.TensorSpec((3 * room_for(self.image_size),), tf.uint8), tf.TensorSpec((3,), tf.int32)
 
     def decode(self, path: Any, crop_position: Any) -> Any:
-        """Reads a file, in graph operations, and crops it for one epoch; of pixels, gives them without zeros behind."""
+        """Reads a file, in graph operations, and crops it for one epoch; pixels come without zeros behind."""
         decoder = decode_pixels if self.is_resampled else decode_image
         position = crop_position if self.is_cropped_anywhere else None
         return decoder(tf.io.read_file(path), image_size=self.image_size, resize=self.resize, crop_position=position)
@@ -57,10 +57,10 @@ class DecodeSpec:
         return tf.reshape(pixels, [frame[0], frame[1], 3])
 
     def parts(self, sizes: Any, crop_positions: Any) -> Any:
-        """Gives the top, left, height and width of what an epoch takes of whole images.
+        """Returns the top, left, height and width of what an epoch takes of whole images.
 
         Args:
-            sizes: their heights and widths, int32 of shape `(batch, 2)`.
+            sizes: Their heights and widths, int32 of shape `(batch, 2)`.
             crop_positions: float32 of shape `(batch,)`.
 
         Returns:
@@ -73,7 +73,7 @@ class DecodeSpec:
         return tf.stack(crop.window(heights, widths), axis=1)
 
     def windows(self, frames: Any, crop_positions: Any) -> Any:
-        """Gives where the parts that an epoch takes are in pixels as `decode_pixels` gives them.
+        """Returns where the parts that an epoch takes are in pixels as `decode_pixels` gives them.
 
         Args:
             frames: int32 of shape `(batch, 3)`.
@@ -97,7 +97,7 @@ class DecodeSpec:
         )
 
     def is_finished(self, sizes: Any) -> bool:
-        """Whether parts of these sizes are what `decode` gives, as they are."""
+        """Whether parts of these sizes are what `decode` returns, as they are."""
         if not self.is_cropped_anywhere:
             return True
         crop = Crop(self.image_size, self.resize)

@@ -1,4 +1,4 @@
-"""The orientation that a camera noted in an image, read and undone with graph operations."""
+"""Reads the orientation that a camera noted in an image, and undoes it, with graph operations."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,8 +19,8 @@ def orientation_at(encoded: Any, start: Any) -> Any:
     """Reads the EXIF orientation of an image.
 
     Args:
-        encoded: the file's bytes, a scalar string tensor.
-        start: where its TIFF header is; 0 if it has none.
+        encoded: The file's bytes, a scalar string tensor.
+        start: Where its TIFF header is; 0 if it has none.
 
     Returns:
         A scalar int32 tensor from 1 (upright) to 8; 1 where there is none, or where it makes no sense.
@@ -32,7 +32,7 @@ def orientation_at(encoded: Any, start: Any) -> Any:
 
 
 def exif_in_jpeg(encoded: Any) -> Any:
-    """Gives where the TIFF header of a JPEG's EXIF segment is, or 0.
+    """Returns where the TIFF header of a JPEG's EXIF segment is, or 0.
 
     The segments before the image are walked; at most a handful precede EXIF's.
     """
@@ -44,7 +44,7 @@ def exif_in_jpeg(encoded: Any) -> Any:
 
 
 def exif_in_png(encoded: Any) -> Any:
-    """Gives where the TIFF header of a PNG's EXIF chunk is, or 0.
+    """Returns where the TIFF header of a PNG's EXIF chunk is, or 0.
 
     Reference:
         PNG (Third Edition), section 11.3.4.5, the chunk eXIf.
@@ -82,8 +82,8 @@ def upright(image: Any, orientation: Any) -> Any:
     """Turns an image so that it stands as its EXIF orientation says.
 
     Args:
-        image: tensor of shape `(height, width, channels)`.
-        orientation: scalar int32 tensor in [1, 8].
+        image: Tensor of shape `(height, width, channels)`.
+        orientation: Scalar int32 tensor in [1, 8].
 
     Returns:
         The image, of shape `(width, height, channels)` where the orientation is 5 or more.
@@ -109,7 +109,7 @@ def _turned(image: Any, orientation: Any) -> Any:
 
 
 def _segment(encoded: Any, offset: Any) -> Any:
-    """Gives the first ten bytes of a segment as int32; zeros where the file ends before."""
+    """Returns the first ten bytes of a segment as int32; zeros where the file ends before."""
     return _numbers(tf.strings.substr(encoded, tf.minimum(offset, tf.strings.length(encoded)), _SEGMENT_HEADER), 10)
 
 
@@ -124,7 +124,7 @@ def _is_application(marker: Any) -> Any:
 
 @rarely
 def _walked_segments(encoded: Any) -> Any:
-    """Walks application segments up to EXIF's, and gives where what it holds begins, or 0."""
+    """Walks application segments up to EXIF's, and returns where its content begins, or 0."""
 
     def is_among_them(offset: Any, found: Any) -> Any:
         return (found == 0) & (offset > 0)

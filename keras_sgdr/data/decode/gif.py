@@ -1,4 +1,4 @@
-"""The first frame of a GIF over white; to TensorFlow, transparent pixels and what a frame leaves free have colours."""
+"""Decodes the first frame of a GIF over white, where TensorFlow shows colours in transparent pixels."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""JPEG, decoded no larger than needed."""
+"""Decodes JPEGs, no larger than needed."""
 
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +21,7 @@ _IS_OF_JFIF = (np.arange(22) >= 6) & (np.arange(22) < 20)
 
 
 def plain_jpeg_shape(encoded: Any) -> Any:
-    """Gives the height, width and channels of a JPEG that begins as most do, and so not with EXIF; zeros for any other.
+    """Returns the height, width and channels of a JPEG that begins as most do, without EXIF; zeros for any other.
 
     Returns:
         int32 tensor of shape `(3,)`.
@@ -40,8 +40,8 @@ def decode_jpeg(encoded: Any, crop: Crop) -> tuple[Any, Any]:
     """Decodes a JPEG at the smallest scale that still covers the crop's target, and crops it.
 
     Args:
-        encoded: the file's bytes, a scalar string tensor.
-        crop: which part of it, as the file stores it.
+        encoded: The file's bytes, a scalar string tensor.
+        crop: Which part of it, as the file stores it.
 
     Returns:
         uint8 tensor of shape `(height, width, 3)`, and whether it is whole though a part of it is wanted.

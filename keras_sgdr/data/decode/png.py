@@ -1,4 +1,4 @@
-"""PNG over white: with an alpha channel, a palette of transparent colours, or one colour that is."""
+"""Decodes PNGs over white: with an alpha channel, transparent colours in the palette, or one transparent colour."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ def _without_alpha(encoded: Any) -> Any:
 
 
 def _colour_key(encoded: Any) -> Any:
-    """Gives six bytes from where the chunk tRNS holds its values, or none."""
+    """Returns six bytes from where the chunk tRNS holds its values, or none."""
     # Most files do not have the word, and need no walk.
     has_word = tf.size(tf.strings.split(encoded, "tRNS", maxsplit=1)) > 1
     return tf.cond(has_word, lambda: rarely(_key_of_chunk)(encoded), lambda: tf.constant(b""))

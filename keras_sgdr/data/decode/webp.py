@@ -1,4 +1,4 @@
-"""WebP without its traps: TensorFlow 2.21 corrupts the heap when it decodes an animation of unstated channels."""
+"""Decodes WebP safely: TensorFlow 2.21 corrupts the heap when it decodes an animation of unstated channels."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def decode_webp(encoded: Any) -> Any:
     """Decodes a WebP image, or the first frame of an animation.
 
     Args:
-        encoded: the file's bytes, a scalar string tensor.
+        encoded: The file's bytes, a scalar string tensor.
 
     Returns:
         uint8 tensor of shape `(height, width, 3 or 4)`.
@@ -25,7 +25,7 @@ def decode_webp(encoded: Any) -> Any:
 
 
 def exif_in_webp(encoded: Any) -> Any:
-    """Gives where the TIFF header of a WebP's EXIF chunk is, or 0."""
+    """Returns where the TIFF header of a WebP's EXIF chunk is, or 0."""
     return tf.cond(_has(encoded, _HAS_EXIF), lambda: _exif_chunk(encoded), lambda: tf.constant(0))
 
 
@@ -52,7 +52,7 @@ def _first_frame(encoded: Any) -> Any:
 
 
 def _chunk_offset(encoded: Any, name: bytes) -> Any:
-    """Walks the chunks up to the first one of a name; gives the file's length if there is none."""
+    """Returns where the first chunk of a name is; the file's length if there is none."""
     length = tf.strings.length(encoded)
 
     def is_before(offset: Any) -> Any:
@@ -72,7 +72,7 @@ def _slice(encoded: Any, start: Any, size: Any) -> Any:
 
 
 def _bytes(encoded: Any, start: Any, size: int) -> Any:
-    """Gives `size` bytes as int32, zeros where the string ends before."""
+    """Returns `size` bytes as int32, zeros where the string ends before."""
     values = tf.cast(tf.io.decode_raw(_slice(encoded, start, size), tf.uint8), tf.int32)
     return tf.ensure_shape(tf.pad(values, [[0, size - tf.size(values)]]), (size,))
 

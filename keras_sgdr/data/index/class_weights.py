@@ -1,4 +1,4 @@
-"""What an image counts, so that rare classes are learned too."""
+"""Weights of classes, so that rare classes are learned too."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from keras_sgdr.validation import InvalidValueError
 
 
 def balanced_weights(split: Split) -> dict[int, float]:
-    """Gives each class that has images a weight with which all of them count the same: n / (k * n_c).
+    """Returns a weight for each class that has images, with which all classes count the same: n / (k * n_c).
 
     n is the number of images (labels, where an image may have several), k that of the classes that have any, and
     n_c that of the class.
@@ -24,10 +24,10 @@ def balanced_weights(split: Split) -> dict[int, float]:
 
 
 def checked_class_weights(split: Split, class_weight: Any) -> npt.NDArray[np.float32] | None:
-    """Gives the weight of each class, for the argument of `load_dataset`.
+    """Returns the weight of each class, for the argument of `load_dataset`.
 
     Raises:
-        ValueError: if it makes no sense for these labels.
+        ValueError: If it makes no sense for these labels.
     """
     if class_weight is None:
         return None

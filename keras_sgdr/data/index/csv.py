@@ -1,4 +1,4 @@
-"""A CSV file that names images and their labels -> FolderIndex."""
+"""Reads a CSV file that names images and their labels into a `FolderIndex`."""
 
 import csv
 import io
@@ -92,7 +92,7 @@ def read_csv(
     label_delimiter: str | None = None,
     suffix: str = "",
 ) -> dict[str, Split]:
-    """Reads a CSV file as `index_csv` does, and gives the splits that its columns name, or "all".
+    """Reads a CSV file as `index_csv` does, and returns the splits that its columns name, or "all".
 
     Raises:
         FileNotFoundError: If the CSV file or an image that it names is missing.
@@ -131,7 +131,7 @@ def read_csv(
 
 
 def _read(path: Path, folder: Path, suffix: str) -> tuple[tuple[str, ...], list[_Row]]:
-    """Gives the names of the columns of labels, and the rows."""
+    """Returns the names of the columns of labels, and the rows."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -185,7 +185,7 @@ def _read(path: Path, folder: Path, suffix: str) -> tuple[tuple[str, ...], list[
 
 
 def _find(folder: Path, name: str, suffix: str) -> str | None:
-    """Gives the path of an image that a CSV names, with the suffix if it lacks it, and from Windows too."""
+    """Returns the path of an image that a CSV names, with the suffix if it lacks it, and from Windows too."""
     candidates = [name, name + suffix] if suffix and not name.endswith(suffix) else [name]
     candidates += [each.replace("\\", "/") for each in candidates if "\\" in each]
     for each in candidates:

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def printable(name: str) -> str:
-    """Gives a name on one line that any terminal can show: what cannot be shown is escaped."""
+    """Returns a name on one line that any terminal can show: what cannot be shown is escaped."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         for character in in_utf8(name)
@@ -24,5 +24,5 @@ def in_utf8(value: Any) -> Any:
 
 
 def as_bytes(path: str) -> bytes:
-    """Gives a path as the system knows it, for TensorFlow, which refuses a text that is not UTF-8."""
+    """Returns a path as the system knows it, for TensorFlow, which refuses a text that is not UTF-8."""
     return os.fsencode(path)

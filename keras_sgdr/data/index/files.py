@@ -1,4 +1,4 @@
-"""What lies in a folder, on this machine or behind a URL that TensorFlow can open (`gs://…`)."""
+"""Lists what is in a folder, on this machine or behind a URL that TensorFlow can open (`gs://…`)."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ def is_there(path: str) -> bool:
 
 
 def subfolders(folder: str, skipped: Sequence[str] = ()) -> tuple[str, ...]:
-    """Gives the sorted names of the folders in `folder` that are neither hidden nor in `skipped`."""
+    """Returns the sorted names of the folders in `folder` that are neither hidden nor in `skipped`."""
     return tuple(sorted(name for name, is_dir in _entries(folder) if is_dir and name not in skipped))
 
 
@@ -34,8 +34,8 @@ def files_below(folder: str, ancestors: tuple[str, ...] = ()) -> Iterator[str]:
     """Yields the files at any depth below `folder`, in no order, without hidden ones and each folder once.
 
     Args:
-        folder: where to look.
-        ancestors: the folders that led here; a link back to one of them is not followed.
+        folder: Where to look.
+        ancestors: The folders that led here; a link back to one of them is not followed.
     """
     here = folder if is_remote(folder) else os.path.realpath(folder)
     if here in ancestors:
@@ -48,7 +48,7 @@ def files_below(folder: str, ancestors: tuple[str, ...] = ()) -> Iterator[str]:
 
 
 def files_in(folder: str) -> tuple[str, ...]:
-    """Gives the sorted paths of the files in `folder` itself that are not hidden."""
+    """Returns the sorted paths of the files in `folder` itself that are not hidden."""
     return tuple(sorted(f"{folder}/{name}" for name, is_dir in _entries(folder) if not is_dir))
 
 
@@ -73,11 +73,11 @@ def file_stamps(paths: Sequence[str], *, missing: tuple[int, int] | None = None)
     """Yields the size in bytes and the time of the last change in nanoseconds of each file.
 
     Args:
-        paths: the files.
-        missing: what a file has that is not there, or is a link to nothing; None for an error.
+        paths: The files.
+        missing: What a file has that is not there, or is a link to nothing; None for an error.
 
     Raises:
-        FileNotFoundError: if one is missing, and that is an error.
+        FileNotFoundError: If one is missing, and that is an error.
     """
     if not any(map(is_remote, paths)):
         yield from (_local_stamp(path, missing) for path in paths)

@@ -1,4 +1,4 @@
-"""From a folder of images (or a CSV) to splits: which files there are, and what each of them shows."""
+"""Indexes a folder of images (or a CSV): its splits, their files, and the class of each."""
 
 import os
 from collections import Counter
@@ -30,7 +30,7 @@ class _Walk:
     left_out: list[str] = field(default_factory=list, init=False)
 
     def images(self, folder: str) -> list[str]:
-        """Gives the paths of the images below `folder`, sorted; hidden files and folders are passed over."""
+        """Returns the paths of the images below `folder`, sorted; hidden files and folders are passed over."""
         found = []
         for path in files_below(folder):
             if not is_image(path):
@@ -174,7 +174,7 @@ def labelled_splits(
 
 
 def check_trainable(index: FolderIndex) -> FolderIndex:
-    """Gives back an index that a classifier with one label an image can be trained on.
+    """Returns the index, if it is one that a classifier with one label an image can be trained on.
 
     Raises:
         ValueError: If its images have several labels each, or there are fewer than two classes.
@@ -267,7 +267,7 @@ def _test_split(folder: str, class_names: tuple[str, ...], walk: _Walk) -> Split
 
 
 def _passed_over(directory: str, folders: dict[str, str]) -> list[str]:
-    """Gives images beside class folders, and folders beside splits."""
+    """Returns images beside class folders, and folders beside splits."""
     has_classes = [folder for folder in folders.values() if subfolders(folder)]
     stray = [path for folder in dict.fromkeys(has_classes) for path in files_in(folder) if is_image(path)]
     if directory in folders.values():

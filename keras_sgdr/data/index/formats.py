@@ -1,11 +1,11 @@
-"""What a file is, told by its first bytes and not by its name."""
+"""Tells the format of a file by its first bytes, not by its name."""
 
 import re
 import struct
 import zlib
 
-# TensorFlow decodes these.
-DECODED = ("JPEG", "PNG", "GIF", "BMP", "WebP")
+# TensorFlow decodes these: format -> the bytes with which a file of it begins.
+DECODED = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n", "GIF": b"GIF8", "BMP": b"BM", "WebP": b"RIFF"}
 SUFFIXES = {
     "JPEG": {"jpg", "jpeg", "jpe", "jfif"},
     "PNG": {"png"},
@@ -19,11 +19,7 @@ SUFFIXES = {
 }
 HEAD_LENGTH = 512
 
-_MAGIC = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"GIF87a": "GIF",
-    b"GIF89a": "GIF",
+_OTHERS = {
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
     b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG 2000",
@@ -61,16 +57,21 @@ def format_of(head: bytes) -> str | None:
         head: Its first `HEAD_LENGTH` bytes, or more.
 
     Returns:
-        One of `DECODED`, the name of what cannot be decoded ("HEIC", "HTML", …), or None if it is not known.
+        One of those in `DECODED`, the name of what cannot be decoded ("HEIC", "HTML", …), or None if it is not known.
     """
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "WebP"
-    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
-        return "BMP"
+    found = next((name for name, start in DECODED.items() if head.startswith(start)), None)
+    # RIFF holds sound and films too; and a text may begin with "BM" or "GIF8".
+    is_it = {
+        "WebP": head[8:12] == b"WEBP",
+        "BMP": int.from_bytes(head[14:18], "little") in _BMP_HEADERS,
+        "GIF": head[4:6] in (b"7a", b"9a"),
+    }
+    if found and is_it.get(found, True):
+        return found
     if head[4:8] == b"ftyp":
         return next((name for name, brands in _BRANDS.items() if head[8:12] in brands), "video")
-    found = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
-    return found or _text_format(head)
+    other = next((name for start, name in _OTHERS.items() if head.startswith(start)), None)
+    return other or _text_format(head)
 
 
 def _text_format(head: bytes) -> str | None:
@@ -90,7 +91,7 @@ def damage_of(encoded: bytes) -> str | None:
     Args:
         encoded: The whole file.
     """
-    if not encoded.startswith(b"\x89PNG"):
+    if not encoded.startswith(DECODED["PNG"][:4]):
         return None
     place = 8
     while place + 12 <= len(encoded):

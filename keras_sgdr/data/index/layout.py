@@ -1,4 +1,4 @@
-"""Which of a folder's folders are splits, and which are classes; and which files are images."""
+"""Decides which of a folder's folders are splits and which are classes, and which files are images."""
 
 import posixpath
 
@@ -19,7 +19,7 @@ def is_image(path: str) -> bool:
 
 
 def suffix_of(path: str) -> str:
-    """Gives the suffix of a file's name in small letters, without the dot; "" if it has none."""
+    """Returns the suffix of a file's name in small letters, without the dot; "" if it has none."""
     stem, dot, suffix = path.rpartition("/")[2].rpartition(".")
     return suffix.lower() if dot and stem else ""
 
@@ -72,7 +72,7 @@ def find_layout(directory: str, named: dict[str, str | None]) -> tuple[dict[str,
 
 
 def _checked_name(directory: str, split: str, name: str) -> str:
-    """Gives the name of a folder below `directory` as `subfolders` would."""
+    """Returns the name of a folder below `directory` as `subfolders` would."""
     clean = posixpath.normpath(name)
     if clean.startswith(("/", "..")) or (clean == "." and split != "train"):
         raise InvalidValueError(f"`{split}` must name a folder inside {directory}. Received: {split}={name!r}.")
@@ -81,7 +81,7 @@ def _checked_name(directory: str, split: str, name: str) -> str:
 
 
 def _recognised(directory: str, split: str, *, has_train: bool) -> str | None:
-    """Gives the name of the folder that is a split by its name and holds class folders; test may have none."""
+    """Returns the name of the folder that is a split by its name and holds class folders; test may have none."""
     names = [name for name in subfolders(directory) if split_called(name) == split]
     found = [name for name in names if subfolders(f"{directory}/{name}")]
     if has_train and not found:

@@ -22,11 +22,11 @@ class Split:
 
     Attributes:
         name: "train", "valid" or "test".
-        paths: the files, sorted by class and then by name.
+        paths: The files, sorted by class and then by name.
         labels: int32 of shape `(len(paths),)`, the positions of the classes in `class_names`; or float32 of shape
             `(len(paths), len(class_names))` with 0 or 1 where an image may have several labels; or None.
-        class_names: the sorted names of the classes.
-        weights: what each image counts in training, float32 of shape `(len(paths),)`; None if all count the same. See
+        class_names: The sorted names of the classes.
+        weights: What each image counts in training, float32 of shape `(len(paths),)`; None if all count the same. See
             `weighted`.
     """
 
@@ -104,13 +104,13 @@ class FolderIndex:
     """Everything that is known about a folder before an image is opened.
 
     Attributes:
-        directory: the folder, or the CSV file, that was indexed.
-        class_names: the sorted names of the classes, the same for every split.
-        train: the images to learn from.
-        valid: the images to measure on.
-        test: images for a last look, with labels or without, or None.
-        folders: where each split was found, by its name; without "valid" if that was held out of train.
-        left_out: files that are no images that can be decoded, images outside class folders, and folders (with a slash
+        directory: The folder, or the CSV file, that was indexed.
+        class_names: The sorted names of the classes, the same for every split.
+        train: The images to learn from.
+        valid: The images to measure on.
+        test: Images for a last look, with labels or without, or None.
+        folders: Where each split was found, by its name; without "valid" if that was held out of train.
+        left_out: Files that are no images that can be decoded, images outside class folders, and folders (with a slash
             at the end) that are neither a split nor a class.
     """
 
@@ -132,15 +132,15 @@ SPLIT_NAMES = {
 
 
 def split_called(name: str) -> str | None:
-    """Gives "train", "valid" or "test" for one of the names in `SPLIT_NAMES`, in any case; None for others."""
+    """Returns "train", "valid" or "test" for one of the names in `SPLIT_NAMES`, in any case; None for others."""
     return next((split for split, names in SPLIT_NAMES.items() if name.strip().lower() in names), None)
 
 
 def with_classes(split: Split, class_names: Sequence[str], *, where: str) -> Split:
-    """Gives a split whose labels are positions in `class_names`, of which it may lack some.
+    """Returns a split whose labels are positions in `class_names`, of which it may lack some.
 
     Raises:
-        ValueError: if it has a class that is not among `class_names`.
+        ValueError: If it has a class that is not among `class_names`.
     """
     unknown = [name for name in split.class_names if name not in class_names]
     if unknown:
@@ -157,15 +157,15 @@ def split_off(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split
     """Splits stratified by class: the same fraction of each class, chosen by the hash of its images' names.
 
     Args:
-        split: a split with labels; with several labels an image, it is split as one class.
-        fraction: the part that goes to the second split, in (0, 1).
-        seed: chooses among the possible splits.
+        split: A split with labels; with several labels an image, it is split as one class.
+        fraction: The part that goes to the second split, in (0, 1).
+        seed: Chooses among the possible splits.
 
     Returns:
         The splits "train" and "valid".
 
     Raises:
-        ValueError: if a class has a single image, which cannot be in both.
+        ValueError: If a class has a single image, which cannot be in both.
     """
     chosen = np.zeros(len(split), dtype=bool)
     for name, positions in _strata(split):
@@ -183,9 +183,9 @@ def k_folds(split: Split, *, num_folds: int, seed: int = 0) -> list[FolderIndex]
     """Deals a split into folds for cross-validation, stratified by class.
 
     Args:
-        split: the labelled images.
-        num_folds: the number of folds, at least 2 and at most the number of images of the rarest class.
-        seed: chooses among the possible folds.
+        split: The labelled images.
+        num_folds: The number of folds, at least 2 and at most the number of images of the rarest class.
+        seed: Chooses among the possible folds.
 
     Returns:
         One `FolderIndex` for each fold, which validates on that fold and trains on the others.
