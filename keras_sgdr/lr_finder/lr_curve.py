@@ -1,4 +1,4 @@
-"""`LRCurve`: what a learning-rate finder measured, and the rates that it suggests."""
+"""`LRCurve`: the losses that a learning-rate finder measured, and the rates that they suggest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from keras_sgdr.atomic_write import atomic_write
 from keras_sgdr.lr_finder import suggestions
-from keras_sgdr.validation import InvalidValueError
+from keras_sgdr.validation import InvalidValueError, require
 
 Floats = NDArray[np.float64]
 
@@ -72,8 +72,7 @@ class LRCurve:
     smoothed_losses: Floats = field(init=False)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.smoothing < 1:
-            raise InvalidValueError(f"`smoothing` must be in [0, 1). Received: smoothing={self.smoothing}.")
+        require(0 <= self.smoothing < 1, "`smoothing` must be in [0, 1)", smoothing=self.smoothing)
         for name in ("learning_rates", "losses", "validation_losses"):
             if getattr(self, name) is not None:
                 self._set(name, np.asarray(getattr(self, name), dtype=float))
@@ -110,8 +109,7 @@ class LRCurve:
             ValueError: If `method` is unknown, or if the curve holds no answer: it is too short, flat, rises from the
                 start, or falls by less than it scatters; the message says what to try.
         """
-        if method not in METHODS:
-            raise InvalidValueError(f"`method` must be one of {METHODS}. Received: method={method!r}.")
+        require(method in METHODS, f"`method` must be one of {METHODS}", method=method)
         if self.repeats:
             return self._consensus(method)
         if method == "divergence":
