@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from keras_sgdr.data.dataset.load_dataset import load_dataset
 from keras_sgdr.data.index.folder import index_folder
+from keras_sgdr.data.index.split import Split
 from keras_sgdr.models.backbones import BACKBONES
 from keras_sgdr.models.classifier import build_classifier
 from keras_sgdr.models.layer_groups import freeze_to, unfreeze
@@ -189,6 +190,34 @@ def test_an_endless_or_empty_dataset_is_refused():
         precompute_features(model, labelled_images().repeat(), verbose=0)
     with pytest.raises(ValueError, match="Received: an empty dataset"):
         precompute_features(model, labelled_images().take(0), verbose=0)
+
+
+def test_a_dataset_that_begins_in_an_epoch_s_midst_is_refused(frozen, tmp_path):
+    paths = [str(tmp_path / f"{number}.png") for number in range(4)]
+    for path, image in zip(paths, IMAGES, strict=False):
+        keras.utils.save_img(path, image, scale=False)
+    split = Split("train", paths, np.zeros(4, np.int32), ("a",))
+    late = load_dataset(split, image_size=32, batch_size=1, initial_step=2)
+    with pytest.raises(ValueError, match=r"Received: one of `load_dataset` with an `initial_step` in the midst"):
+        precompute_features(frozen, late, verbose=0)
+
+
+def test_a_dataset_of_another_length_in_every_pass_is_refused(frozen):
+    lengths = iter((4, 3, 2, 1))
+
+    def images():
+        yield from IMAGES[: next(lengths)]
+
+    spec = tf.TensorSpec((32, 32, 3), tf.float32)
+    dataset = tf.data.Dataset.from_generator(images, output_signature=spec).batch(4)
+    with pytest.raises(ValueError, match=r"Received: 7 in 2 passes"):
+        precompute_features(frozen, dataset, views=2, verbose=0)
+
+
+def test_an_entry_that_vanishes_at_once_is_told(frozen, tmp_path, monkeypatch):
+    monkeypatch.setattr(FeatureCache, "read", lambda *_: None)
+    with pytest.raises(RuntimeError, match=r"Received: \w{64} missing in .*test_an_entry_that"):
+        precompute_features(frozen, labelled_images(), directory=tmp_path, verbose=0)
 
 
 def counting_body(model):
