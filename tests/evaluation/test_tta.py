@@ -73,6 +73,8 @@ def test_four_views_weigh_four_fifths(model, images):
     result = predict_tta(model, images[:10], augmentation=augmentation, verbose=0)
     views = [plain_probabilities(view) for view in red_shifts(images[:10], augmentation)]
     assert len(views) == 4
+    assert len({tuple(seeds[:, 0]) for seeds in augmentation.seeds}) == 4
+    assert all(seeds[:, 1].tolist() == list(range(10)) for seeds in augmentation.seeds)
     expected = 0.2 * plain_probabilities(images[:10]) + 0.2 * sum(views)
     assert np.allclose(result, expected, atol=1e-6)
 
