@@ -1,4 +1,4 @@
-"""What a callback must remember for a training that is gone on with."""
+"""Saves and restores the state of callbacks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def get_state(callback: Any) -> Any:
 
 
 def set_state(callback: Any, state: Any) -> None:
-    """Makes a callback remember what `get_state` returned."""
+    """Restores in a callback what `get_state` returned."""
     if hasattr(callback, "set_state"):
         callback.set_state(state)
     else:

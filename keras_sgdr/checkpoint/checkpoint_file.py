@@ -1,4 +1,4 @@
-"""A tree of plain values and arrays in one file."""
+"""Writes a tree of plain values and arrays to one file, and reads it."""
 
 from __future__ import annotations
 

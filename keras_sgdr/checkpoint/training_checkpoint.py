@@ -275,7 +275,7 @@ def _lasting_variables(model: Any) -> list[Any]:
 
 
 def _optimizers_of(model: Any) -> list[Any]:
-    """What tells slots from others of the same shapes: each optimizer's name, and its groups' places in the model."""
+    """Returns what tells slots from others of equal shapes: the optimizers' names, and their groups' places."""
     places = {id(variable): place for place, variable in enumerate(model.variables)}
     optimizers = []
     for optimizer in optimizer_chain(model.optimizer):
@@ -287,7 +287,7 @@ def _optimizers_of(model: Any) -> list[Any]:
 
 
 def _agree(before: Any, now: Any) -> bool:
-    """Whether two descriptions are one, as far as they go: a loaded optimizer has not seen all weights."""
+    """Returns whether two descriptions are one, as far as they go: a loaded optimizer has not seen all weights."""
     if isinstance(before, list) and isinstance(now, list):
         return len(before) == len(now) and all(map(_agree, before, now))
     return before == now or before is None or now is None

@@ -84,7 +84,7 @@ class RandomGenerators:
             self._seeds.state.assign(self.keras)
 
     def forget_new(self) -> bool:
-        """Has Keras's generator made anew, from Python's, if it was made meanwhile; returns whether it was."""
+        """Drops Keras's generator if it was made meanwhile, so that it is made anew; returns whether it was."""
         is_new = self._seeds is None and unseeded_generator() is not None
         if is_new:
             unseeded_generator(forget=True)

@@ -1,4 +1,4 @@
-"""One optimizer, another learning rate for each layer group.
+"""`DifferentialLR`: one optimizer with a learning rate for each layer group.
 
 A `DifferentialLR` is an optimizer of the inner optimizer's own class with one thing changed: the learning rate at
 which a variable is updated and decayed. It is not a wrapper that forwards to another object, because Keras reaches

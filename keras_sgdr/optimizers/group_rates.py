@@ -152,7 +152,7 @@ class GroupSettings:
     decay_biases_and_norms: bool
 
     def leaves_undecayed(self, weight: Any) -> bool:
-        """Tells whether `weight` is a bias or a norm's, and those are to be left out of the weight decay."""
+        """Returns whether `weight` is a bias or a norm's, and those are to be left out of the weight decay."""
         if self.decay_biases_and_norms:
             return False
         return len(weight.shape) <= 1 or weight.path.rpartition("/")[2] in _BIASES_AND_NORMS

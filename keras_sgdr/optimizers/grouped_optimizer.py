@@ -143,7 +143,7 @@ class GroupedUpdates(keras.optimizers.Optimizer):
 
 
 def is_trainable(weight: Any) -> bool:
-    """Tells whether a weight is trainable now; one that has not been seen since loading is frozen."""
+    """Returns whether a weight is trainable now; one that has not been seen since loading is frozen."""
     return bool(getattr(weight, "trainable", False))
 
 

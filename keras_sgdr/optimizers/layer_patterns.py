@@ -38,7 +38,7 @@ def match_layers(model: keras.Model, patterns: Sequence[Any]) -> list[list[Any]]
 
 
 def has_patterns(groups: Sequence[Any]) -> bool:
-    """Tells whether a string stands among the groups or their members."""
+    """Returns whether a string stands among the groups or their members."""
     return any(isinstance(member, str) for group in groups for member in _listed(group))
 
 

@@ -11,7 +11,7 @@ import keras
 from keras_sgdr.validation import InvalidValueError
 
 NAMES = ("momentum", "beta_1")
-"""What Keras's optimizers call their momentum; the first that is above 0 is it."""
+"""The attributes in which Keras's optimizers have their momentum; the first that is above 0 is it."""
 
 
 class MovableMomentum(keras.Variable):
@@ -52,7 +52,7 @@ class MovableMomentum(keras.Variable):
 
 @contextmanager
 def moved_momentum(optimizer: Any) -> Iterator[None]:
-    """Has an update computed at the momentum of `optimizer.momentum_variable`, if there is one, and sets that back."""
+    """Makes an update use the momentum of `optimizer.momentum_variable`, if there is one, and sets that back."""
     momentum: MovableMomentum | None = optimizer.momentum_variable
     if momentum is None:
         yield

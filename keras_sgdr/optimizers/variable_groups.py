@@ -1,4 +1,4 @@
-"""Which layer group each weight of a model belongs to, whether it is trained at the moment or not.
+"""`VariableGroups`: which layer group each weight of a model belongs to, frozen ones included.
 
 A group is given as layers (or single variables). What a saved optimizer knows of a weight, a `SavedWeight`, stands
 in for a layer after loading, when there is no layer to be had.
@@ -18,7 +18,7 @@ from keras_sgdr.validation import InvalidTypeError, InvalidValueError
 
 @dataclass(frozen=True)
 class SavedWeight:
-    """What a file says about one weight.
+    """The description of one weight in a file.
 
     Attributes:
         path: The weight's path when it was saved.
@@ -34,7 +34,7 @@ class SavedWeight:
     position: int | None
 
     def is_like(self, variable: Any) -> bool:
-        """Tells whether `variable` has this shape and this name, wherever in the model it lies."""
+        """Returns whether `variable` has this shape and this name, wherever in the model it lies."""
         return self.shape == tuple(variable.shape) and self.path.split("/")[-1] == variable.path.split("/")[-1]
 
     def kinship(self, variable: Any) -> int:
@@ -225,7 +225,7 @@ def _described(weight: Any, position: int | None) -> SavedWeight:
 
 
 def is_saved(weight: Any) -> bool:
-    """Tells whether only a file's description of the weight is known."""
+    """Returns whether only a file's description of the weight is known."""
     return isinstance(weight, SavedWeight)
 
 

@@ -27,7 +27,7 @@ class Cycle:
 
 
 def cycle_epochs(index: int, *, cycle_len: int = 1, cycle_mult: float = 1) -> int:
-    """The length of cycle `index` in epochs: `cycle_len * cycle_mult**index`, half rounded up."""
+    """Returns the length of cycle `index` in epochs: `cycle_len * cycle_mult**index`, half rounded up."""
     if isinstance(cycle_mult, numbers.Integral):
         return int(cycle_len * cycle_mult**index)
     return math.floor(cycle_len * cycle_mult**index + 0.5)
@@ -43,7 +43,7 @@ def iterate_cycles(*, cycle_len: int = 1, cycle_mult: float = 1) -> Iterator[Cyc
 
 
 def cycle_at(epoch: int, *, cycle_len: int = 1, cycle_mult: float = 1) -> Cycle:
-    """The cycle to which `epoch` (from 0) belongs."""
+    """Returns the cycle to which `epoch` (from 0) belongs."""
     if cycle_mult == 1:
         return Cycle(epoch // cycle_len, epoch - epoch % cycle_len, cycle_len)
     # A loop: the float logarithm of timm and torch is off by one cycle at some restarts.
@@ -142,11 +142,11 @@ class CosineCycles:
         return None if self.n_cycles is None else total_epochs(self.n_cycles, self.cycle_len, self.cycle_mult)
 
     def cycle(self, epoch: int) -> Cycle:
-        """The cycle to which `epoch` (from 0) belongs."""
+        """Returns the cycle to which `epoch` (from 0) belongs."""
         return cycle_at(epoch, cycle_len=self.cycle_len, cycle_mult=self.cycle_mult)
 
     def cycles(self, epochs: int) -> list[Cycle]:
-        """The cycles that a training of `epochs` epochs begins; the last one may go on beyond it."""
+        """Returns the cycles that a training of `epochs` epochs begins; the last one may go on beyond it."""
         cycles: list[Cycle] = []
         for cycle in iterate_cycles(cycle_len=self.cycle_len, cycle_mult=self.cycle_mult):
             if cycle.first_epoch >= epochs or cycle.index == self.n_cycles:
@@ -155,11 +155,11 @@ class CosineCycles:
         return cycles
 
     def ends_cycle(self, epoch: int) -> bool:
-        """Whether `epoch` (from 0) is the last one of its cycle."""
+        """Returns whether `epoch` (from 0) is the last one of its cycle."""
         return self.cycle(epoch).end_epoch == epoch + 1
 
     def peak(self, cycle_index: int) -> float:
-        """The highest rate of a cycle."""
+        """Returns the highest rate of a cycle."""
         return max(self.min_lr, self.max_lr * self.peak_decay**cycle_index)
 
     def learning_rate(self, step: int, *, steps_per_epoch: int, held: int = 0) -> float:
@@ -212,7 +212,7 @@ class CosineCycles:
 
 
 def cosine(position: float, length: float, *, start: float, end: float) -> float:
-    """Half a cosine wave from `start` (at 0, exactly) to `end` (at `length`)."""
+    """Returns half a cosine wave from `start` (at 0, exactly) to `end` (at `length`)."""
     share = (1 + math.cos(math.pi * position / length)) / 2
     # Not end + (start - end) * share: that is a rounding error off `start` where share is 1.
     return start * share + end * (1 - share)
@@ -237,7 +237,7 @@ class CyclePlan:
 
 
 def nearest_plans(epochs: int, *, cycle_len: int, cycle_mult: float) -> list[CyclePlan]:
-    """The plans nearest to one that `epochs` would cut short.
+    """Returns the plans nearest to one that `epochs` would cut short.
 
     With the same cycles, the longest below `epochs` and the shortest above; then one of exactly `epochs`, with the same
     multiplier if there is one of two cycles or more.

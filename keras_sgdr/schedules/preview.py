@@ -13,7 +13,7 @@ from keras_sgdr.validation import require_integer
 
 
 class SchedulePreview:
-    """What a training with cosine cycles would be; printing it gives a table of its cycles.
+    """The learning rates of a training with cosine cycles, without training; printed, a table of its cycles.
 
     Args:
         cycles: The schedule.

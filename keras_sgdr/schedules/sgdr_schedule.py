@@ -83,7 +83,7 @@ class SGDR(keras.optimizers.schedules.LearningRateSchedule):
         self.gradient_accumulation_steps = gradient_accumulation_steps
 
     def __call__(self, step: Any) -> Any:
-        """The rate of a step, or of a tensor of steps."""
+        """Returns the rate of a step, or of a tensor of steps."""
         step = keras.ops.cast(step, "int32")
         start, length, index = self._cycle(step)
         held = step % self.gradient_accumulation_steps
@@ -96,7 +96,7 @@ class SGDR(keras.optimizers.schedules.LearningRateSchedule):
         return rate
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments, for saving."""
+        """Returns the arguments, for saving."""
         return self._config | {
             "steps_per_epoch": self.steps_per_epoch,
             "gradient_accumulation_steps": self.gradient_accumulation_steps,

@@ -1,4 +1,4 @@
-"""What happens at the end of a cycle: snapshots, the best of them restored, their ensemble, an end to overfitting."""
+"""What is done at the ends of cycles: `CycleSnapshots`, `StopWhenOverfitting`; and `SnapshotEnsemble`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Snapshot:
     weights: list[NDArray[Any]] | Path
 
     def load(self, model: Any) -> None:
-        """Gives the weights to a model of the same architecture."""
+        """Loads the weights into a model of the same architecture."""
         load_weights(model, self.weights)
 
 
@@ -74,7 +74,7 @@ class _AtCycleEnd(keras.callbacks.Callback):
             self.on_cycle_end(epoch, float(logs[self.monitor]))
 
     def on_cycle_end(self, epoch: int, value: float) -> None:
-        """What to do."""
+        """Called after the last epoch of a cycle."""
         raise NotImplementedError
 
 
@@ -139,7 +139,7 @@ class CycleSnapshots(_AtCycleEnd):
         return {"snapshots": kept}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Takes the snapshots back."""
+        """Restores the snapshots."""
         for kept in state["snapshots"]:
             weights = kept["weights"]
             self.snapshots.append(
@@ -199,11 +199,11 @@ class StopWhenOverfitting(_AtCycleEnd):
         return {"values": self._values}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Takes that back."""
+        """Restores that."""
         self._values = list(state["values"])
 
     def on_cycle_end(self, epoch: int, value: float) -> None:  # noqa: ARG002
-        """Compares."""
+        """Stops the training where the last cycles were no better than the best before them."""
         self._values.append(_worst_if_nan(value))
         if len(self._values) - 1 - int(np.argmin(self._values)) >= self.patience:
             self.model.stop_training = True
@@ -261,7 +261,7 @@ class SnapshotEnsemble:
 
 
 def load_weights(model: Any, weights: Any) -> None:
-    """Gives a model its weights from arrays or from a file."""
+    """Loads a model's weights from arrays or from a file."""
     if isinstance(weights, list):
         model.set_weights(weights)
     else:

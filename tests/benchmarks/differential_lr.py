@@ -97,7 +97,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=300)
     parser.add_argument("--batch-size", type=int, default=8, help="of EfficientNetLite0")
     arguments = parser.parse_args()
-    print("Time of a step over that with a bare optimizer in the same round. Aim: 1.05, on EfficientNetLite0 1.01.")
+    print("Time of a step over that with a bare optimizer in the same round. Aim on EfficientNetLite0: 1.01.")
     compare("Two hidden layers", two_layers, steps=20, rounds=arguments.rounds, batch_size=32)
     few = {"rounds": max(1, arguments.rounds // 12), "batch_size": arguments.batch_size}
     compare("EfficientNetLite0 at 96 pixels", efficientnet, steps=2, **few)
