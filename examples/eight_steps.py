@@ -5,6 +5,7 @@
 FOLDER has train/ and valid/, each with a folder of images per class. EPOCHS are those of step 8.
 """
 
+import dataclasses
 import sys
 
 import keras
@@ -25,6 +26,7 @@ from keras_sgdr import (
     side_on,
     unfreeze,
 )
+from keras_sgdr.recipe.candidates import guessing_loss
 from keras_sgdr.recipe.rate_choice import choose_rate
 
 
@@ -58,7 +60,8 @@ def main(folder: str, image_size: int = 224, epochs: int = 7) -> None:
     # does not fall: it tells how high the rate may be, and the usual one is taken if it is lower.
     unfreeze(model)
     compile_with(model, DifferentialLR(keras.optimizers.AdamW(), layer_groups(model), [3e-4, 6e-4, 1e-3]))
-    rate, why = choose_rate(lr_find(model, train, start_lr=1e-5, end_lr=1.0, num_steps=50))
+    curve = lr_find(model, train.repeat(), start_lr=1e-5, end_lr=1.0, num_steps=50)
+    rate, why = choose_rate(dataclasses.replace(curve, guessing_loss=guessing_loss(index.train.labels)))
     print(f"rate {rate:.1e}: {why}")
 
     # 8: all of it, in one long cycle, the rate rising over its first batches; with n_cycles=2, another twice as long

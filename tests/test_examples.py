@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,12 @@ def test_callbacks_in_your_own_fit_learn_the_digits(tmp_path):
     assert float(re.findall(r"val_accuracy: ([\d.]+)", printed)[-1]) > 0.8
 
 
+def test_eight_steps_import_what_is_there():
+    # In this process, for the whole of it takes minutes on a busy machine.
+    assert callable(runpy.run_path(str(EXAMPLES / "eight_steps.py"))["main"])
+
+
+@pytest.mark.slow
 def test_eight_steps_learn_two_shapes_and_export(tmp_path, circles_and_stripes):
     printed = run_example("eight_steps.py", circles_and_stripes, 32, 1, directory=tmp_path)
     rate = float(re.search(r"rate (\S+): ", printed)[1])
