@@ -10,7 +10,7 @@ from typing import Any
 IGNORE, FAIL = 1, 2
 CACHES = ("CacheDataset", "CacheDatasetV2")
 # Which input is the generator of an operation that draws its seeds anew on each pass.
-SEED_GENERATOR_INPUT = {"ShuffleDatasetV3": 4, "ShuffleAndRepeatDatasetV2": 5, "RandomDatasetV2": 2}
+SEED_GENERATOR_INPUT = {"ShuffleDatasetV3": 4, "RandomDatasetV2": 2}
 
 
 def is_of_tensorflow(data: Any) -> bool:
