@@ -43,6 +43,9 @@ class Run:
         weights = None if directory.has_weights else recipe.weights
         self.model = make_model(recipe, len(index.class_names), weights)
         directory.restore(self.model)
+        # The same layers, never compiled: what predicts is made ready once, and not after each `compile` of the model.
+        self.predictor = keras.Model(self.model.inputs, self.model.outputs)
+        self._valid: Any = None
         self._features: tuple[Any, Any, keras.Model] | None = None
         self._features_of_views: Any = None
 
@@ -86,11 +89,18 @@ class Run:
         by_images = round(FIRST_CYCLE_STEPS / self.steps_per_epoch)
         return self.recipe.cycle_len or min(max(LEAST_FIRST_EPOCHS, by_images), MOST_FIRST_EPOCHS)
 
+    def valid_images(self) -> Any:
+        """Returns the batches of the validation images, made once: each making costs a second."""
+        if self._valid is None:
+            kept: dict[str, Any] = {"cache": self.recipe.image_cache, "verbose": self.verbose}
+            self._valid = make_dataset(self.recipe, self.index.valid, **kept)
+        return self._valid
+
     def candidate(self, name: str) -> Candidate:
         """Returns what the model, as it is, predicts for the validation images."""
-        valid = make_dataset(self.recipe, self.index.valid, cache=self.recipe.image_cache, verbose=0)
         # Not `predict_tta`: a model that has diverged is one more candidate, and the worst.
-        probabilities = [self.model.predict_on_batch(images) for images, _ in valid.as_numpy_iterator()]
+        batches = self.valid_images().as_numpy_iterator()
+        probabilities = [self.predictor.predict_on_batch(images) for images, _ in batches]
         return Candidate.of(name, np.concatenate(probabilities), self.index.valid.labels)
 
     def fit(
@@ -122,10 +132,9 @@ class Run:
             self.say(f"go on after epoch {start.epoch}")
         if epochs <= start.epoch and epochs < (of or epochs) and not start.stopped:
             return []
-        kept: dict[str, Any] = {"cache": self.recipe.image_cache, "verbose": self.verbose}
         order: dict[str, Any] = {"augmented": True, "shuffle": True, "initial_step": start.step}
-        train = make_dataset(self.recipe, self.index.train, **order, **kept)
-        valid = make_dataset(self.recipe, self.index.valid, **kept)
+        kept: dict[str, Any] = {"cache": self.recipe.image_cache, "verbose": self.verbose}
+        train, valid = make_dataset(self.recipe, self.index.train, **order, **kept), self.valid_images()
         table = [ProgressTable()] if self.verbose else []
         log = self.model.fit(
             # Without end, they begin once; before each pass TensorFlow prepares their graph, which takes a second.

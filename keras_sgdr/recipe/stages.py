@@ -130,11 +130,11 @@ def _find_rate(run: Run) -> dict[str, Any]:
 
 def _evaluate(run: Run) -> dict[str, Any]:
     recipe, names, labels = run.recipe, run.index.class_names, run.index.valid.labels
-    valid = make_dataset(recipe, run.index.valid)
+    valid = run.valid_images()
     run.say("evaluate with test-time augmentation")
-    plain = predict_tta(run.model, valid, num_views=0, verbose=0)
+    plain = predict_tta(run.predictor, valid, num_views=0, verbose=0)
     tta = predict_tta(
-        run.model,
+        run.predictor,
         valid,
         num_views=recipe.tta_views,
         augmentation=make_augmentation(recipe),
@@ -144,7 +144,7 @@ def _evaluate(run: Run) -> dict[str, Any]:
     predictions: dict[str, Any] = {"plain": plain, "tta": tta}
     test = run.index.test if run.index.test is not None and run.index.test.labels is not None else None
     if test is not None:
-        predictions["test"] = predict_tta(run.model, make_dataset(recipe, test), num_views=0, verbose=0)
+        predictions["test"] = predict_tta(run.predictor, make_dataset(recipe, test), num_views=0, verbose=0)
     with atomic_write(run.directory.path / "predictions.npz") as aside:
         np.savez_compressed(aside, **predictions)
     _write_history(run)

@@ -54,7 +54,7 @@ def history(trained_run):
 
 
 def test_run_directory_holds_what_was_promised(trained_run):
-    assert {path.name for path in trained_run.iterdir()} - {"stdout.txt", "run.lock"} == {
+    assert {path.name for path in trained_run.iterdir()} - {"stdout.txt", ".lock"} == {
         "model.keras",
         "classifier.json",
         "run.json",
@@ -72,7 +72,7 @@ def test_run_directory_holds_what_was_promised(trained_run):
         "export",
     }
     named = {name for stage in stages.STAGES for name in stage.artefacts}
-    assert named == {path.name for path in trained_run.iterdir()} - {"stdout.txt", "run.lock", "run.json", "export"}
+    assert named == {path.name for path in trained_run.iterdir()} - {"stdout.txt", ".lock", "run.json", "export"}
 
 
 def test_history_has_every_epoch_of_every_stage(history):
@@ -351,8 +351,9 @@ def test_softened_model_has_a_temperature():
 def test_model_that_has_diverged_is_the_worst_candidate(digits_folder, tiny):
     model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")])
     model.set_weights([np.full(weight.shape, np.nan, "float32") for weight in model.weights])
-    run = SimpleNamespace(recipe=tiny, index=index_for(digits_folder, tiny), model=model)
-    found = Run.candidate(run, "the model")
+    index = index_for(digits_folder, tiny)
+    valid = load_dataset(index.valid, image_size=32)
+    found = Run.candidate(SimpleNamespace(index=index, predictor=model, valid_images=lambda: valid), "the model")
     assert found.loss == pytest.approx(np.log(1e7))
 
 
