@@ -101,10 +101,15 @@ def _copied(data: keras.utils.PyDataset) -> Any:
 
 def _own_copy(data: Any) -> Any:
     """Returns a copy of a `tf.data` pipeline, whose passes, shuffles and variables are its own; other data as it is."""
-    # A dataset of `load_dataset` keeps nothing but its epoch, which is put back. In a copy the functions that read and
-    # write it would have a variable each, and every pass would be the same epoch.
-    if not (is_of_tensorflow(data) and hasattr(data, "element_spec")) or hasattr(data, "epoch_counter"):
+    if not (is_of_tensorflow(data) and hasattr(data, "element_spec")):
         return data
+    if hasattr(data, "epoch_counter"):
+        # A dataset of `load_dataset` keeps nothing but its epoch, which is put back. In a copy the functions that read
+        # and write it would have a variable each, and every pass would be the same epoch. Without end, because before
+        # each pass TensorFlow prepares the graph again, which takes longer than the few batches of a small folder.
+        endless = data.repeat()
+        endless.epoch_counter = data.epoch_counter
+        return endless
     try:
         return copy_dataset(data)
     except CannotCopyError as error:

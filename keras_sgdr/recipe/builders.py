@@ -127,8 +127,7 @@ def compile_all(model: keras.Model, recipe: Recipe, rate: float = 1e-3) -> None:
 
 def find_rate(model: keras.Model, recipe: Recipe, split: Split, *, num_steps: int = 50, verbose: int = 1) -> LRCurve:
     """Returns the finder's curve of the whole network."""
-    # Without end: before each pass of a small folder TensorFlow would prepare the graph again.
-    data = make_dataset(recipe, split, augmented=True, shuffle=True).repeat()
+    data = make_dataset(recipe, split, augmented=True, shuffle=True)
     curve = lr_find(model, data, start_lr=1e-5, end_lr=1.0, num_steps=num_steps, verbose=verbose)
     return dataclasses.replace(curve, guessing_loss=guessing_loss(split.labels))
 
