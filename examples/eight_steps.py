@@ -60,7 +60,7 @@ def main(folder: str, image_size: int = 224, epochs: int = 7) -> None:
     # does not fall: it tells how high the rate may be, and the usual one is taken if it is lower.
     unfreeze(model)
     compile_with(model, DifferentialLR(keras.optimizers.AdamW(), layer_groups(model), [3e-4, 6e-4, 1e-3]))
-    curve = lr_find(model, train.repeat(), start_lr=1e-5, end_lr=1.0, num_steps=50)
+    curve = lr_find(model, train, start_lr=1e-5, end_lr=1.0, num_steps=50)
     rate, why = choose_rate(dataclasses.replace(curve, guessing_loss=guessing_loss(index.train.labels)))
     print(f"rate {rate:.1e}: {why}")
 

@@ -61,8 +61,11 @@ class StoredArray:
                 self.read_into(taken, chosen.start)
                 return taken
             rows = chosen
-        taken = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        for place, row in enumerate(np.asarray(rows).tolist()):
+        numbers = np.asarray(rows)
+        if numbers.size and (numbers.dtype.kind not in "iu" or not (0 <= numbers.min() <= numbers.max() < len(self))):
+            raise IndexError(f"`rows` must be numbers in [0, {len(self)}). Received: rows={rows!r}.")
+        taken = np.empty((len(numbers), *self.shape[1:]), self.dtype)
+        for place, row in enumerate(numbers.tolist()):
             self.read_into(taken[place : place + 1], row)
         return taken
 
@@ -226,14 +229,14 @@ def open_arrays(folder: Path) -> list[StoredArray]:
 
 def describe_arrays(folder: Path) -> Mapping[str, Any]:
     """Returns what `complete` was given for a folder; nothing if it is incomplete or damaged."""
-    with contextlib.suppress(ValueError, KeyError, OSError):
+    with contextlib.suppress(ValueError, KeyError, TypeError, OSError):
         described: Mapping[str, Any] = json.loads((folder / ENTRY_FILE).read_text(encoding="utf-8"))["description"]
         return described
     return {}
 
 
 def remove_arrays(folder: Path) -> bool:
-    """Removes a folder, complete or not; returns False, and removes nothing, while somebody is writing it."""
+    """Removes a folder, complete or not; returns whether it is gone. Nothing is removed while somebody writes it."""
     try:
         with _lock_of(folder).acquire(blocking=False):
             _remove_files(folder)
@@ -241,7 +244,7 @@ def remove_arrays(folder: Path) -> bool:
             _remove_lock(folder)
     except (Timeout, PermissionError):
         return False
-    return True
+    return not (folder.exists() or partial_of(folder).exists())
 
 
 def partial_of(folder: Path) -> Path:
@@ -283,7 +286,11 @@ def _read_journal(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, An
     content = path.read_bytes() if path.is_file() else b""
     try:
         columns, *batches = map(json.loads, content.split(b"\n")[:-1])
-    except ValueError:
+        for column in columns:
+            _row_bytes(column)
+        for batch in batches:
+            batch["crc32"], sum(batch["rows"])
+    except (ValueError, TypeError, KeyError):  # not as this module writes it
         return [], []
     return columns, batches
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from keras_sgdr.atomic_write import atomic_write
 from keras_sgdr.validation import MissingFileError
 
 
@@ -23,12 +24,10 @@ def save_figure(figure: Any, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         raise MissingFileError(f"`path` must be in an existing directory. Received: path={path}.")
-    aside = path.with_name(f".partial-{path.stem}{path.suffix or '.png'}")
     try:
-        figure.savefig(aside, dpi=120, bbox_inches="tight")
-        aside.replace(path)
+        with atomic_write(path) as aside:
+            figure.savefig(aside, format=path.suffix[1:] or "png", dpi=120, bbox_inches="tight")
     finally:
-        aside.unlink(missing_ok=True)
         plt.close(figure)
 
 

@@ -33,10 +33,6 @@ class NotReadyError(KerasSgdrError, RuntimeError):
     """A call that comes too early, or a model in a state that does not allow it."""
 
 
-class NotSupportedError(KerasSgdrError, NotImplementedError):
-    """What Keras or the backend cannot do."""
-
-
 class MissingPackageError(KerasSgdrError, ImportError):
     """An optional package that is not installed."""
 

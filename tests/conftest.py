@@ -6,6 +6,7 @@ import shutil
 import tempfile
 
 import pytest
+from filelock import FileLock
 
 # Before TensorFlow is imported: its start-up log lines would hide a failing test's output.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -18,19 +19,31 @@ atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 DIGITS = ("one", "seven", "zero")
 
 
+def made_once(tmp_path_factory, name, make):
+    """Returns a path that `make(path)` has made, in whichever of pytest-xdist's processes came first."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    with FileLock(root / f"{name}.lock"):
+        if not (root / f"{name}.made").exists():
+            make(root / name)
+            (root / f"{name}.made").touch()
+    return root / name
+
+
 @pytest.fixture(scope="session")
 def digits_folder(tmp_path_factory):
     """Handwritten digits of three classes, 60 of each, as grey PNGs of 8 x 8 pixels: a folder per class."""
     from keras_sgdr_cli.demo import write_digits
 
-    everything = tmp_path_factory.mktemp("all")
-    write_digits(everything)
-    few = tmp_path_factory.mktemp("digits")
-    for name in DIGITS:
-        (few / name).mkdir()
-        for path in sorted((everything / name).iterdir())[:60]:
-            path.rename(few / name / path.name)
-    return few
+    def make(folder):
+        everything = tmp_path_factory.mktemp("all")
+        write_digits(everything)
+        for name in DIGITS:
+            (folder / name).mkdir(parents=True)
+            for path in sorted((everything / name).iterdir())[:60]:
+                path.rename(folder / name / path.name)
+
+    return made_once(tmp_path_factory, "digits", make)
 
 
 @pytest.fixture(scope="session")
@@ -44,18 +57,19 @@ def tiny_backbone(tmp_path_factory, digits_folder):
 
     from keras_sgdr import index_folder, load_dataset, recalibrate_batch_norm
 
-    keras.utils.set_random_seed(0)
-    x = inputs = keras.Input((32, 32, 3))
-    for filters in (8, 16):
-        x = keras.layers.Conv2D(filters, 3, strides=2)(x)
-        x = keras.layers.BatchNormalization()(x)
-        x = keras.layers.ReLU()(x)
-    backbone = keras.Model(inputs, x, name="tiny")
-    images = load_dataset(index_folder(digits_folder, valid_fraction=0.2).train, image_size=32, batch_size=72)
-    recalibrate_batch_norm(backbone, images)
-    path = tmp_path_factory.mktemp("backbone") / "tiny.keras"
-    backbone.save(path)
-    return path
+    def make(path):
+        keras.utils.set_random_seed(0)
+        x = inputs = keras.Input((32, 32, 3))
+        for filters in (8, 16):
+            x = keras.layers.Conv2D(filters, 3, strides=2)(x)
+            x = keras.layers.BatchNormalization()(x)
+            x = keras.layers.ReLU()(x)
+        backbone = keras.Model(inputs, x, name="tiny")
+        images = load_dataset(index_folder(digits_folder, valid_fraction=0.2).train, image_size=32, batch_size=72)
+        recalibrate_batch_norm(backbone, images)
+        backbone.save(path)
+
+    return made_once(tmp_path_factory, "tiny.keras", make)
 
 
 @pytest.fixture(scope="session")
@@ -75,9 +89,10 @@ def trained_run(digits_folder, tiny_options, tmp_path_factory):
 
     from keras_sgdr_cli.main import cli
 
-    output = tmp_path_factory.mktemp("runs") / "digits"
-    cycles = ["--head-cycles", "1", "--n-cycles", "2", "--cycle-len", "1", "--tta-views", "2"]
-    done = CliRunner().invoke(cli, ["train", str(digits_folder), "-o", str(output), *tiny_options, *cycles])
-    assert done.exit_code == 0, done.output
-    (output / "stdout.txt").write_text(done.stdout)
-    return output
+    def make(output):
+        cycles = ["--head-cycles", "1", "--n-cycles", "2", "--cycle-len", "1", "--tta-views", "2"]
+        done = CliRunner().invoke(cli, ["train", str(digits_folder), "-o", str(output), *tiny_options, *cycles])
+        assert done.exit_code == 0, done.output
+        (output / "stdout.txt").write_text(done.stdout)
+
+    return made_once(tmp_path_factory, "run", make)

@@ -224,6 +224,21 @@ def test_a_full_disk_is_named_with_the_advice_and_keeps_what_was_written(tmp_pat
     assert_whole(tmp_path / "k")
 
 
+@pytest.mark.parametrize("journal", ["{}\n", "[]\n3\n", '[{"dtype": 1}]\n', '[]\n{"rows": 4, "crc32": 1}\n', "null\n"])
+def test_a_journal_that_is_none_of_ours_counts_as_nothing_written(tmp_path, journal):
+    partial_of(tmp_path / "k").mkdir()
+    (partial_of(tmp_path / "k") / "journal.jsonl").write_text(journal)
+    write(tmp_path / "k")
+    assert_whole(tmp_path / "k")
+
+
+@pytest.mark.parametrize("rows", [np.array([True, False]), [0, 48], [-1], [0.5]])
+def test_rows_that_are_not_there_are_refused(tmp_path, rows):
+    write(tmp_path / "k")
+    with pytest.raises(IndexError, match=r"`rows` must be numbers in \[0, 48\)\. Received: rows="):
+        open_arrays(tmp_path / "k")[0][rows]
+
+
 def test_damaged_arrays_are_refused(tmp_path):
     write(tmp_path / "k")
     arrays = open_arrays(tmp_path / "k")

@@ -24,7 +24,9 @@ def fault_in(model: Any, arguments: Mapping[str, Any]) -> str | None:
         One line, or None if the data looks as it should.
     """
     number = -1
-    for number, (x, y) in enumerate(islice(_batches(arguments), _MAX_BATCHES)):
+    # An endless dataset of a loader is looked through once.
+    num_batches = min(_MAX_BATCHES, getattr(arguments["x"], "num_batches", _MAX_BATCHES))
+    for number, (x, y) in enumerate(islice(_batches(arguments), num_batches)):
         fault = _fault_of_batch(model, x, y)
         if fault is not None:
             return f"{fault}, in batch {number}" if number else fault

@@ -158,7 +158,7 @@ class LRCurve:
         for method in METHODS:
             try:
                 found[method] = self.suggest(method)
-            except ValueError:
+            except InvalidValueError:
                 continue
         return found
 

@@ -37,7 +37,7 @@ class GroupCurves:
         for group, curve in enumerate(self.curves):
             try:
                 rates.append(curve.suggest(method))
-            except ValueError as error:
+            except InvalidValueError as error:
                 raise InvalidValueError(f"Every group's curve must have an answer; group {group}: {error}") from error
         return rates
 

@@ -195,7 +195,7 @@ class LRFinder(keras.callbacks.Callback):
         """Returns the error for data that has no batches, or none any more."""
         count = len(self._losses)
         ended = f"data that ended after {count} and cannot be begun again" if count else "none"
-        return ValueError(
+        return InvalidValueError(
             f"The data must have batches for {len(self.rates)} steps. Received: {ended}. Look whether it is empty or "
             "an iterator that is spent."
         )

@@ -1,4 +1,4 @@
-"""What the settings of a recipe make: the model, its images, their activations, optimizers and the finder's curve."""
+"""Builds what a recipe describes: the model, its images and activations, the optimizers and the finder's curve."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from keras_sgdr.models.classifier import build_classifier
 from keras_sgdr.models.layer_groups import freeze_to, layer_groups, unfreeze
 from keras_sgdr.models.softmax_regression import SoftmaxRegression, fit_softmax_regression
 from keras_sgdr.optimizers.differential_lr import DifferentialLR
+from keras_sgdr.optimizers.group_rates import discounted_rates
 from keras_sgdr.precompute.feature_cache import user_cache
 from keras_sgdr.precompute.precompute import precompute_features
 from keras_sgdr.recipe.candidates import guessing_loss
@@ -112,16 +113,16 @@ def _arrays(features: Any) -> tuple[Any, Any]:
     return activations[order].astype("float32", copy=False), labels[order]
 
 
-def compile_head(head: keras.Model, rate: float = 1e-3) -> None:
+def compile_head(head: keras.Model) -> None:
     """Compiles the head, alone or with a frozen body."""
-    _compile(head, keras.optimizers.Adam(rate))
+    _compile(head, keras.optimizers.Adam())
 
 
 def compile_all(model: keras.Model, recipe: Recipe, rate: float = 1e-3) -> None:
     """Unfreezes the whole network and compiles it with a rate per layer group, `rate` for the last (steps 5 and 6)."""
     unfreeze(model)
     groups = layer_groups(model, num_groups=recipe.num_groups)
-    rates = [rate / recipe.group_factor**depth for depth in reversed(range(len(groups)))]
+    rates = discounted_rates(rate, num_groups=len(groups), factor=recipe.group_factor)
     _compile(model, DifferentialLR(keras.optimizers.AdamW(rate), groups, rates))
 
 

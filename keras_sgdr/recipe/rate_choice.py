@@ -1,18 +1,12 @@
-"""The learning rates of a run: given, or chosen; in step 7 the usual one, unless the finder's curve forbids it."""
+"""The learning rate of step 8: the usual one, unless the finder's curve forbids it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from keras_sgdr.lr_finder.lr_curve import DIVERGENCE_MARGIN, LRCurve
 from keras_sgdr.lr_finder.suggestions import divergence_index
-from keras_sgdr.validation import require
 
 # For the last layer group, with AdamW, a warm-up and frozen batch norms; the first group has a third of it.
 USUAL_RATE = 1e-3
-# The reason in the journal where the user has chosen
-GIVEN = "given"
 
 
 def choose_rate(curve: LRCurve) -> tuple[float, str]:
@@ -30,18 +24,3 @@ def choose_rate(curve: LRCurve) -> tuple[float, str]:
     if limit >= USUAL_RATE:
         return USUAL_RATE, f"the usual one; the curve diverges at {diverges:.1e}"
     return limit, f"below the usual {USUAL_RATE:.0e}, for the curve diverges at {diverges:.1e} already"
-
-
-def rate_of(found: Mapping[str, Any], given: float | None) -> float:
-    """Returns the rate that is given or, if none is, the one that the finder's stage has chosen.
-
-    Args:
-        found: What that stage recorded: `learning_rate`, and `why`.
-        given: The recipe's rate now. After a resumption it may be another than when the finder's stage ended.
-
-    Raises:
-        ValueError: If none is given to a resumed run that began with one, and so left the finder out.
-    """
-    taken_back = given is None and found["why"] == GIVEN
-    require(not taken_back, "a run that began with a learning rate must be resumed with one", learning_rate=given)
-    return float(given or found["learning_rate"])

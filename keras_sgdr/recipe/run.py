@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -23,6 +24,8 @@ from keras_sgdr.recipe.run_directory import RunDirectory
 # in an epoch. One long cycle ends better than cycles of 1, 2 and 4 epochs, whose restarts undo part of the last one.
 FIRST_CYCLE_STEPS = 196
 LEAST_FIRST_EPOCHS, MOST_FIRST_EPOCHS = 7, 70
+# Validation images of a run are kept in memory up to this
+VALID_BYTES = 2**28
 
 
 class Run:
@@ -46,6 +49,7 @@ class Run:
         # The same layers, never compiled: what predicts is made ready once, and not after each `compile` of the model.
         self.predictor = keras.Model(self.model.inputs, self.model.outputs)
         self._valid: Any = None
+        self._valid_batches: list[tuple[Any, Any]] | None = None
         self._features: tuple[Any, Any, keras.Model] | None = None
         self._features_of_views: Any = None
 
@@ -96,11 +100,22 @@ class Run:
             self._valid = make_dataset(self.recipe, self.index.valid, **kept)
         return self._valid
 
+    def valid_batches(self) -> Iterable[tuple[Any, Any]]:
+        """Returns the batches of the validation images to predict on, in memory if there is room for them.
+
+        To begin a pass takes TensorFlow a second, which is more than a small folder's images do.
+        """
+        num_bytes = 3 * self.recipe.image_size**2 * len(self.index.valid)
+        if num_bytes > VALID_BYTES:
+            return self.valid_images().as_numpy_iterator()
+        if self._valid_batches is None:
+            self._valid_batches = list(self.valid_images().as_numpy_iterator())
+        return self._valid_batches
+
     def candidate(self, name: str) -> Candidate:
         """Returns what the model, as it is, predicts for the validation images."""
         # Not `predict_tta`: a model that has diverged is one more candidate, and the worst.
-        batches = self.valid_images().as_numpy_iterator()
-        probabilities = [self.predictor.predict_on_batch(images) for images, _ in batches]
+        probabilities = [self.predictor.predict_on_batch(images) for images, _ in self.valid_batches()]
         return Candidate.of(name, np.concatenate(probabilities), self.index.valid.labels)
 
     def fit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -17,6 +18,8 @@ from keras_sgdr.atomic_write import atomic_write
 from keras_sgdr.validation import InvalidValueError
 
 _JOURNAL = "run.json"
+# The errors of a network drive that has no locks; there, two runs at once must not share a directory.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Stage:
             midst. One that writes the weights itself names their file in its values, under `checkpoint`.
         settings: The settings that it reads. Until a stage that reads it has begun, a resumed run may have another
             value. Settings that are in no stage's list shape the images and the model from the start.
+        may_be_given_later: Those that leave it nothing to do if they are given, and that a resumed run may still give
+            when it has finished; but not take back.
         artefacts: The files for people that it leaves.
         prepare: Makes what the stage trains on where an earlier one may have made it, before the stage's random numbers
             begin: so a resumed run draws what an unbroken one draws.
@@ -39,6 +44,7 @@ class Stage:
     run: Callable[[Any], dict[str, Any]]
     saves_weights: bool = False
     settings: tuple[str, ...] = ()
+    may_be_given_later: tuple[str, ...] = ()
     artefacts: tuple[str, ...] = ()
     prepare: Callable[[Any], object] | None = None
 
@@ -88,7 +94,8 @@ class RunDirectory:
             if previous is not None and previous["stages"]:  # a run of which no stage has finished is none
                 self._check_resumable(previous, settings, resume)
                 self._stages = previous["stages"]
-            replaces_a_run = overwrite and (self.path / _JOURNAL).is_file()
+            # also where a run was killed before its first stage had finished, perhaps in the midst of clearing
+            replaces_a_run = (self.path / _JOURNAL).is_file() and not self._stages
             # First, so that a kill in the midst of clearing leaves no journal that names what is gone.
             self._write_journal()
             self._clear(replaces_a_run)
@@ -190,6 +197,7 @@ class RunDirectory:
         begun = [stage for stage in self._all_stages if self._has_begun(stage, previous["stages"])]
         read_later = {name for stage in self._all_stages for name in stage.settings}
         read_later -= {name for stage in begun for name in stage.settings}
+        read_later -= {name for stage in begun for name in stage.may_be_given_later if settings.get(name) is None}
         changed = sorted(
             name
             for name in settings | previous["settings"]
@@ -226,6 +234,9 @@ def _locked(directory: Path) -> FileLock:
             f"`output` must not be in use by another run. Received: output={directory}. Wait for that run to end, "
             "or choose another directory."
         ) from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
     return lock
 
 

@@ -21,12 +21,13 @@ from keras_sgdr.models.layer_groups import freeze_to
 from keras_sgdr.precompute.feature_cache import CHECKS, user_cache
 from keras_sgdr.recipe.builders import compile_all, compile_head, find_rate, fit_head, make_augmentation, make_dataset
 from keras_sgdr.recipe.candidates import best_of, is_no_better_than_guessing, largest_share
-from keras_sgdr.recipe.rate_choice import GIVEN, choose_rate, rate_of
+from keras_sgdr.recipe.rate_choice import choose_rate
 from keras_sgdr.recipe.run import Run
 from keras_sgdr.recipe.run_directory import Stage
 from keras_sgdr.recipe.whole_network import train_all
 from keras_sgdr.schedules.sgdr_scheduler import SGDRScheduler
 from keras_sgdr.serving.savedmodel import export_savedmodel
+from keras_sgdr.validation import InvalidValueError
 
 # The rule of `LRCurve.suggest` for a new head
 SUGGESTION = "valley"
@@ -58,7 +59,7 @@ def _check(run: Run) -> dict[str, Any]:
 
 def _find_head_rate(run: Run) -> dict[str, Any]:
     if run.recipe.head_learning_rate is not None:
-        return {"learning_rate": run.recipe.head_learning_rate, "why": GIVEN}
+        return {"learning_rate": run.recipe.head_learning_rate, "why": "given"}
     train, _, head = run.precompute()
     compile_head(head)
     run.say("step 2: find the head's learning rate")
@@ -66,7 +67,7 @@ def _find_head_rate(run: Run) -> dict[str, Any]:
     run.keep_curve(curve, "lr_finder_head")
     try:
         rate, why = curve.suggest(SUGGESTION), f"the {SUGGESTION} of the curve"
-    except ValueError as error:
+    except InvalidValueError as error:
         # A small folder or random weights can give a curve without an answer; that is no reason to lose the run.
         rate, why = HEAD_RATE, f"the usual one, for the curve holds no answer ({error})"
     run.say(f"the head's rate: {rate:.1e}, {why}; see {run.directory.path / 'lr_finder_head.png'}")
@@ -93,7 +94,7 @@ def _train_head_augmented(run: Run) -> dict[str, Any]:
         freeze_to(run.model, -1)
         compile_head(run.model)
         run.say("step 4: train the head with augmentation")
-        rate = rate_of(run.directory.stages["find_head_rate"], recipe.head_learning_rate)
+        rate = recipe.head_learning_rate or run.directory.stages["find_head_rate"]["learning_rate"]
         schedule = SGDRScheduler(rate, cycle_len=1, n_cycles=recipe.head_cycles)
         rows = run.fit("train_head_augmented", "head, live", recipe.head_cycles, schedule)
         values["history"] += rows
@@ -118,7 +119,7 @@ def _at_optimum(run: Run, stage: str, train: list[Any], valid: Any, head: keras.
 
 def _find_rate(run: Run) -> dict[str, Any]:
     if run.recipe.learning_rate is not None:
-        return {"learning_rate": run.recipe.learning_rate, "why": GIVEN}
+        return {"learning_rate": run.recipe.learning_rate, "why": "given"}
     compile_all(run.model, run.recipe)
     run.say("step 7: find the whole network's learning rate")
     curve = find_rate(run.model, run.recipe, run.index.train, verbose=run.verbose)
@@ -130,12 +131,11 @@ def _find_rate(run: Run) -> dict[str, Any]:
 
 def _evaluate(run: Run) -> dict[str, Any]:
     recipe, names, labels = run.recipe, run.index.class_names, run.index.valid.labels
-    valid = run.valid_images()
     run.say("evaluate with test-time augmentation")
-    plain = predict_tta(run.predictor, valid, num_views=0, verbose=0)
+    plain = predict_tta(run.predictor, run.valid_batches(), num_views=0, verbose=0)
     tta = predict_tta(
         run.predictor,
-        valid,
+        run.valid_batches(),
         num_views=recipe.tta_views,
         augmentation=make_augmentation(recipe),
         seed=recipe.seed,
@@ -199,6 +199,7 @@ STAGES = (
     Stage(
         "find_head_rate",
         _find_head_rate,
+        may_be_given_later=("head_learning_rate",),
         artefacts=("lr_finder_head.png", "lr_finder_head.csv"),
         prepare=Run.precompute,
     ),
@@ -210,7 +211,13 @@ STAGES = (
         settings=("head_learning_rate", "head_cycles", "head_views", *_VIEWS),
         prepare=_precompute_all,
     ),
-    Stage("find_rate", _find_rate, settings=(*_GROUPS, *_VIEWS), artefacts=("lr_finder_all.png", "lr_finder_all.csv")),
+    Stage(
+        "find_rate",
+        _find_rate,
+        settings=(*_GROUPS, *_VIEWS),
+        may_be_given_later=("learning_rate",),
+        artefacts=("lr_finder_all.png", "lr_finder_all.csv"),
+    ),
     Stage(
         "train_all",
         train_all,

@@ -167,7 +167,8 @@ def layout_of(recipe: Recipe) -> dict[str, Any]:
 
 def _result(run: Run) -> TrainingResult:
     directory = run.directory
-    predictions = np.load(directory.path / "predictions.npz")
+    with np.load(directory.path / "predictions.npz") as file:
+        predictions = dict(file)
     names, labels, test = run.index.class_names, run.index.valid.labels, run.index.test
     return TrainingResult(
         model=run.model,

@@ -13,7 +13,6 @@ from keras_sgdr.models.classifier import save_classifier
 from keras_sgdr.optimizers.differential_lr import DifferentialLR
 from keras_sgdr.recipe.builders import compile_all, recompile_from
 from keras_sgdr.recipe.candidates import Candidate, best_of, guessing_loss
-from keras_sgdr.recipe.rate_choice import rate_of
 from keras_sgdr.recipe.recipe import Recipe
 from keras_sgdr.recipe.run import Run
 from keras_sgdr.schedules.cosine_cycles import total_epochs
@@ -80,13 +79,13 @@ class CycleCandidates(keras.callbacks.Callback):
         return {"candidates": [vars(each) for each in self.candidates]}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Takes them back."""
+        """Sets the candidates again."""
         self.candidates = [Candidate(**each) for each in state["candidates"]]
 
 
 def train_all(run: Run) -> dict[str, Any]:
     """Trains everything, and leaves the model the weights of the best cycle, or of the head if none is better."""
-    rate = rate_of(run.directory.stages["find_rate"], run.recipe.learning_rate)
+    rate = run.recipe.learning_rate or run.directory.stages["find_rate"]["learning_rate"]
     history: list[Any] = []
     undone: list[Any] = []
     head, weights = run.candidate("the head"), run.model.get_weights()

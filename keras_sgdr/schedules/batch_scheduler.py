@@ -128,6 +128,7 @@ class BatchScheduler(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Records the rate of the last batch, and learns the number of batches where it was not known."""
+        self._leave_momentum()
         rate = read_learning_rate(self.model.optimizer)
         self._check_sole_writer(rate)
         if logs is not None:
@@ -160,4 +161,11 @@ class BatchScheduler(keras.callbacks.Callback):
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Forgets the momentum."""
         super().on_train_end(logs)
+        self._leave_momentum()
         self.present_momentum = None
+
+    def _leave_momentum(self) -> None:
+        # A step sets it back; but with data of unknown length Keras begins one batch more than it runs.
+        if self.momentum is not None:
+            variable = momentum_variable(self.model.optimizer)
+            variable.assign(variable.own)

@@ -19,7 +19,10 @@ from keras_sgdr import build_classifier, index_folder, load_dataset, precompute_
 keras.utils.set_random_seed(3)
 tf.config.experimental.enable_op_determinism()
 index = index_folder(sys.argv[1], valid_fraction=0.25)
-model = build_classifier(2, image_size=32, weights=None)
+layers = [keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(8, 3, strides=2), keras.layers.BatchNormalization()]
+layers += [keras.layers.ReLU(), keras.layers.DepthwiseConv2D(3), keras.layers.Conv2D(8, 1)]
+backbone = keras.Sequential([keras.Input((32, 32, 3)), *layers])
+model = build_classifier(2, backbone=backbone, image_size=32)
 digest = hashlib.sha256()
 for preset in (basic, side_on, top_down):
     data = load_dataset(index.train, image_size=32, batch_size=8, augmentation=preset(max_zoom=1.1), shuffle=True)

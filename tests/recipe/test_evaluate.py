@@ -53,7 +53,7 @@ def test_split_that_is_there_is_evaluated(trained_run, digits_folder, tmp_path):
             (tmp_path / split / name).mkdir(parents=True)
             for path in sorted((digits_folder / name).iterdir())[:number]:
                 shutil.copy(path, tmp_path / split / name)
-    for split, count in ((None, 6), ("train", 9), ("valid", 6), ("test", 3), ("all", 18)):
+    for split, count in ((None, 6), ("test", 3), ("all", 18)):
         found = evaluate_run(trained_run, tmp_path, split=split, tta_views=0, verbose=0)["plain"]
         assert len(found.labels) == count
 

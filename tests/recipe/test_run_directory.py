@@ -10,7 +10,7 @@ from keras_sgdr.recipe.run_directory import RunDirectory, Stage, read_settings
 
 SETTINGS = {"image_size": 32, "seed": 0}
 STAGES = (
-    Stage("find", dict),
+    Stage("find", dict, may_be_given_later=("rate",)),
     Stage("train_head", dict, saves_weights=True),
     Stage("train", dict, saves_weights=True, settings=("rate",), artefacts=("model.keras",)),
     Stage("look", dict, settings=("views", "rate")),
@@ -151,6 +151,23 @@ def test_setting_may_change_until_a_stage_that_reads_it_has_begun(tmp_path):
     recorded(tmp_path, "train", {}, settings={**changed, "views": 2}, resume=True, stages=STAGES)
     with pytest.raises(ValueError, match=r"Received: {'rate': 0\.2}; it began with {'rate': 0\.3}"):
         RunDirectory(tmp_path, settings={**changed, "views": 2, "rate": 0.2}, resume=True, stages=STAGES)
+
+
+def test_setting_may_be_given_when_its_finder_has_finished_but_not_taken_back(tmp_path):
+    recorded(tmp_path, "find", {}, settings={"rate": None}, stages=STAGES)
+    for rate in (0.1, 0.2):
+        with RunDirectory(tmp_path, settings={"rate": rate}, resume=True, stages=STAGES) as again:
+            assert again.finished("find") == {}
+    with pytest.raises(ValueError, match=r"Received: {'rate': None}; it began with {'rate': 0\.2}"):
+        RunDirectory(tmp_path, settings={"rate": None}, resume=True, stages=STAGES)
+
+
+def test_overwriting_that_was_killed_leaves_nothing_of_the_old_run(tmp_path):
+    """The journal was written anew, and the old model still there."""
+    (tmp_path / "run.json").write_text(json.dumps({"settings": SETTINGS, "stages": {}}))
+    (tmp_path / "model.keras").write_text("the old run's")
+    RunDirectory(tmp_path, settings=SETTINGS, stages=STAGES).close()
+    assert not (tmp_path / "model.keras").exists()
 
 
 def test_directory_of_a_live_run_is_refused_and_that_of_a_killed_one_is_not(tmp_path):

@@ -9,6 +9,9 @@ import sys
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
+
+from keras_sgdr_cli.main import cli
 
 # The command line, killed in a batch: of a `fit` whose optimizer has run so many before.
 KILLED = """
@@ -58,11 +61,19 @@ def assert_same(broken, unbroken):
     assert (broken / "history.csv").read_text() == (unbroken / "history.csv").read_text()
 
 
-def test_run_killed_in_steps_4_and_8_ends_as_an_unbroken_one(digits_folder, tiny_options, tmp_path):
-    """Both finders included; 2 live epochs of 5 batches for the head, one cycle of 3 for the whole network."""
-    options = [*tiny_options, "--head-cycles", "2", "--cycle-len", "3", "--tta-views", "1"]
-    train(digits_folder, tmp_path / "unbroken", *options)
-    broken = tmp_path / "broken"
+QUICK = ["--head-learning-rate", "1e-3", "--learning-rate", "1e-4", "--head-views", "0", "--tta-views", "0"]
+
+
+@pytest.fixture(scope="module", params=[QUICK, pytest.param([], marks=pytest.mark.slow)], ids=["quick", "finders"])
+def options(request, tiny_options):
+    """With 2 live epochs of 5 batches for the head, one cycle of 3 for the whole network; or all else as it is."""
+    return [*tiny_options, "--head-cycles", "2", "--cycle-len", "3", *request.param]
+
+
+@pytest.fixture(scope="module")
+def broken(digits_folder, options, tmp_path_factory):
+    """A run killed in step 4, resumed, and killed in step 8."""
+    broken = tmp_path_factory.mktemp("killed") / "run"
     train(digits_folder, broken, *options, kill_in="train_head_augmented:7")
     assert (broken / "train_head_augmented.checkpoint").is_file()
     assert list(json.loads((broken / "run.json").read_text())["stages"]) == ["check", "find_head_rate", "train_head"]
@@ -70,10 +81,27 @@ def test_run_killed_in_steps_4_and_8_ends_as_an_unbroken_one(digits_folder, tiny
     assert "go on after epoch 1" in said
     assert "train_head: done before" in said
     assert (broken / "train_all.checkpoint").is_file()
-    said = train(digits_folder, broken, *options, "--resume")
+    return broken
+
+
+def test_run_killed_in_steps_4_and_8_ends_as_an_unbroken_one(broken, digits_folder, options, tmp_path):
+    resumed = shutil.copytree(broken, tmp_path / "resumed")
+    said = train(digits_folder, resumed, *options, "--resume")
     assert "find_rate: done before" in said
     assert "go on after epoch 1" in said
-    assert_same(broken, tmp_path / "unbroken")
+    train(digits_folder, tmp_path / "unbroken", *options)
+    assert_same(resumed, tmp_path / "unbroken")
+
+
+@pytest.mark.parametrize(
+    ("changed", "received"),
+    [(("--cycle-len", "2"), "'cycle_len': 2"), (("--group-factor", "3"), "'group_factor': 3")],
+)
+def test_settings_of_a_stage_that_has_begun_may_not_change(broken, digits_folder, options, changed, received):
+    arguments = ["train", str(digits_folder), "-o", str(broken), *options, *changed, "--resume"]
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 1
+    assert received in done.stderr
 
 
 @pytest.mark.slow
@@ -91,23 +119,3 @@ def test_gradual_unfreezing_killed_in_its_second_phase_ends_as_unbroken(digits_f
     train(digits_folder, stopped, *options, "--resume", kill_in="train_all:18")
     train(digits_folder, stopped, *options, "--resume")
     assert_same(stopped, tmp_path / "unbroken")
-
-
-def test_settings_of_stages_to_come_may_change_and_those_of_stages_begun_may_not(digits_folder, tiny_options, tmp_path):
-    output = tmp_path / "run"
-    options = [*tiny_options, "--head-views", "0", "--cycle-len", "3", "--tta-views", "0"]
-    train(digits_folder, output, *options, "--learning-rate", "1e-5", kill_in="train_all:6")
-    from click.testing import CliRunner
-
-    from keras_sgdr_cli.main import cli
-
-    for changed, received in ((("--cycle-len", "2"), "'cycle_len': 2"), ((), "'learning_rate': None")):
-        arguments = ["train", digits_folder, "-o", output, *options, *changed, "--resume"]
-        done = CliRunner().invoke(cli, [str(argument) for argument in arguments])
-        assert done.exit_code == 1
-        assert received in done.stderr
-    arguments = [*options, "--learning-rate", "1e-5", "--tta-views", "1", "--image-cache", "memory", "--resume"]
-    done = CliRunner().invoke(cli, ["train", str(digits_folder), "-o", str(output), *arguments])
-    assert done.exit_code == 0, done.output
-    assert json.loads((output / "run.json").read_text())["settings"]["tta_views"] == 1
-    assert "tta" in np.load(output / "predictions.npz")

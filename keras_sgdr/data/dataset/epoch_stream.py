@@ -74,9 +74,9 @@ class EpochPlan:
         following = tf.gather(order, tf.minimum(positions + 1, self.num_in_split - 1))
         seeds = tf.gather(seeds, indices)
         # What is computed for all at once need not be for each, where a dozen small operations are a hundredth.
-        own = ExampleKey(positions, indices, following, seeds, crop_position(seeds))
+        key = ExampleKey(positions, indices, following, seeds, crop_position(seeds))
         shared = tf.stack([epoch, start, end, order[start]])
-        slices = tf.data.Dataset.from_tensor_slices(own)
+        slices = tf.data.Dataset.from_tensor_slices(key)
         return tf.data.Dataset.zip(slices, tf.data.Dataset.from_tensors(shared).repeat())
 
 
@@ -86,14 +86,14 @@ class EpochImages:
 
     Attributes:
         split: The images.
-        form: What is decoded of them.
+        decode_spec: What is decoded of them.
         cached: Where they are decoded already, if they are.
         augmentation: What happens to a batch of them.
         class_weights: What each class counts besides, float32 of shape `(num_classes,)`; None if all count the same.
     """
 
     split: Split
-    form: DecodeSpec
+    decode_spec: DecodeSpec
     cached: CachedImages | None
     augmentation: BatchAugmentation | None
     class_weights: npt.NDArray[np.float32] | None
@@ -104,36 +104,36 @@ class EpochImages:
         if cached is not None:
 
             @graph_code
-            def read(own: Any, shared: Any) -> Any:
-                return own, shared, cached.batch(own.index, own.crop_position)
+            def read(key: Any, shared: Any) -> Any:
+                return key, shared, cached.batch(key.index, key.crop_position)
 
             return images.batch(batch_size).map(read, num_parallel_calls=_NUM_PARALLEL)
 
         @graph_code
-        def decode(own: Any, shared: Any) -> Any:
-            return own, shared, self.form.decode(paths[own.index], own.crop_position)
+        def decode(key: Any, shared: Any) -> Any:
+            return key, shared, self.decode_spec.decode(paths[key.index], key.crop_position)
 
         decoded = images.map(decode, num_parallel_calls=_NUM_PARALLEL).ignore_errors()
         *others, _ = decoded.element_spec
-        shapes = tf.nest.map_structure(lambda spec: spec.shape, (*others, self.form.spec))
+        shapes = tf.nest.map_structure(lambda spec: spec.shape, (*others, self.decode_spec.spec))
         batches = decoded.padded_batch(batch_size, shapes)
         return refuse_gaps(batches, paths, _places, batch_size=batch_size)
 
-    def finish(self, own: ExampleKey, decoded: Any) -> Any:
+    def finish(self, key: ExampleKey, decoded: Any) -> Any:
         """Augments a batch, and adds the labels and weights."""
         labels = self.split.labels
         if labels is not None:
-            labels = tf.gather(labels, own.index)
-        if self.form.is_resampled:
+            labels = tf.gather(labels, key.index)
+        if self.decode_spec.is_resampled:
             pixels, frames = decoded
-            decoded = pixels, self.form.windows(frames, own.crop_position)
+            decoded = pixels, self.decode_spec.windows(frames, key.crop_position)
         if self.augmentation is not None:
-            decoded, labels = self.augmentation.augment(decoded, labels, own.seed)
+            decoded, labels = self.augmentation.augment(decoded, labels, key.seed)
         if labels is None:
             return decoded
         if self.split.weights is None and self.class_weights is None:
             return decoded, labels
-        return decoded, labels, self._weigh(own.index, labels)
+        return decoded, labels, self._weigh(key.index, labels)
 
     def _weigh(self, indices: Any, labels: Any) -> Any:
         weights = tf.ones(tf.shape(indices)) if self.split.weights is None else tf.gather(self.split.weights, indices)
@@ -145,9 +145,9 @@ class EpochImages:
         return weights * tf.linalg.matvec(labels, self.class_weights)
 
 
-def _places(own: ExampleKey, shared: Any, _: Any) -> EpochPosition:
+def _places(key: ExampleKey, shared: Any, _: Any) -> EpochPosition:
     _, starts, ends, first_indices = tf.unstack(shared, axis=1)
-    return EpochPosition(own.position, starts, ends, first_indices, own.next_index)
+    return EpochPosition(key.position, starts, ends, first_indices, key.next_index)
 
 
 def stream(plan: EpochPlan, images: EpochImages, epoch_counter: Any) -> tf.data.Dataset:
@@ -159,8 +159,8 @@ def stream(plan: EpochPlan, images: EpochImages, epoch_counter: Any) -> tf.data.
         return plan.images(epoch_counter.read_value())
 
     @graph_code
-    def finish(own: ExampleKey, shared: Any, decoded: Any) -> Any:
-        return shared[0, 0], own.position[-1], images.finish(own, decoded)
+    def finish(key: ExampleKey, shared: Any, decoded: Any) -> Any:
+        return shared[0, 0], key.position[-1], images.finish(key, decoded)
 
     @graph_code
     def count(epoch: Any, position: Any, batch: Any) -> Any:

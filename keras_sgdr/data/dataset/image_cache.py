@@ -84,17 +84,19 @@ class CachedImages:
     """Returns decoded images by their index.
 
     Args:
-        form: What they are.
+        decode_spec: What they are.
         store: Their pixels.
         positions: Where in the store an image is, by its index.
     """
 
-    def __init__(self, form: DecodeSpec, store: MemoryImages | StoredImages, positions: npt.NDArray[np.int64]) -> None:
-        self._form = form
+    def __init__(
+        self, decode_spec: DecodeSpec, store: MemoryImages | StoredImages, positions: npt.NDArray[np.int64]
+    ) -> None:
+        self._decode_spec = decode_spec
         self._store = store
         self._positions = positions
         self._sizes = store.sizes
-        self._is_finished = form.is_finished(self._sizes)
+        self._is_finished = decode_spec.is_finished(self._sizes)
 
     def batch(self, indices: Any, crop_positions: Any) -> Any:
         """Returns, in graph operations, a batch of images as `DecodeSpec.spec` describes them.
@@ -105,23 +107,23 @@ class CachedImages:
         """
         positions = tf.gather(self._positions, indices)
         sizes = tf.gather(self._sizes, positions)
-        windows = self._form.parts(sizes, crop_positions)
-        spec = self._form.spec
+        windows = self._decode_spec.parts(sizes, crop_positions)
+        spec = self._decode_spec.spec
         if not self._is_finished:
             return tf.map_fn(self._finished, (positions, windows), fn_output_signature=spec)
-        are_whole = self._form.are_left_whole(sizes)[:, None]
+        are_whole = self._decode_spec.are_left_whole(sizes)[:, None]
         windows = tf.where(are_whole, tf.pad(sizes, [[0, 0], [2, 0]]), windows)
         # One call of Python for a batch takes no longer than graph operations for each image, which copy three times;
         # and the copying itself is done without Python's lock.
         batch = tf.numpy_function(self._read_batch, [positions, windows], tf.uint8, stateful=False)
-        if not self._form.is_resampled:
+        if not self._decode_spec.is_resampled:
             return tf.reshape(batch, [-1, *spec.shape])
         frames = tf.concat([windows[:, 2:], tf.cast(~are_whole, tf.int32)], axis=1)
         return tf.reshape(batch, [-1, *spec[0].shape]), frames
 
     def _finished(self, image: tuple[Any, Any]) -> Any:
         part = tf.numpy_function(self._read_part, image, tf.uint8, stateful=False)
-        return self._form.finish(tf.ensure_shape(part, (None, None, 3)))
+        return self._decode_spec.finish(tf.ensure_shape(part, (None, None, 3)))
 
     def _read_part(self, position: Any, window: Sizes) -> Pixels:
         part = np.empty(3 * window[2] * window[3], np.uint8)
@@ -129,7 +131,7 @@ class CachedImages:
         return part.reshape(window[2], window[3], 3)
 
     def _read_batch(self, positions: npt.NDArray[np.int64], windows: Sizes) -> Pixels:
-        spec = self._form.spec[0] if self._form.is_resampled else self._form.spec
+        spec = self._decode_spec.spec[0] if self._decode_spec.is_resampled else self._decode_spec.spec
         batch = _aligned_empty(len(positions), spec.shape.num_elements())
         scratch = self._scratch(windows, positions)
         for row, position, window in zip(batch, positions, windows, strict=True):
@@ -152,13 +154,13 @@ class CachedImages:
 
 
 def cached_images(
-    paths: Sequence[str], form: DecodeSpec, *, cache: str | os.PathLike[str], verbose: int
+    paths: Sequence[str], decode_spec: DecodeSpec, *, cache: str | os.PathLike[str], verbose: int
 ) -> CachedImages:
     """Decodes files, unless that has been done, and keeps the result.
 
     Args:
         paths: The files, some of them perhaps more than once.
-        form: What to make of them.
+        decode_spec: What to make of them.
         cache: "memory", or a directory on this machine.
         verbose: Whether to say how much room it takes, and to show the progress (1), or nothing (0).
 
@@ -172,10 +174,10 @@ def cached_images(
             f'`cache` must be None, "memory" or a directory on this machine. Received: cache={cache!r}.'
         )
     unique = sorted(set(paths))
-    decoder = _Decoder(unique, form, verbose)
+    decoder = _Decoder(unique, decode_spec, verbose)
     store = _in_memory(decoder) if cache == "memory" else _on_disk(decoder, Path(cache))
     position_of = {path: position for position, path in enumerate(unique)}
-    return CachedImages(form, store, np.array([position_of[path] for path in paths], np.int64))
+    return CachedImages(decode_spec, store, np.array([position_of[path] for path in paths], np.int64))
 
 
 def _in_memory(decoder: "_Decoder") -> MemoryImages:
@@ -223,14 +225,14 @@ def _write(decoder: "_Decoder", writer: ArrayWriter) -> None:
 class _Decoder:
     """Decodes files in their order."""
 
-    def __init__(self, paths: Sequence[str], form: DecodeSpec, verbose: int) -> None:
+    def __init__(self, paths: Sequence[str], decode_spec: DecodeSpec, verbose: int) -> None:
         self.paths = paths
-        self.form = form
+        self.decode_spec = decode_spec
         self.verbose = verbose
 
     def key(self) -> str:
         """Hashes all that the pixels depend on."""
-        digest = sha256(repr((_VERSION, tf.__version__, astuple(self.form))).encode())
+        digest = sha256(repr((_VERSION, tf.__version__, astuple(self.decode_spec))).encode())
         for path, stamp in zip(self.paths, file_stamps(self.paths), strict=True):
             name = path if is_remote(path) else os.path.abspath(path)  # noqa: PTH100 (a link is another file)
             digest.update(f"{name}\0{stamp}\0".encode(errors="surrogateescape"))
@@ -271,8 +273,8 @@ class _Decoder:
     def _num_bytes(self) -> int:
         """Returns how much all images take: known if they have one size, and else judged by some of them."""
         count = len(self.paths)
-        if not (self.form.is_cropped_anywhere or self.form.is_resampled):
-            return 3 * self.form.image_size[0] * self.form.image_size[1] * count
+        if not (self.decode_spec.is_cropped_anywhere or self.decode_spec.is_resampled):
+            return 3 * self.decode_spec.image_size[0] * self.decode_spec.image_size[1] * count
         sampled = np.unique(np.linspace(0, count - 1, min(count, _NUM_SAMPLED)).astype(np.int64))
         lengths = [image.nbytes for _, image in self._decoded(sampled)]
         return int(np.mean(lengths) * count) if lengths else 0
@@ -283,7 +285,7 @@ class _Decoder:
 
         @tf.autograph.experimental.do_not_convert
         def decode(position: Any) -> Any:
-            return position, self.form.decode_kept(paths[position])
+            return position, self.decode_spec.decode_kept(paths[position])
 
         dataset = tf.data.Dataset.from_tensor_slices(positions).map(decode, num_parallel_calls=tf.data.AUTOTUNE)
         yield from dataset.ignore_errors().prefetch(tf.data.AUTOTUNE).as_numpy_iterator()

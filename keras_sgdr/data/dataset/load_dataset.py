@@ -112,12 +112,14 @@ def load_dataset(
         split = without_bad_images(split)
     plan = _make_plan(len(split), batch_size, drop_remainder, shuffle, seed, initial_step)
     layers = make_batch_augmentation(augmentation, split=split, image_size=size)
-    form = DecodeSpec(size, resize, layers is not None and resize == "crop", layers is not None and layers.resizes)
+    decode_spec = DecodeSpec(
+        size, resize, layers is not None and resize == "crop", layers is not None and layers.resizes
+    )
     class_weights = checked_class_weights(split, class_weight)
     # Of kept images, the times of their files before they were read: what the files hold later does not matter.
     stamps = None if cache is None else list(file_stamps(split.paths))
-    cached = None if cache is None else cached_images(split.paths, form, cache=cache, verbose=verbose)
-    images = EpochImages(split, form, cached, layers, class_weights)
+    cached = None if cache is None else cached_images(split.paths, decode_spec, cache=cache, verbose=verbose)
+    images = EpochImages(split, decode_spec, cached, layers, class_weights)
     epoch_counter = tf.Variable(plan.first_epoch, dtype=tf.int64, trainable=False, name="epoch")
     dataset = stream(plan, images, epoch_counter)
     if not plan.first_position:
@@ -155,7 +157,7 @@ def _source(images: EpochImages, plan: EpochPlan, stamps: list[tuple[int, int]] 
     files = [_content(path) for path in paths] if stamps is None else [[*map(os.fsencode, paths)], stamps]
     arrays = [images.split.labels, images.split.weights, images.class_weights]
     adapted = [layer.get_weights() for layer in layers]
-    return [files, arrays, list(layers), adapted, list(astuple(plan)), list(astuple(images.form))]
+    return [files, arrays, list(layers), adapted, list(astuple(plan)), list(astuple(images.decode_spec))]
 
 
 def _content(path: str) -> Any:

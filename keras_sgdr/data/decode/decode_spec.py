@@ -1,6 +1,7 @@
 """`DecodeSpec`: the form of an image between its decoder and its augmentation, and in a cache."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import tensorflow as tf
@@ -38,9 +39,7 @@ class DecodeSpec:
 
     def decode(self, path: Any, crop_position: Any) -> Any:
         """Reads a file, in graph operations, and crops it for one epoch; pixels come without zeros behind."""
-        decoder = decode_pixels if self.is_resampled else decode_image
-        position = crop_position if self.is_cropped_anywhere else None
-        return decoder(tf.io.read_file(path), image_size=self.image_size, resize=self.resize, crop_position=position)
+        return _traced_decode(self)(path, crop_position)
 
     def decode_kept(self, path: Any) -> Any:
         """Reads a file, in graph operations, as it serves every epoch: with the margin, where that is cropped.
@@ -50,7 +49,7 @@ class DecodeSpec:
         """
         if self.is_cropped_anywhere:
             return decode_reduced(tf.io.read_file(path), image_size=self.image_size, resize="crop", is_cropped=False)
-        decoded = self.decode(path, None)
+        decoded = self.decode(path, 0.0)
         if not self.is_resampled:
             return decoded
         pixels, frame = decoded
@@ -110,3 +109,15 @@ class DecodeSpec:
             return fit(image, image_size=self.image_size, resize=self.resize)
         pixels, frame = pixels_of(image, image_size=self.image_size, resize=self.resize)
         return tf.pad(pixels, [[0, self.spec[0].shape[0] - tf.size(pixels)]]), frame
+
+
+@cache
+def _traced_decode(spec: DecodeSpec) -> Any:
+    """Returns `DecodeSpec.decode`, traced once: the graph of all formats takes half a second, for each dataset."""
+    decoder = decode_pixels if spec.is_resampled else decode_image
+
+    def decode(path: Any, crop_position: Any) -> Any:
+        position = crop_position if spec.is_cropped_anywhere else None
+        return decoder(tf.io.read_file(path), image_size=spec.image_size, resize=spec.resize, crop_position=position)
+
+    return tf.function(decode, [tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.float32)], autograph=False)

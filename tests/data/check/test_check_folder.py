@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_sgdr.data.check import check_folder as doctor
+from keras_sgdr.data.check import check_folder as check_folder_module
 from keras_sgdr.data.check.check_folder import Finding, FolderReport, check_folder
 from keras_sgdr.data.check.duplicates import fingerprint, size_of
 from keras_sgdr.data.check.quarantine import quarantine, restore
@@ -176,7 +176,7 @@ def test_second_check_decodes_only_what_has_changed(good_folder, tmp_path_factor
     (good_folder / "train" / "cats" / "copy.jpg").write_bytes((good_folder / "train" / "cats" / "0.jpg").read_bytes())
     first = check_folder(good_folder, cache=cache)
     looked_at = []
-    monkeypatch.setattr(doctor, "fingerprint", lambda path: looked_at.append(path) or fingerprint(path))
+    monkeypatch.setattr(check_folder_module, "fingerprint", lambda path: looked_at.append(path) or fingerprint(path))
     assert check_folder(good_folder, cache=cache).findings == first.findings
     assert looked_at == []
     make_image(500).save(bad)
