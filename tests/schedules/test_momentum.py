@@ -205,6 +205,7 @@ def test_momentum_out_of_range_is_refused():
         SGDRScheduler(0.1, momentum=(0.85, 0.95))
 
 
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_momentum_is_the_optimizers_own_after_data_of_unknown_length():
     """Of which Keras begins one batch more than there are."""
     import tensorflow as tf
