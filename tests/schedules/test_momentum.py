@@ -214,5 +214,6 @@ def test_momentum_is_the_optimizers_own_after_data_of_unknown_length():
     signature = (tf.TensorSpec((1, 1)), tf.TensorSpec((1, 1)))
     data = tf.data.Dataset.from_generator(lambda: iter([(ones, ones)] * 5), output_signature=signature)
     model = two_weights()
+    model.run_eagerly = True  # a compiled step sets it back before it finds that there is no batch
     model.fit(data, epochs=1, verbose=0, shuffle=False, callbacks=[scheduler(steps_per_epoch=5)])
     assert float(model.optimizer.momentum_variable.numpy()) == 0.5
