@@ -164,6 +164,7 @@ SHAPING = (
 )
 
 
+@pytest.mark.slow
 def test_show_goes_by_the_options_that_shape_images_and_by_no_others(folder, tmp_path):
     reference = grid(folder, tmp_path / "grid.png")
     assert np.array_equal(grid(folder, tmp_path / "idle.png", *IDLE), reference)

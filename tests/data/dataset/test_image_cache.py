@@ -57,7 +57,12 @@ def assert_same(left, right):
 
 @pytest.mark.parametrize(
     ("augmentation", "resize"),
-    [(None, "crop"), ("view", "crop"), pytest.param("view", "pad", marks=pytest.mark.slow), ("flip", "crop")],
+    [
+        (None, "crop"),
+        ("view", "crop"),
+        pytest.param("view", "pad", marks=pytest.mark.slow),
+        pytest.param("flip", "crop", marks=pytest.mark.slow),
+    ],
 )
 def test_batches_are_the_same_with_a_cache(split, tmp_path, augmentation, resize):
     layer = {None: None, "view": side_on(max_zoom=1.2), "flip": keras.layers.RandomFlip()}[augmentation]
