@@ -98,6 +98,29 @@ def resolve(dotted: str) -> object:
     raise ModuleNotFoundError(dotted)
 
 
+def is_there(dotted):
+    try:
+        resolve(dotted)
+    except (ModuleNotFoundError, AttributeError):
+        return False
+    return True
+
+
+def takes(function, arguments, named):
+    try:
+        inspect.signature(function).bind_partial(*arguments, **named)
+    except TypeError:
+        return False
+    return True
+
+
+def test_names_and_arguments_that_are_not_there_are_seen():
+    assert is_there("keras_sgdr.schedules.one_cycle.OneCycleScheduler")
+    assert not is_there("keras_sgdr.schedules.nothing")
+    assert not is_there("keras_sgdr.training.sgdr")
+    assert not takes(keras_sgdr.lr_find, [], {"learning_rate": 1})
+
+
 def test_readme_is_short():
     lines = PAGES[0].read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 200
@@ -106,8 +129,8 @@ def test_readme_is_short():
 
 @page
 def test_dotted_names_are_there(path):
-    for name in set(re.findall(r"\bkeras_sgdr(?:\.\w+)+", path.read_text(encoding="utf-8"))):
-        resolve(name)
+    names = set(re.findall(r"\bkeras_sgdr(?:\.\w+)+", path.read_text(encoding="utf-8")))
+    assert [name for name in names if not is_there(name)] == []
 
 
 @page
@@ -149,9 +172,8 @@ def test_arguments_are_there(path):
         elif ast.unparse(call.func).startswith("keras."):
             value = resolve(ast.unparse(call.func))
         if value is not None:
-            inspect.signature(value).bind_partial(
-                *call.args, **{each.arg: each.value for each in call.keywords if each.arg is not None}
-            )
+            named = {each.arg: each.value for each in call.keywords if each.arg is not None}
+            assert takes(value, call.args, named), ast.unparse(call)
 
 
 @page
