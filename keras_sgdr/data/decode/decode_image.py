@@ -208,7 +208,7 @@ def _exif_in_other_kind(encoded: Any, kind: Any) -> Any:
 def _decode_other_kind(encoded: Any, kind: Any, crop: Crop) -> tuple[Any, Any]:
     """Decodes what is no JPEG, and crops it."""
     decoders = (decode_png, decode_bmp, _decode_webp, decode_gif, _decode_other)
-    image = tf.switch_case(kind - 1, [partial(decoder, encoded) for decoder in decoders])
+    image = tf.switch_case(kind - 1, [partial(rarely(decoder), encoded) for decoder in decoders])
     if crop.resize == "crop" and (crop.position is not None or crop.room):
         image = _shrunk(image, crop)
     if crop.is_all:
