@@ -75,21 +75,67 @@ def predict_tta(
     """
     weights = view_weights(num_views, plain_weight)
     require(merge in _MERGES, f"`merge` must be one of {sorted(_MERGES)}", merge=merge)
+    batches = predict_views(
+        model,
+        dataset,
+        num_views=num_views,
+        augmentation=augmentation,
+        seed=seed,
+        from_logits=from_logits,
+        verbose=verbose,
+    )
+    return np.concatenate([merge_views(views, weights, merge) for views in batches])
+
+
+def predict_views(
+    model: keras.Model,
+    dataset: Any,
+    *,
+    num_views: int,
+    augmentation: Any = None,
+    seed: int = 0,
+    from_logits: bool = False,
+    verbose: int = 1,
+) -> Iterator[Array]:
+    """Yields, batch by batch, the probabilities of the plain images and of each of their views.
+
+    Args:
+        model: As all that follow, see `predict_tta`.
+        dataset: The images.
+        num_views: Views per image, >= 0.
+        augmentation: The layer that makes a view.
+        seed: Seed of the views.
+        from_logits: Whether the model ends in logits.
+        verbose: Whether to show a progress bar.
+
+    Yields:
+        float64 of shape `(1 + num_views, batch, num_classes)`.
+
+    Raises:
+        ValueError: If `num_views` is negative, the dataset is empty, or the model returns no probabilities.
+    """
+    require_integer("num_views", num_views, low=0)
     make_view = _view_maker(augmentation, seed)
     bar = keras.utils.Progbar(_num_batches(dataset), unit_name="batch") if verbose else None
-    merged = []
     first = 0
     for images in _image_batches(dataset):
         indices = np.arange(first, first + len(images))
         views = [images] + [make_view(images, view, indices) for view in range(num_views)]
-        probabilities = np.stack([_probabilities(model, view, from_logits) for view in views])
-        merged.append(merge_views(probabilities, weights, merge))
+        yield np.stack([_probabilities(model, view, from_logits) for view in views])
         first += len(images)
         if bar is not None:
             bar.add(1)
-    if not merged:
+    if not first:
         raise InvalidValueError(f"`dataset` must hold at least one batch. Received: dataset={dataset!r}.")
-    return np.concatenate(merged)
+
+
+def with_and_without_views(batches: Iterable[Array]) -> tuple[Array, Array]:
+    """Returns the plain predictions and `predict_tta`'s, from what `predict_views` yields."""
+    plain, merged = [], []
+    for views in batches:
+        plain.append(merge_views(views[:1], view_weights(0)))
+        merged.append(merge_views(views, view_weights(len(views) - 1)))
+    return np.concatenate(plain), np.concatenate(merged)
 
 
 def view_weights(num_views: int, plain_weight: float | None = None) -> Array:

@@ -19,21 +19,21 @@ from keras_sgdr.models.group_summary import WeightRow, rate_table
 from keras_sgdr.optimizers.access import read_learning_rate
 from keras_sgdr.optimizers.group_rates import GroupSettings, own_decays, top_rate_and_multipliers
 from keras_sgdr.optimizers.grouped_optimizer import (
-    GroupedUpdates,
     GroupState,
     check_inner_optimizer,
     combined_class,
     is_trainable,
     portable_config,
 )
+from keras_sgdr.optimizers.grouped_slots import GroupedSlots
 from keras_sgdr.optimizers.layer_patterns import has_patterns, match_layers
 from keras_sgdr.optimizers.movable_momentum import MovableMomentum, moved_momentum
-from keras_sgdr.optimizers.variable_groups import SavedWeight, VariableGroups, is_saved, stand_in
+from keras_sgdr.optimizers.variable_groups import SavedWeight, VariableGroups
 from keras_sgdr.validation import InvalidTypeError, InvalidValueError
 
 
 @keras.saving.register_keras_serializable(package="keras_sgdr")
-class DifferentialLR(GroupedUpdates):
+class DifferentialLR(GroupedSlots):
     """Turns any Keras optimizer into one that trains each layer group at its own learning rate.
 
     A variable of group g is updated, and its weight decayed, at
@@ -147,32 +147,6 @@ class DifferentialLR(GroupedUpdates):
         state = self._differential
         return [[w for each, w in state.groups if each == group] for group in range(len(state.groups))]
 
-    @property
-    def built(self) -> bool:
-        """Whether `build` has nothing to do. The trainers call it if not, also after layers were (un)frozen."""
-        state = self.__dict__.get("_differential")
-        slots = bool(self.__dict__.get("_has_slots", False))
-        return slots and (state is None or state.in_step or state.is_up_to_date)
-
-    @built.setter
-    def built(self, value: bool) -> None:
-        self.__dict__["_has_slots"] = value
-
-    def build(self, variables: Sequence[Any]) -> None:
-        """Makes the slots for all weights of all groups, then makes `variables` those that are trained.
-
-        Args:
-            variables: The model's trainable variables, in the model's order.
-        """
-        state = self._differential
-        state.groups.adopt(variables)
-        if not self.__dict__.get("_has_slots", False):
-            weights = state.groups.weights
-            super().build([stand_in(weight) if is_saved(weight) else weight for weight in weights])
-            state.averages = list(getattr(self, "_model_variables_moving_average", []))
-        self._index_weights()
-        self._train_only(variables)
-
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         """Updates the trainable variables, each at its group's rate; see `keras.optimizers.Optimizer.apply`."""
         if trainable_variables is None:
@@ -200,14 +174,6 @@ class DifferentialLR(GroupedUpdates):
             )
         with self._stepping():
             return super().stateless_apply(optimizer_variables, grads, trainable_variables)
-
-    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
-        """Puts the moving averages into the model (EMA); see `keras.optimizers.Optimizer.finalize_variable_values`."""
-        super().finalize_variable_values(var_list)
-        if self.use_ema and keras.backend.backend() == "jax":
-            # Keras 3.15 leaves model and average with one buffer, which the next `fit` would donate to XLA twice.
-            for average in self._model_variables_moving_average:
-                average.assign(keras.ops.copy(average))
 
     @contextmanager
     def only(self, group: int) -> Iterator[None]:
@@ -272,32 +238,6 @@ class DifferentialLR(GroupedUpdates):
         """Pickles as every Keras optimizer does, under this class's name."""
         _, arguments = super().__reduce__()
         return self.outer_class._unpickle_model, arguments
-
-    def _build_for(self, variables: Sequence[Any]) -> None:
-        state = self._differential
-        trained = {self._var_key(variable) for variable in self._trainable_variables}
-        if state.flags != state.trainable_flags() or not trained.issuperset(map(self._var_key, variables)):
-            with keras.name_scope(self.name):
-                self.build(variables)
-
-    def _index_weights(self) -> None:
-        indices = self._trainable_variables_indices
-        indices.clear()
-        for index, weight in enumerate(self._differential.groups.weights):
-            if not is_saved(weight):
-                indices[self._var_key(weight)] = index
-
-    def _train_only(self, variables: Sequence[Any]) -> None:
-        # Everything in Keras that loops over `_trainable_variables` (EMA, `stateless_apply`, SwapEMAWeights)
-        # pairs it with the model's trainable variables. Set past Keras's tracking of attributes.
-        before = {id(variable) for variable in self._trainable_variables}
-        self.__dict__["_trainable_variables"] = list(variables)
-        state = self._differential
-        if state.averages:
-            averages = [state.averages[self._get_variable_index(variable)] for variable in variables]
-            self.__dict__["_model_variables_moving_average"] = averages
-            self._start_averages([pair for pair in zip(variables, averages, strict=True) if id(pair[0]) not in before])
-        state.flags = state.trainable_flags()
 
     @contextmanager
     def _stepping(self) -> Iterator[None]:

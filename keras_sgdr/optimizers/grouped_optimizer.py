@@ -105,24 +105,6 @@ class GroupedUpdates(keras.optimizers.Optimizer):
         rate = self._differential.decay_rate
         return super()._get_current_learning_rate() if rate is None else rate
 
-    def _update_model_variables_moving_average(self, trainable_variables: Sequence[Any]) -> None:
-        # The averages (EMA) of frozen weights are updated too, so that they are right when a layer is unfrozen.
-        state = self._differential
-        if keras.backend.backend() == "jax" or not state.averages:
-            super()._update_model_variables_moving_average(trainable_variables)
-            return
-        seen = [pair for pair in zip(state.groups.weights, state.averages, strict=True) if not is_saved(pair[0])]
-        trained_averages = self._model_variables_moving_average
-        self.__dict__["_model_variables_moving_average"] = [average for _, average in seen]
-        super()._update_model_variables_moving_average([weight for weight, _ in seen])
-        self.__dict__["_model_variables_moving_average"] = trained_averages
-
-    def _start_averages(self, pairs: Sequence[tuple[Any, Any]]) -> None:
-        # The JAX trainer keeps the values of frozen weights out of reach during a step. So their averages start here.
-        if keras.backend.backend() == "jax":
-            for weight, average in pairs:
-                average.assign(keras.ops.copy(weight))
-
     @contextmanager
     def _decaying(self, group: int) -> Iterator[None]:
         """Makes `learning_rate` and, if the group has its own, `weight_decay` those of the group."""

@@ -16,13 +16,13 @@ from keras_sgdr.data.dataset.load_dataset import load_dataset
 from keras_sgdr.data.decode.corrupt_images import check_images
 from keras_sgdr.data.index.folder import Split, labelled_splits
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret, plot_mistakes
-from keras_sgdr.evaluation.tta import predict_tta
+from keras_sgdr.evaluation.tta import predict_views, with_and_without_views
 from keras_sgdr.models.classifier import Classifier, load_classifier
 from keras_sgdr.recipe.builders import make_augmentation
 from keras_sgdr.recipe.recipe import Recipe
 from keras_sgdr.recipe.run_directory import read_settings
 from keras_sgdr.recipe.train import digest_of, index_for
-from keras_sgdr.validation import InvalidValueError
+from keras_sgdr.validation import InvalidValueError, MissingFileError
 
 _SPLITS = ("train", "valid", "test")
 
@@ -76,18 +76,19 @@ def evaluate_run(
     if verbose:
         sys.stdout.write(f"evaluate {len(images)} images of {folder}: {images.name}\n")
     check_images(images.paths)
-    results = {}
-    for name, views in {"plain": 0, "tta": tta_views}.items():
-        if name == "plain" or views:
-            probabilities = predict_tta(
-                classifier.model,
-                _dataset(classifier, images, batch_size),
-                num_views=views,
-                augmentation=make_augmentation(recipe),
-                seed=recipe.seed,
-                verbose=verbose,
-            )
-            results[name] = interpret(probabilities, images.labels, classifier.class_names)
+    views = predict_views(
+        classifier.model,
+        _dataset(classifier, images, batch_size),
+        num_views=tta_views,
+        augmentation=make_augmentation(recipe),
+        seed=recipe.seed,
+        verbose=verbose,
+    )
+    names = ("plain", "tta") if tta_views else ("plain",)
+    results = {
+        name: interpret(probabilities, images.labels, classifier.class_names)
+        for name, probabilities in zip(names, with_and_without_views(views), strict=False)
+    }
     if plots is not None:
         result = list(results.values())[-1]
         worst = _dataset(classifier, images.take(result.top_losses(9)), batch_size)
@@ -104,7 +105,7 @@ def splits_to_evaluate(
     try:
         index = index_for(folder, recipe)
         was_trained_on = digest_of(index) == settings.get("images")
-    except (ValueError, FileNotFoundError):  # what cannot be trained on was not
+    except (InvalidValueError, MissingFileError):  # what cannot be trained on was not
         was_trained_on = False
     if was_trained_on:
         splits = {"train": index.train, "valid": index.valid, "test": index.test}

@@ -17,6 +17,9 @@ from filelock import FileLock, Timeout
 from keras_sgdr.atomic_write import atomic_write
 from keras_sgdr.validation import InvalidValueError
 
+# The stages that others ask for, as the journal names them
+FIND_HEAD_RATE, TRAIN_HEAD_AUGMENTED = "find_head_rate", "train_head_augmented"
+FIND_RATE, TRAIN_ALL = "find_rate", "train_all"
 _JOURNAL = "run.json"
 # The errors of a network drive that has no locks; there, two runs at once must not share a directory.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)

@@ -14,7 +14,7 @@ from keras_sgdr.atomic_write import atomic_write
 from keras_sgdr.data.check.check_folder import check_folder
 from keras_sgdr.data.decode.corrupt_images import BadImage, refuse_images
 from keras_sgdr.evaluation.interpretation import interpret, plot_mistakes
-from keras_sgdr.evaluation.tta import predict_tta
+from keras_sgdr.evaluation.tta import predict_tta, predict_views, with_and_without_views
 from keras_sgdr.lr_finder.lr_find import lr_find
 from keras_sgdr.models.classifier import CLASSIFIER_FILE, MODEL_FILE
 from keras_sgdr.models.layer_groups import freeze_to
@@ -23,7 +23,7 @@ from keras_sgdr.recipe.builders import compile_all, compile_head, find_rate, fit
 from keras_sgdr.recipe.candidates import best_of, is_no_better_than_guessing, largest_share
 from keras_sgdr.recipe.rate_choice import choose_rate
 from keras_sgdr.recipe.run import Run
-from keras_sgdr.recipe.run_directory import Stage
+from keras_sgdr.recipe.run_directory import FIND_HEAD_RATE, FIND_RATE, TRAIN_ALL, TRAIN_HEAD_AUGMENTED, Stage
 from keras_sgdr.recipe.whole_network import train_all
 from keras_sgdr.schedules.sgdr_scheduler import SGDRScheduler
 from keras_sgdr.serving.savedmodel import export_savedmodel
@@ -94,9 +94,9 @@ def _train_head_augmented(run: Run) -> dict[str, Any]:
         freeze_to(run.model, -1)
         compile_head(run.model)
         run.say("step 4: train the head with augmentation")
-        rate = recipe.head_learning_rate or run.directory.stages["find_head_rate"]["learning_rate"]
+        rate = recipe.head_learning_rate or run.directory.stages[FIND_HEAD_RATE]["learning_rate"]
         schedule = SGDRScheduler(rate, cycle_len=1, n_cycles=recipe.head_cycles)
-        rows = run.fit("train_head_augmented", "head, live", recipe.head_cycles, schedule)
+        rows = run.fit(TRAIN_HEAD_AUGMENTED, "head, live", recipe.head_cycles, schedule)
         values["history"] += rows
     candidates = [before, run.candidate("the head of step 4")]
     best = best_of(candidates)
@@ -132,8 +132,7 @@ def _find_rate(run: Run) -> dict[str, Any]:
 def _evaluate(run: Run) -> dict[str, Any]:
     recipe, names, labels = run.recipe, run.index.class_names, run.index.valid.labels
     run.say("evaluate with test-time augmentation")
-    plain = predict_tta(run.predictor, run.valid_batches(), num_views=0, verbose=0)
-    tta = predict_tta(
+    views = predict_views(
         run.predictor,
         run.valid_batches(),
         num_views=recipe.tta_views,
@@ -141,6 +140,7 @@ def _evaluate(run: Run) -> dict[str, Any]:
         seed=recipe.seed,
         verbose=run.verbose,
     )
+    plain, tta = with_and_without_views(views)
     predictions: dict[str, Any] = {"plain": plain, "tta": tta}
     test = run.index.test if run.index.test is not None and run.index.test.labels is not None else None
     if test is not None:
@@ -197,7 +197,7 @@ _CYCLES = ("n_cycles", "cycle_len", "cycle_mult", "gradual_unfreezing")
 STAGES = (
     Stage("check", _check, artefacts=("findings.csv",)),
     Stage(
-        "find_head_rate",
+        FIND_HEAD_RATE,
         _find_head_rate,
         may_be_given_later=("head_learning_rate",),
         artefacts=("lr_finder_head.png", "lr_finder_head.csv"),
@@ -205,21 +205,21 @@ STAGES = (
     ),
     Stage("train_head", _train_head, saves_weights=True, prepare=Run.precompute),
     Stage(
-        "train_head_augmented",
+        TRAIN_HEAD_AUGMENTED,
         _train_head_augmented,
         saves_weights=True,
         settings=("head_learning_rate", "head_cycles", "head_views", *_VIEWS),
         prepare=_precompute_all,
     ),
     Stage(
-        "find_rate",
+        FIND_RATE,
         _find_rate,
         settings=(*_GROUPS, *_VIEWS),
         may_be_given_later=("learning_rate",),
         artefacts=("lr_finder_all.png", "lr_finder_all.csv"),
     ),
     Stage(
-        "train_all",
+        TRAIN_ALL,
         train_all,
         saves_weights=True,
         settings=("learning_rate", *_CYCLES, *_GROUPS, *_VIEWS),

@@ -15,6 +15,7 @@ from keras_sgdr.recipe.builders import compile_all, recompile_from
 from keras_sgdr.recipe.candidates import Candidate, best_of, guessing_loss
 from keras_sgdr.recipe.recipe import Recipe
 from keras_sgdr.recipe.run import Run
+from keras_sgdr.recipe.run_directory import FIND_RATE, TRAIN_ALL
 from keras_sgdr.schedules.cosine_cycles import total_epochs
 from keras_sgdr.schedules.sgdr_scheduler import SGDRScheduler
 from keras_sgdr.schedules.snapshots import CycleSnapshots
@@ -85,7 +86,7 @@ class CycleCandidates(keras.callbacks.Callback):
 
 def train_all(run: Run) -> dict[str, Any]:
     """Trains everything, and leaves the model the weights of the best cycle, or of the head if none is better."""
-    rate = run.recipe.learning_rate or run.directory.stages["find_rate"]["learning_rate"]
+    rate = run.recipe.learning_rate or run.directory.stages[FIND_RATE]["learning_rate"]
     history: list[Any] = []
     undone: list[Any] = []
     head, weights = run.candidate("the head"), run.model.get_weights()
@@ -156,7 +157,7 @@ def _attempt(run: Run, head: Candidate, rate: float, attempt: int) -> tuple[list
     for first_group, epochs in _phases(recipe, run.cycle_len):
         if recipe.gradual_unfreezing:
             recompile_from(run.model, recipe, first_group)
-        rows = run.fit("train_all", "all", epochs, *callbacks, of=schedule.epochs, attempt=attempt) or rows
+        rows = run.fit(TRAIN_ALL, "all", epochs, *callbacks, of=schedule.epochs, attempt=attempt) or rows
         if candidates.does_harm:
             break
     return rows, candidates, snapshots

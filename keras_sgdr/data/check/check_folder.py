@@ -22,6 +22,7 @@ from keras_sgdr.data.index.folder import check_trainable, describe, index_folder
 from keras_sgdr.data.index.formats import HEAD_LENGTH, why_not_decoded
 from keras_sgdr.data.index.layout import is_image
 from keras_sgdr.data.index.split import FolderIndex, Split
+from keras_sgdr.validation import InvalidValueError, MissingFileError
 
 # What a training refuses
 REFUSED = ("layout", "unreadable")
@@ -164,9 +165,9 @@ def check_folder(
     """
     try:
         index = check_trainable(directory if isinstance(directory, FolderIndex) else index_folder(directory, **layout))
-    except (ValueError, FileNotFoundError) as error:
+    except (InvalidValueError, MissingFileError) as error:
         name = directory.directory if isinstance(directory, FolderIndex) else os.fspath(directory)
-        if isinstance(error, FileNotFoundError) and not is_there(name):
+        if isinstance(error, MissingFileError) and not is_there(name):
             raise
         return FolderReport(name, (), {}, {}, (Finding("layout", name, str(error)),))
     splits = [split for split in (index.train, index.valid, index.test) if split is not None]

@@ -1,33 +1,23 @@
 """Keeps decoded images for later epochs and later runs, so that a file is decoded once."""
 
 import os
-import shutil
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import astuple
-from hashlib import sha256
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
 from keras_sgdr.array_store import ArrayWriter, open_arrays, writing_arrays
-from keras_sgdr.data.decode.corrupt_images import check_images
+from keras_sgdr.data.dataset.file_decoder import FileDecoder, Pixels
+from keras_sgdr.data.dataset.free_space import available_disk, available_memory
 from keras_sgdr.data.decode.decode_spec import DecodeSpec
-from keras_sgdr.data.index.file_names import printable
-from keras_sgdr.data.index.files import file_stamps, is_remote
+from keras_sgdr.data.index.files import is_remote
 from keras_sgdr.validation import InvalidValueError
 
-Pixels: TypeAlias = npt.NDArray[np.uint8]
 Sizes: TypeAlias = npt.NDArray[np.int32]
 
-# Counts up whenever the same file would be decoded to other pixels, or be written in another way.
-_VERSION = 2
-_NUM_SAMPLED = 64
 _WRITTEN_BYTES = 1 << 25  # images are written when there are so many, for a batch costs a line in the journal
 _ADVICE = (
     "the decoded images could not be kept. Those that are written count for the next run. Free some room, or give "
@@ -174,19 +164,19 @@ def cached_images(
             f'`cache` must be None, "memory" or a directory on this machine. Received: cache={cache!r}.'
         )
     unique = sorted(set(paths))
-    decoder = _Decoder(unique, decode_spec, verbose)
+    decoder = FileDecoder(unique, decode_spec, verbose)
     store = _in_memory(decoder) if cache == "memory" else _on_disk(decoder, Path(cache))
     position_of = {path: position for position, path in enumerate(unique)}
     return CachedImages(decode_spec, store, np.array([position_of[path] for path in paths], np.int64))
 
 
-def _in_memory(decoder: "_Decoder") -> MemoryImages:
+def _in_memory(decoder: FileDecoder) -> MemoryImages:
     decoder.check_room("memory", available_memory(), done=0)
     # Copies, because what TensorFlow cut out of a larger tensor keeps that in memory.
     return MemoryImages([np.array(image) for image in decoder.images(first=0)])
 
 
-def _on_disk(decoder: "_Decoder", directory: Path) -> StoredImages:
+def _on_disk(decoder: FileDecoder, directory: Path) -> StoredImages:
     folder = directory / decoder.key()
     store = _opened(folder)
     if store is None:
@@ -207,7 +197,7 @@ def _opened(folder: Path) -> StoredImages | None:
         return None
 
 
-def _write(decoder: "_Decoder", writer: ArrayWriter) -> None:
+def _write(decoder: FileDecoder, writer: ArrayWriter) -> None:
     """Appends the images that the writer does not have, and completes it."""
     first = writer.num_rows[1] if writer.num_rows else 0
     waiting: list[Pixels] = []
@@ -222,115 +212,8 @@ def _write(decoder: "_Decoder", writer: ArrayWriter) -> None:
     writer.complete({"images": len(decoder.paths)})
 
 
-class _Decoder:
-    """Decodes files in their order."""
-
-    def __init__(self, paths: Sequence[str], decode_spec: DecodeSpec, verbose: int) -> None:
-        self.paths = paths
-        self.decode_spec = decode_spec
-        self.verbose = verbose
-
-    def key(self) -> str:
-        """Hashes all that the pixels depend on."""
-        digest = sha256(repr((_VERSION, tf.__version__, astuple(self.decode_spec))).encode())
-        for path, stamp in zip(self.paths, file_stamps(self.paths), strict=True):
-            name = path if is_remote(path) else os.path.abspath(path)  # noqa: PTH100 (a link is another file)
-            digest.update(f"{name}\0{stamp}\0".encode(errors="surrogateescape"))
-        return digest.hexdigest()[:32]
-
-    def check_room(self, where: str, available: int | None, *, done: int) -> None:
-        """Says how much room the images take, less what is `done`, and refuses if there is not as much."""
-        needed = max(self._num_bytes() - done, 0)
-        if available is not None and needed > available:
-            raise InvalidValueError(
-                f"`cache` must have room for the decoded images. Received: cache={where!r} with "
-                f"{_megabytes(available)} available and {_megabytes(needed)} needed. Give another place, or a smaller "
-                "`image_size`."
-            )
-        if self.verbose:
-            known = "" if available is None else f" of {_megabytes(available)} available"
-            sys.stdout.write(f"Caching {len(self.paths)} images in {where}: {_megabytes(needed)}{known}\n")
-
-    def images(self, *, first: int) -> Iterator[Pixels]:
-        """Yields the images from the one at `first` on.
-
-        Raises:
-            ValueError: If files are not images, naming them; all that follow the first such file are tried before.
-        """
-        progress = keras.utils.Progbar(len(self.paths), verbose=self.verbose, unit_name="image", interval=0.5)
-        expected = first
-        bad: list[int] = []
-        for position, image in self._decoded(np.arange(first, len(self.paths))):
-            bad += range(expected, position)
-            expected = position + 1
-            if not bad:
-                yield image
-            progress.update(expected)
-        bad += range(expected, len(self.paths))
-        if bad:
-            self._refuse([self.paths[position] for position in bad])
-
-    def _num_bytes(self) -> int:
-        """Returns how much all images take: known if they have one size, and else judged by some of them."""
-        count = len(self.paths)
-        if not (self.decode_spec.is_cropped_anywhere or self.decode_spec.is_resampled):
-            return 3 * self.decode_spec.image_size[0] * self.decode_spec.image_size[1] * count
-        sampled = np.unique(np.linspace(0, count - 1, min(count, _NUM_SAMPLED)).astype(np.int64))
-        lengths = [image.nbytes for _, image in self._decoded(sampled)]
-        return int(np.mean(lengths) * count) if lengths else 0
-
-    def _decoded(self, positions: npt.NDArray[np.int64]) -> Iterator[tuple[int, Pixels]]:
-        """Yields the position of each file that can be decoded, and its image."""
-        paths = tf.constant([os.fsencode(path) for path in self.paths])
-
-        @tf.autograph.experimental.do_not_convert
-        def decode(position: Any) -> Any:
-            return position, self.decode_spec.decode_kept(paths[position])
-
-        dataset = tf.data.Dataset.from_tensor_slices(positions).map(decode, num_parallel_calls=tf.data.AUTOTUNE)
-        yield from dataset.ignore_errors().prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
-
-    @staticmethod
-    def _refuse(bad: Sequence[str]) -> None:
-        check_images(bad)
-        # They fail at their full size alone.
-        named = ", ".join(map(printable, bad[:10]))
-        raise InvalidValueError(
-            f"Every file must be an image that can be decoded. Received: {len(bad)} that cannot at their full size, "
-            f"such as {named}. Remove them, or train without `cache`."
-        )
-
-
 def _aligned_empty(rows: int, columns: int) -> Pixels:
     """Returns an array that TensorFlow takes as it is; it copies what does not begin at a multiple of 64 bytes."""
     memory = np.empty(rows * columns + 64, np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + rows * columns].reshape(rows, columns)
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"
-
-
-def available_memory() -> int | None:
-    """Returns the memory that can be had without swapping, in bytes; None where the system does not say."""
-    found = []
-    with suppress(OSError, KeyError, ValueError):
-        found.append(1024 * int(_table("/proc/meminfo")["MemAvailable:"]))
-    group = Path("/sys/fs/cgroup")
-    with suppress(OSError, KeyError, ValueError):  # in a group without a limit, "max" stands there
-        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        # What was read from files counts as used, and makes way.
-        found.append(limit - used + int(_table(str(group / "memory.stat"))["inactive_file"]))
-    return min(found, default=None)
-
-
-def available_disk(directory: Path) -> int:
-    """Returns the room on the disk that a directory is on, or will be, in bytes."""
-    existing = next(folder for folder in (directory.absolute(), *directory.absolute().parents) if folder.exists())
-    return shutil.disk_usage(existing).free
-
-
-def _table(path: str) -> dict[str, str]:
-    lines = (line.split() for line in Path(path).read_text(encoding="utf-8").splitlines())
-    return {words[0]: words[1] for words in lines if len(words) > 1}

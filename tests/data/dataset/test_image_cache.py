@@ -170,14 +170,14 @@ def test_interrupted_cache_is_completed(split, tmp_path, monkeypatch):
 def load_in_a_process(split, cache, barrier, results):
     """Says what this process decoded, and what it saw."""
     decoded = []
-    images = image_cache._Decoder.images
+    images = image_cache.FileDecoder.images
 
     def counted(decoder, *, first):
         for image in images(decoder, first=first):
             decoded.append(image)
             yield image
 
-    image_cache._Decoder.images = counted
+    image_cache.FileDecoder.images = counted
     barrier.wait(timeout=120)
     dataset = load_dataset(split, image_size=SIZE, batch_size=4, cache=cache, verbose=0)
     results.put((len(decoded), batches_of(dataset, epochs=1)))
@@ -251,7 +251,7 @@ def test_cache_must_be_a_place(split, cache):
 
 
 def test_memory_and_disk_are_found(tmp_path):
-    from keras_sgdr.data.dataset.image_cache import available_disk, available_memory
+    from keras_sgdr.data.dataset.free_space import available_disk, available_memory
 
     assert available_disk(tmp_path / "not" / "yet") == available_disk(tmp_path) > 0
     assert available_memory() is None or 0 < available_memory() < 1 << 50
