@@ -80,7 +80,7 @@ def make_recipe(options: dict[str, Any]) -> Any:
 @FOLDER
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The run directory.")
 @recipe_options
-@click.option("--image-cache", help="Keep decoded images in 'memory' or a directory; for large images.")
+@click.option("--image-cache", default="auto", help="Where decoded images are kept: auto, memory, off or a directory.")
 @click.option("--head-views", type=click.IntRange(min=0), default=2, help="Step 4: augmented views for the head.")
 @click.option("--head-cycles", type=click.IntRange(min=0), default=0, help="Step 4: epochs of the head on new views.")
 @click.option("--n-cycles", type=click.IntRange(min=1), default=1, help="Step 8: cycles of the whole network, at most.")

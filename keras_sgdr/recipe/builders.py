@@ -67,7 +67,7 @@ def make_dataset(recipe: Recipe, split: Split, *, augmented: bool = False, **opt
 
 
 def make_features(
-    recipe: Recipe, model: keras.Model, split: Split, *, views: int = 0, verbose: int = 1
+    recipe: Recipe, model: keras.Model, split: Split, *, views: int = 0, cache: Any = None, verbose: int = 1
 ) -> tuple[Any, keras.Model]:
     """Returns activations at the model's frozen boundary, kept for later runs, and the rest of the model.
 
@@ -76,11 +76,12 @@ def make_features(
         model: The classifier, frozen up to where the activations are wanted.
         split: The images.
         views: How many augmented views of each, of which every epoch has one; with 0 the images as they are.
+        cache: Where the decoded images are kept, as in `load_dataset`.
         verbose: 1 shows the progress.
     """
     return precompute_features(
         model,
-        make_dataset(recipe, split, augmented=views > 0),
+        make_dataset(recipe, split, augmented=views > 0, cache=cache, verbose=verbose),
         directory=user_cache(max_bytes=FEATURE_CACHE_BYTES),
         views=max(views, 1),
         seed=recipe.seed,
@@ -126,9 +127,11 @@ def compile_all(model: keras.Model, recipe: Recipe, rate: float = 1e-3) -> None:
     _compile(model, DifferentialLR(keras.optimizers.AdamW(rate), groups, rates))
 
 
-def find_rate(model: keras.Model, recipe: Recipe, split: Split, *, num_steps: int = 50, verbose: int = 1) -> LRCurve:
+def find_rate(
+    model: keras.Model, recipe: Recipe, split: Split, *, num_steps: int = 50, cache: Any = None, verbose: int = 1
+) -> LRCurve:
     """Returns the finder's curve of the whole network."""
-    data = make_dataset(recipe, split, augmented=True, shuffle=True)
+    data = make_dataset(recipe, split, augmented=True, shuffle=True, cache=cache, verbose=verbose)
     curve = lr_find(model, data, start_lr=1e-5, end_lr=1.0, num_steps=num_steps, verbose=verbose)
     return dataclasses.replace(curve, guessing_loss=guessing_loss(split.labels))
 

@@ -51,8 +51,9 @@ class Recipe:
         augmentation: `"side_on"` (photographs: flipped left to right), `"top_down"` (satellites, microscopes:
             all eight symmetries) or `"basic"` (no flip: digits, text).
         max_zoom: The largest zoom of the augmentation, >= 1.
-        image_cache: Where steps 4 and 8 keep decoded images from one epoch to the next: `"memory"`, a directory, or
-            `None`, to decode them anew. For large images, or a slow disk.
+        image_cache: Where decoded images are kept from one epoch to the next, which changes nothing but the time that
+            it takes: `"auto"`, in memory if they take no more than 2 GiB and a quarter of what is free; `"memory"`, or
+            an error if there is not the room; a directory; or `"off"`, to decode them in every epoch.
         dropout: The share of features dropped before the head, in [0, 1).
         head_views: Augmented views of each image whose activations the head is trained on, besides those of the image
             as it is (step 4). 0 leaves them out.
@@ -88,7 +89,7 @@ class Recipe:
     suffix: str = ""
     augmentation: str = "side_on"
     max_zoom: float = 1.1
-    image_cache: str | None = None
+    image_cache: str = "auto"
     dropout: float = 0.2
     head_views: int = 2
     head_cycles: int = 0

@@ -11,6 +11,8 @@ import numpy as np
 
 from keras_sgdr import plots
 from keras_sgdr.checkpoint.training_checkpoint import TrainingCheckpoint
+from keras_sgdr.data.dataset.free_space import available_memory
+from keras_sgdr.data.dataset.image_cache import ImageMemory
 from keras_sgdr.data.index.split import FolderIndex
 from keras_sgdr.lr_finder.lr_curve import LRCurve
 from keras_sgdr.models.layer_groups import freeze_to
@@ -24,6 +26,8 @@ from keras_sgdr.recipe.run_directory import RunDirectory
 # in an epoch. One long cycle ends better than cycles of 1, 2 and 4 epochs, whose restarts undo part of the last one.
 FIRST_CYCLE_STEPS = 196
 LEAST_FIRST_EPOCHS, MOST_FIRST_EPOCHS = 7, 70
+# Decoded images are kept in memory up to this
+IMAGE_MEMORY_BYTES = 2 * 2**30
 # Validation images of a run are kept in memory up to this
 VALID_BYTES = 2**28
 
@@ -48,6 +52,8 @@ class Run:
         directory.restore(self.model)
         # The same layers, never compiled: what predicts is made ready once, and not after each `compile` of the model.
         self.predictor = keras.Model(self.model.inputs, self.model.outputs)
+        # How `load_dataset` keeps decoded images
+        self.kept: dict[str, Any] = {"cache": _image_cache(recipe.image_cache), "verbose": verbose}
         self._valid: Any = None
         self._valid_batches: list[tuple[Any, Any]] | None = None
         self._features: tuple[Any, Any, keras.Model] | None = None
@@ -67,8 +73,9 @@ class Run:
         if self._features is None:
             freeze_to(self.model, -1)
             self.say("step 1: precompute the activations of the frozen backbone")
+            # Of the training images as they are, one pass is all: they are not worth their room.
             train, head = make_features(self.recipe, self.model, self.index.train, verbose=self.verbose)
-            valid, _ = make_features(self.recipe, self.model, self.index.valid, verbose=self.verbose)
+            valid, _ = make_features(self.recipe, self.model, self.index.valid, **self.kept)
             self._features = train, valid, head
         return self._features
 
@@ -78,7 +85,7 @@ class Run:
         if self._features_of_views is None:
             freeze_to(self.model, -1)
             self.say(f"precompute the activations of {views} augmented views")
-            features, _ = make_features(self.recipe, self.model, self.index.train, views=views, verbose=self.verbose)
+            features, _ = make_features(self.recipe, self.model, self.index.train, views=views, **self.kept)
             self._features_of_views = features.repeat(views)
         return self._features_of_views
 
@@ -96,8 +103,7 @@ class Run:
     def valid_images(self) -> Any:
         """Returns the batches of the validation images, made once: each making costs a second."""
         if self._valid is None:
-            kept: dict[str, Any] = {"cache": self.recipe.image_cache, "verbose": self.verbose}
-            self._valid = make_dataset(self.recipe, self.index.valid, **kept)
+            self._valid = make_dataset(self.recipe, self.index.valid, **self.kept)
         return self._valid
 
     def valid_batches(self) -> Iterable[tuple[Any, Any]]:
@@ -111,6 +117,13 @@ class Run:
         if self._valid_batches is None:
             self._valid_batches = list(self.valid_images().as_numpy_iterator())
         return self._valid_batches
+
+    def valid_images_at(self, indices: Any) -> Any:
+        """Returns some of the validation images, as the model sees them: shape `(n, height, width, 3)`."""
+        if self._valid_batches is not None:
+            return np.concatenate([images for images, _ in self._valid_batches])[indices]
+        chosen = make_dataset(self.recipe, self.index.valid.take(indices))
+        return np.concatenate([images for images, _ in chosen.as_numpy_iterator()])
 
     def candidate(self, name: str) -> Candidate:
         """Returns what the model, as it is, predicts for the validation images."""
@@ -148,8 +161,7 @@ class Run:
         if epochs <= start.epoch and epochs < (of or epochs) and not start.stopped:
             return []
         order: dict[str, Any] = {"augmented": True, "shuffle": True, "initial_step": start.step}
-        kept: dict[str, Any] = {"cache": self.recipe.image_cache, "verbose": self.verbose}
-        train, valid = make_dataset(self.recipe, self.index.train, **order, **kept), self.valid_images()
+        train, valid = make_dataset(self.recipe, self.index.train, **order, **self.kept), self.valid_images()
         table = [ProgressTable()] if self.verbose else []
         log = self.model.fit(
             # Without end, they begin once; before each pass TensorFlow prepares their graph, which takes a second.
@@ -177,6 +189,16 @@ class Run:
     def history(self) -> list[dict[str, Any]]:
         """One dictionary per epoch that has finished, in order."""
         return [row for values in self.directory.stages.values() for row in values.get("history", [])]
+
+
+def _image_cache(name: str) -> str | ImageMemory | None:
+    """Returns what `load_dataset` calls the cache of that name."""
+    if name == "off":
+        return None
+    if name != "auto":
+        return name
+    free = available_memory()
+    return ImageMemory(IMAGE_MEMORY_BYTES if free is None else min(IMAGE_MEMORY_BYTES, free // 4))
 
 
 def set_stage_seed(model: keras.Model, seed: int, stage: int) -> None:

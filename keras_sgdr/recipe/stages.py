@@ -122,7 +122,7 @@ def _find_rate(run: Run) -> dict[str, Any]:
         return {"learning_rate": run.recipe.learning_rate, "why": "given"}
     compile_all(run.model, run.recipe)
     run.say("step 7: find the whole network's learning rate")
-    curve = find_rate(run.model, run.recipe, run.index.train, verbose=run.verbose)
+    curve = find_rate(run.model, run.recipe, run.index.train, **run.kept)
     run.keep_curve(curve, "lr_finder_all")
     rate, why = choose_rate(curve)
     run.say(f"the rate of the last layer group: {rate:.1e}, {why}; see {run.directory.path / 'lr_finder_all.png'}")
@@ -156,8 +156,7 @@ def _evaluate(run: Run) -> dict[str, Any]:
             "Check the labels, and look at the images with `keras-sgdr show`."
         )
     plots.save_figure(plots.plot_history(run.history), run.directory.path / "history.png")
-    worst = make_dataset(recipe, run.index.valid.take(results[1].top_losses(9)))
-    plot_mistakes(results[1], np.concatenate([images for images, _ in worst.as_numpy_iterator()]), run.directory.path)
+    plot_mistakes(results[1], run.valid_images_at(results[1].top_losses(9)), run.directory.path)
     run.say(f"accuracy {results[0].accuracy:.4f}, with test-time augmentation {results[1].accuracy:.4f}")
     values = {"accuracy": results[0].accuracy, "tta_accuracy": results[1].accuracy}
     if test is not None:

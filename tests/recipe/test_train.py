@@ -41,6 +41,20 @@ def tiny(tiny_backbone):
     )
 
 
+def test_keeping_decoded_images_changes_nothing(digits_folder, tiny, tmp_path, capsys):
+    recipe = dataclasses.replace(tiny, head_views=1, tta_views=1, cycle_len=2)
+    kept, decoded = (
+        train_image_classifier(
+            digits_folder, output=tmp_path / cache, recipe=dataclasses.replace(recipe, image_cache=cache)
+        )
+        for cache in ("auto", "off")
+    )
+    assert kept.history == decoded.history
+    np.testing.assert_array_equal(kept.tta.probabilities, decoded.tta.probabilities)
+    told = capsys.readouterr().out.count("images, which are kept in memory")
+    assert told == 2, "the training and the validation images, once each"
+
+
 def journal_of(run):
     return json.loads((run / "run.json").read_text())
 

@@ -56,9 +56,13 @@ class FileDecoder:
                 f"{_megabytes(available)} available and {_megabytes(needed)} needed. Give another place, or a smaller "
                 "`image_size`."
             )
+        known = "" if available is None else f" of {_megabytes(available)} available"
+        self.say(f"Caching {len(self.paths)} images in {where}: {_megabytes(needed)}{known}")
+
+    def say(self, text: str) -> None:
+        """Prints a line, if it is to print at all."""
         if self.verbose:
-            known = "" if available is None else f" of {_megabytes(available)} available"
-            sys.stdout.write(f"Caching {len(self.paths)} images in {where}: {_megabytes(needed)}{known}\n")
+            sys.stdout.write(f"{text}\n")
 
     def images(self, *, first: int) -> Iterator[Pixels]:
         """Yields the images from the one at `first` on.

@@ -143,29 +143,71 @@ class CachedImages:
         part.reshape(height, width, 3)[:] = rows.reshape(height, whole_width, 3)[:, left : left + width]
 
 
+class ImageMemory:
+    """Room for decoded images in memory, which the datasets share that are given it as their `cache`.
+
+    Args:
+        max_bytes: How much is kept. Of a dataset whose images do not fit, none are: they are decoded in every epoch.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._bytes_left = max_bytes
+        self._stores: dict[str, MemoryImages | None] = {}
+
+    def images(self, decoder: FileDecoder) -> MemoryImages | None:
+        """Returns the images of a decoder, decoded when they are first asked for; None if they do not fit."""
+        key = decoder.key()
+        if key not in self._stores:
+            self._stores[key] = self._decoded(decoder)
+        return self._stores[key]
+
+    def _decoded(self, decoder: FileDecoder) -> MemoryImages | None:
+        height, width = decoder.decode_spec.image_size
+        if 3 * height * width * len(decoder.paths) > self._bytes_left:
+            return None
+        decoder.say(f"Decoding {len(decoder.paths)} images, which are kept in memory")
+        images: list[Pixels] = []
+        for image in decoder.images(first=0):
+            if image.nbytes > self._bytes_left:  # larger than the model's input, as long ones are that are cropped
+                self._bytes_left += sum(each.nbytes for each in images)
+                return None
+            self._bytes_left -= image.nbytes
+            images.append(np.array(image))  # a copy, see `_in_memory`
+        return MemoryImages(images)
+
+
 def cached_images(
-    paths: Sequence[str], decode_spec: DecodeSpec, *, cache: str | os.PathLike[str], verbose: int
-) -> CachedImages:
+    paths: Sequence[str], decode_spec: DecodeSpec, *, cache: str | os.PathLike[str] | ImageMemory, verbose: int
+) -> CachedImages | None:
     """Decodes files, unless that has been done, and keeps the result.
 
     Args:
         paths: The files, some of them perhaps more than once.
         decode_spec: What to make of them.
-        cache: "memory", or a directory on this machine.
+        cache: "memory", a directory on this machine, or an `ImageMemory`.
         verbose: Whether to say how much room it takes, and to show the progress (1), or nothing (0).
+
+    Returns:
+        The images; None if they do not fit into an `ImageMemory`.
 
     Raises:
         ValueError: If there is not the room; if files are not images, naming them.
         FileNotFoundError: If a file is missing.
         OSError: If the disk is full all the same.
     """
-    if not isinstance(cache, (str, os.PathLike)) or not os.fspath(cache) or is_remote(os.fspath(cache)):
+    unique = sorted(set(paths))
+    decoder = FileDecoder(unique, decode_spec, verbose)
+    store: MemoryImages | StoredImages | None
+    if isinstance(cache, ImageMemory):
+        store = cache.images(decoder)
+    elif not isinstance(cache, (str, os.PathLike)) or not os.fspath(cache) or is_remote(os.fspath(cache)):
         raise InvalidValueError(
             f'`cache` must be None, "memory" or a directory on this machine. Received: cache={cache!r}.'
         )
-    unique = sorted(set(paths))
-    decoder = FileDecoder(unique, decode_spec, verbose)
-    store = _in_memory(decoder) if cache == "memory" else _on_disk(decoder, Path(cache))
+    else:
+        store = _in_memory(decoder) if cache == "memory" else _on_disk(decoder, Path(cache))
+    if store is None:
+        return None
     position_of = {path: position for position, path in enumerate(unique)}
     return CachedImages(decode_spec, store, np.array([position_of[path] for path in paths], np.int64))
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_sgdr.data.dataset.batch_augmentation import make_batch_augmentation
 from keras_sgdr.data.dataset.epoch_stream import EpochImages, EpochPlan, stream
-from keras_sgdr.data.dataset.image_cache import cached_images
+from keras_sgdr.data.dataset.image_cache import ImageMemory, cached_images
 from keras_sgdr.data.decode.corrupt_images import without_bad_images
 from keras_sgdr.data.decode.decode_image import checked_image_size, checked_resize
 from keras_sgdr.data.decode.decode_spec import DecodeSpec
@@ -34,7 +34,7 @@ def load_dataset(
     drop_remainder: bool = False,
     on_bad_image: str = "error",
     class_weight: str | Mapping[int, float] | None = None,
-    cache: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] | ImageMemory | None = None,
     verbose: int = 1,
 ) -> tf.data.Dataset:
     """Returns the batches of a split, ready for `model.fit(dataset, epochs=n)`.
@@ -83,11 +83,12 @@ def load_dataset(
             none.
         cache: Where the decoded images are kept, as uint8 and before the augmentation, with the margin from which
             "crop" takes another part in each epoch: the batches are the same with it and without. "memory", for as long
-            as the dataset lives; or a directory on this machine, also for later runs and for several at once. They are
-            decoded here, which is resumed if it is interrupted, under a key made of the files (path, size and time of
-            change), `image_size`, `resize`, and whether they are augmented; what is kept of files that have changed
-            since lies there until it is removed. It takes up to `12 * height * width` bytes for each image that is
-            augmented, more for long ones, or else `3 * height * width`.
+            as the dataset lives; a `keras_sgdr.data.dataset.image_cache.ImageMemory`, if they fit into it, for all
+            datasets that are given the same one; or a directory on this machine, also for later runs and for several at
+            once. They are decoded here, which is resumed if it is interrupted, under a key made of the files (path,
+            size and time of change), `image_size`, `resize`, and whether they are augmented; what is kept of files that
+            have changed since lies there until it is removed. It takes up to `12 * height * width` bytes for each image
+            that is augmented, more for long ones, or else `3 * height * width`.
         verbose: Whether to say how much room the cache takes, and to show its progress (1), or nothing (0).
 
     Returns:
@@ -119,6 +120,8 @@ def load_dataset(
     # Of kept images, the times of their files before they were read: what the files hold later does not matter.
     stamps = None if cache is None else list(file_stamps(split.paths))
     cached = None if cache is None else cached_images(split.paths, decode_spec, cache=cache, verbose=verbose)
+    if cached is None:
+        stamps = None
     images = EpochImages(split, decode_spec, cached, layers, class_weights)
     epoch_counter = tf.Variable(plan.first_epoch, dtype=tf.int64, trainable=False, name="epoch")
     dataset = stream(plan, images, epoch_counter)

@@ -199,6 +199,68 @@ def test_two_processes_at_once_decode_once(split, tmp_path):
         assert_same(batches, expected)
 
 
+@pytest.fixture
+def decoded(monkeypatch):
+    """The images that were decoded for a cache, as they come."""
+    images, seen = image_cache.FileDecoder.images, []
+
+    def noted(decoder, *, first):
+        for image in images(decoder, first=first):
+            seen.append(image)
+            yield image
+
+    monkeypatch.setattr(image_cache.FileDecoder, "images", noted)
+    return seen
+
+
+def test_datasets_share_what_is_in_memory(split, decoded):
+    options = {"image_size": SIZE, "batch_size": 4, "augmentation": side_on(max_zoom=1.2), "seed": 3}
+    expected = batches_of(load_dataset(split, **options))
+    memory = image_cache.ImageMemory(10**6)
+    for _ in range(2):
+        assert_same(batches_of(load_dataset(split, cache=memory, verbose=0, **options)), expected)
+    assert len(decoded) == len(split)
+    load_dataset(split, cache=memory, verbose=0, **{**options, "augmentation": None})
+    assert len(decoded) == 2 * len(split), "without augmentation the images are others"
+
+
+def test_images_that_do_not_fit_into_memory_are_decoded_in_every_epoch(split, decoded):
+    options = {"image_size": SIZE, "batch_size": 4, "verbose": 0}
+    expected = batches_of(load_dataset(split, **options))
+    for max_bytes in (3 * 16 * 20 * len(split) - 1, 0):
+        dataset = load_dataset(split, cache=image_cache.ImageMemory(max_bytes), **options)
+        assert_same(batches_of(dataset), expected)
+        # By their content, as if no cache had been asked for
+        assert repr(dataset.source) == repr(load_dataset(split, **options).source)
+    assert not decoded
+
+
+def test_long_images_that_turn_out_too_large_give_their_room_back(split, decoded):
+    options = {"image_size": SIZE, "batch_size": 4, "verbose": 0, "augmentation": side_on()}
+    memory = image_cache.ImageMemory(3 * 16 * 20 * len(split) + 100)
+    expected = batches_of(load_dataset(split, **options))
+    assert_same(batches_of(load_dataset(split, cache=memory, **options)), expected)
+    assert 0 < len(decoded) < len(split), "the images with their margins are larger than the model's input"
+    few = split.take([0, 1])
+    load_dataset(few, cache=memory, **options)
+    before = len(decoded)
+    load_dataset(few, cache=memory, **options)
+    assert len(decoded) == before
+
+
+def test_file_that_changes_is_decoded_again_for_the_memory(tmp_path, decoded):
+    paths = [str(tmp_path / f"{number}.png") for number in range(3)]
+    for number, path in enumerate(paths):
+        image_of(number, 20, 20).save(path)
+    split = Split("train", paths, np.zeros(3, np.int32), ("a",))
+    memory = image_cache.ImageMemory(10**6)
+    options = {"image_size": 16, "batch_size": 3, "verbose": 0}
+    load_dataset(split, cache=memory, **options)
+    image_of(9, 20, 20).save(paths[1])
+    os.utime(paths[1], (1, 1))
+    assert_same(batches_of(load_dataset(split, cache=memory, **options)), batches_of(load_dataset(split, **options)))
+
+
 def test_room_is_told_and_its_lack_refused(split, tmp_path, monkeypatch, capsys):
     options = {"image_size": (100, 200), "batch_size": 4}
     load_dataset(split, cache=tmp_path, **options)
