@@ -26,6 +26,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -135,8 +136,17 @@ def chains(names: list[str], seeds: int) -> Iterator[tuple[Condition, int]]:
         yield from ((condition, seed) for condition in CONDITIONS if condition.name in names)
 
 
-def run_chain(condition: Condition, seed: int, arguments: argparse.Namespace, processor: int) -> None:
-    """Ours, then plain Keras at each rate that has a chance, or ours with one thing changed."""
+def run_chain(condition: Condition, seed: int, arguments: argparse.Namespace, free: SimpleQueue[int]) -> None:
+    """Ours, then plain Keras at each rate that has a chance, or ours with one thing changed, on a free processor."""
+    processor = free.get()
+    try:
+        run_methods(condition, seed, arguments, processor)
+    finally:
+        free.put(processor)
+
+
+def run_methods(condition: Condition, seed: int, arguments: argparse.Namespace, processor: int) -> None:
+    """What a chain does."""
     key = (condition.name, seed)
     run_one(*key, "ours", arguments, processor)
     if arguments.ablation:
@@ -273,10 +283,13 @@ def main() -> None:
         train_one(name, method, int(seed), arguments.data, arguments.work)
         return
     if not arguments.table:
+        free: SimpleQueue[int] = SimpleQueue()
+        for processor in range(arguments.jobs):
+            free.put(processor)
         with ThreadPoolExecutor(arguments.jobs) as pool:
             jobs = [
-                pool.submit(run_chain, condition, seed, arguments, number % arguments.jobs)
-                for number, (condition, seed) in enumerate(chains(arguments.conditions, arguments.seeds))
+                pool.submit(run_chain, condition, seed, arguments, free)
+                for condition, seed in chains(arguments.conditions, arguments.seeds)
             ]
             for job in jobs:
                 job.result()
