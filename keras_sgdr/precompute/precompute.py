@@ -80,8 +80,9 @@ def precompute_features(
     Raises:
         ValueError: If nothing is frozen or nothing is trainable, the dataset is empty or infinite, an argument is out
             of its range, or an activation is too large for float16.
-        RuntimeError: If targets, outputs or, where the model is compiled, the loss of the rest on the first batch
-            differ from the whole model's by more than 1e-4 (kept as float16: 2e-2; computed in half precision: 1e-1).
+        RuntimeError: If activations, targets, outputs or, where the model is compiled, the loss of the rest on the
+            first batch differ from the whole model's by more than 1e-4 (kept as float16: 2e-2; computed in half
+            precision: 1e-1).
 
     Example:
         >>> freeze_to(model, -1)
@@ -104,7 +105,7 @@ def precompute_features(
         )
     num_outputs = len(body.outputs)
     features = _Features(columns[:num_outputs], columns[num_outputs:], views)
-    _check(model, rest, first, features)
+    _check(model, body, rest, first, features)
     return _as_dataset(features, rest, batch_size=len(first[0]), shuffle=shuffle, seed=seed), rest
 
 
@@ -244,13 +245,15 @@ def _as_list(outputs: Any) -> list[Any]:
     return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
 
 
-def _check(model: keras.Model, rest: keras.Model, batch: tuple[Any, ...], features: _Features) -> None:
+def _check(
+    model: keras.Model, body: keras.Model, rest: keras.Model, batch: tuple[Any, ...], features: _Features
+) -> None:
     live = tuple(part[:_NUM_COMPARED] for part in batch)  # a few images tell
     activations = [np.asarray(column[: len(live[0])]) for column in features.activations]
     targets = [np.asarray(column[: len(live[0])]) for column in features.targets]
     kept = (activations[0] if len(activations) == 1 else activations, *targets)
     tolerance = _TOLERANCES[activations[0].dtype.name] if "16" not in model.compute_dtype else 1e-1
-    check_against_live(model, rest, live=live, kept=kept, tolerance=tolerance)
+    check_against_live(model, body, rest, live=live, kept=kept, tolerance=tolerance)
 
 
 def _as_dataset(

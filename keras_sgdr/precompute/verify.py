@@ -12,15 +12,22 @@ from keras_sgdr.validation import NotReadyError
 
 
 def check_against_live(
-    model: keras.Model, rest: keras.Model, *, live: tuple[Any, ...], kept: tuple[Any, ...], tolerance: float
+    model: keras.Model,
+    body: keras.Model,
+    rest: keras.Model,
+    *,
+    live: tuple[Any, ...],
+    kept: tuple[Any, ...],
+    tolerance: float,
 ) -> None:
     """Refuses activations with which the rest of a model would learn something else than the whole.
 
-    The targets and outputs are compared, and the loss where the model is compiled with one.
+    The activations, targets and outputs are compared, and the loss where the model is compiled with one.
 
     Args:
         model: The whole model.
-        rest: What follows its frozen body.
+        body: Its frozen body, which makes the activations.
+        rest: What follows the body.
         live: A batch of images, then labels and weights if there are any.
         kept: The same batch with activations in the place of the images.
         tolerance: How far apart numbers up to 1 may be; larger ones in proportion.
@@ -28,23 +35,24 @@ def check_against_live(
     Raises:
         RuntimeError: If they are further apart.
     """
-    for what, ours, theirs in _compared(model, rest, live, kept):
+    for what, ours, theirs in _compared(model, body, rest, live, kept):
         difference = _largest_difference(ours, theirs)
         if not difference <= tolerance:
             raise NotReadyError(
-                f"The rest of the model must have on the kept activations the {what} that the whole model has, to "
-                f"{tolerance}. Received: a difference of {difference:.3g} on the first batch. Either a frozen layer "
-                "does not always do the same, or `source` does not say all that the dataset depends on; train without "
-                "precomputing."
+                f"What is kept must give the {what} that the whole model gives, to {tolerance}. Received: a difference "
+                f"of {difference:.3g} on the first batch. Either a frozen layer does not always do the same, or "
+                "`source` does not say all that the dataset depends on; train without precomputing."
             )
 
 
 def _compared(
-    model: keras.Model, rest: keras.Model, live: tuple[Any, ...], kept: tuple[Any, ...]
+    model: keras.Model, body: keras.Model, rest: keras.Model, live: tuple[Any, ...], kept: tuple[Any, ...]
 ) -> Iterator[tuple[str, Any, Any]]:
     # Calling is quicker than `predict`, which would trace two graphs.
     whole, part = model(live[0], training=False), rest(kept[0], training=False)
     yield "targets", kept[1:], live[1:]
+    # Outputs alone would not do: a head that is sure of itself has the same for many activations.
+    yield "activations", kept[0], body(live[0], training=False)
     yield "outputs", part, whole
     if model.compiled and model.loss is not None and len(live) > 1:
         yield "loss", _loss(model, live[0], part, *kept[1:]), _loss(model, live[0], whole, *live[1:])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from keras_sgdr.validation import InvalidValueError, require, require_integer
 
 # Functions of `augmentation.random_view`, and what `load_dataset` knows
 AUGMENTATIONS = ("basic", "side_on", "top_down")
 RESIZES = ("crop", "squish", "pad")
+IMAGE_CACHES = ("auto", "memory", "off")
 _LEAST_INTEGERS = {
     **dict.fromkeys(("image_size", "batch_size", "n_cycles", "cycle_len", "cycle_mult"), 1),
     "num_groups": 2,  # the head is one
@@ -52,8 +54,9 @@ class Recipe:
             all eight symmetries) or `"basic"` (no flip: digits, text).
         max_zoom: The largest zoom of the augmentation, >= 1.
         image_cache: Where decoded images are kept from one epoch to the next, which changes nothing but the time that
-            it takes: `"auto"`, in memory if they take no more than 2 GiB and a quarter of what is free; `"memory"`, or
-            an error if there is not the room; a directory; or `"off"`, to decode them in every epoch.
+            it takes: `"auto"`, in memory if they take no more than 2 GiB, nor a quarter of what is free; `"memory"`, if
+            they take no more than is free; a directory, given as a path or there already; `"off"`, to decode them in
+            every epoch.
         dropout: The share of features dropped before the head, in [0, 1).
         head_views: Augmented views of each image whose activations the head is trained on, besides those of the image
             as it is (step 4). 0 leaves them out.
@@ -109,6 +112,14 @@ class Recipe:
             self.augmentation in AUGMENTATIONS,
             f"`augmentation` must be one of {AUGMENTATIONS}",
             augmentation=self.augmentation,
+        )
+        cache = str(self.image_cache)
+        # A word that is no folder is rather misspelt than the name of a new one.
+        is_path = "/" in cache or "\\" in cache or Path(cache).is_dir()
+        require(
+            cache in IMAGE_CACHES or is_path,
+            f"`image_cache` must be one of {IMAGE_CACHES}, or a directory such as ./images",
+            image_cache=self.image_cache,
         )
         require(self.resize in RESIZES, f"`resize` must be one of {RESIZES}", resize=self.resize)
         values = {name: value for name, value in vars(self).items() if value is not None or name not in _MAY_BE_NONE}

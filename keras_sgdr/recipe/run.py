@@ -195,10 +195,11 @@ def _image_cache(name: str) -> str | ImageMemory | None:
     """Returns what `load_dataset` calls the cache of that name."""
     if name == "off":
         return None
-    if name != "auto":
+    if name not in ("auto", "memory"):
         return name
     free = available_memory()
-    return ImageMemory(IMAGE_MEMORY_BYTES if free is None else min(IMAGE_MEMORY_BYTES, free // 4))
+    free = sys.maxsize if free is None else free
+    return ImageMemory(free if name == "memory" else min(IMAGE_MEMORY_BYTES, free // 4))
 
 
 def set_stage_seed(model: keras.Model, seed: int, stage: int) -> None:

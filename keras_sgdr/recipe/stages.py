@@ -131,7 +131,7 @@ def _find_rate(run: Run) -> dict[str, Any]:
 
 def _evaluate(run: Run) -> dict[str, Any]:
     recipe, names, labels = run.recipe, run.index.class_names, run.index.valid.labels
-    run.say("evaluate with test-time augmentation")
+    run.say("evaluate with test-time augmentation" if recipe.tta_views else "evaluate")
     views = predict_views(
         run.predictor,
         run.valid_batches(),
@@ -157,7 +157,8 @@ def _evaluate(run: Run) -> dict[str, Any]:
         )
     plots.save_figure(plots.plot_history(run.history), run.directory.path / "history.png")
     plot_mistakes(results[1], run.valid_images_at(results[1].top_losses(9)), run.directory.path)
-    run.say(f"accuracy {results[0].accuracy:.4f}, with test-time augmentation {results[1].accuracy:.4f}")
+    with_views = f", with test-time augmentation {results[1].accuracy:.4f}" if recipe.tta_views else ""
+    run.say(f"accuracy {results[0].accuracy:.4f}{with_views}")
     values = {"accuracy": results[0].accuracy, "tta_accuracy": results[1].accuracy}
     if test is not None:
         tested = interpret(predictions["test"], test.labels, names)

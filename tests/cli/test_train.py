@@ -31,7 +31,7 @@ SETTINGS = {
     "suffix": ".png",
     "augmentation": "basic",
     "max_zoom": 1.3,
-    "image_cache": "images",
+    "image_cache": "./images",
     "dropout": 0.1,
     "head_views": 1,
     "head_cycles": 1,

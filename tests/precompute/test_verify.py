@@ -23,8 +23,21 @@ def sure_and_wrong():
     return model_of(-15 * np.eye(3), activation="softmax")
 
 
-def check(model, *, kept, live=(IMAGES, LABELS)):
-    check_against_live(model, model, live=live, kept=kept, tolerance=1e-4)
+def check(model, *, kept, live=(IMAGES, LABELS), body=None):
+    """With a body that gives what is kept, unless one is given: of the rest of the model alone."""
+    body = body or (lambda _, training: kept[0])
+    check_against_live(model, body, model, live=live, kept=kept, tolerance=1e-4)
+
+
+def test_other_activations_are_refused_where_a_head_that_is_sure_of_itself_has_the_same_outputs():
+    # The first number decides everything, by far.
+    model = model_of(np.array([[1e3, 0, 0], [0, 0, 0], [0, 0, 0]], "float32"), activation="softmax")
+    live, kept = np.array([[1, 2, 3]], "float32"), np.array([[1, 5, 7]], "float32")
+    check(model, live=(live,), kept=(kept,))
+    body = keras.Sequential([keras.Input((3,)), keras.layers.Identity()])
+    check(model, live=(live,), kept=(live,), body=body)
+    with pytest.raises(RuntimeError, match=r"the activations .*Received: a difference of"):
+        check(model, live=(live,), kept=(kept,), body=body)
 
 
 def test_a_loss_that_differs_is_refused_where_the_outputs_hardly_do():

@@ -28,6 +28,8 @@ from keras_sgdr.recipe.recipe import AUGMENTATIONS, RESIZES, Recipe
         ({"dropout": 1.0}, "dropout=1.0"),
         ({"valid_fraction": None}, "valid_fraction=None"),
         ({"max_zoom": "1.1"}, "max_zoom='1.1'"),
+        ({"image_cache": "atuo"}, "image_cache='atuo'"),
+        ({"image_cache": None}, "image_cache=None"),
         ({"gradual_unfreezing": "no"}, "gradual_unfreezing='no'"),
         ({"gradual_unfreezing": True}, "n_cycles=1, num_groups=3"),
     ],
@@ -35,6 +37,13 @@ from keras_sgdr.recipe.recipe import AUGMENTATIONS, RESIZES, Recipe
 def test_bad_settings_are_named(arguments, received):
     with pytest.raises(ValueError, match=f"Received: {re.escape(received)}"):
         Recipe(**arguments)
+
+
+def test_image_cache_is_a_word_that_is_known_or_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    for name in ("auto", "memory", "off", "./new", "there", str(tmp_path / "new")):
+        assert Recipe(image_cache=name).image_cache == name
 
 
 def test_numbers_of_numpy_can_be_written_down():

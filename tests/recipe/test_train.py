@@ -13,10 +13,12 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from keras_sgdr.data.dataset.file_decoder import FileDecoder
 from keras_sgdr.data.dataset.load_dataset import load_dataset
 from keras_sgdr.lr_finder.lr_curve import LRCurve
 from keras_sgdr.models.layer_groups import layer_groups
 from keras_sgdr.recipe import builders, stages, train, whole_network
+from keras_sgdr.recipe import run as run_module
 from keras_sgdr.recipe.candidates import Candidate
 from keras_sgdr.recipe.recipe import Recipe
 from keras_sgdr.recipe.run import Run, set_stage_seed
@@ -41,18 +43,27 @@ def tiny(tiny_backbone):
     )
 
 
-def test_keeping_decoded_images_changes_nothing(digits_folder, tiny, tmp_path, capsys):
+def test_keeping_decoded_images_changes_nothing(digits_folder, tiny, tmp_path, monkeypatch):
     recipe = dataclasses.replace(tiny, head_views=1, tta_views=1, cycle_len=2)
-    kept, decoded = (
-        train_image_classifier(
-            digits_folder, output=tmp_path / cache, recipe=dataclasses.replace(recipe, image_cache=cache)
-        )
-        for cache in ("auto", "off")
-    )
-    assert kept.history == decoded.history
-    np.testing.assert_array_equal(kept.tta.probabilities, decoded.tta.probabilities)
-    told = capsys.readouterr().out.count("images, which are kept in memory")
-    assert told == 2, "the training and the validation images, once each"
+    images, decoded = FileDecoder.images, []
+
+    def noted(decoder, *, first):
+        decoded.append(len(decoder.paths))
+        return images(decoder, first=first)
+
+    monkeypatch.setattr(FileDecoder, "images", noted)
+    outcomes = {}
+    # Room for the 36 validation images, and not for all of the 144 others, which are 8 x 8 pixels
+    for name, room in (("off", 0), ("auto", 2**30), ("memory", 2**30), ("little", 3 * 32 * 32 * 36)):
+        monkeypatch.setattr(run_module, "available_memory", lambda room=room: 4 * room)
+        cache = dataclasses.replace(recipe, image_cache="auto" if name == "little" else name)
+        outcomes[name] = train_image_classifier(digits_folder, output=tmp_path / name, recipe=cache, verbose=0)
+        assert decoded == {"off": [], "little": [36]}.get(name, [36, 144]), name
+        decoded.clear()
+    expected = outcomes.pop("off")
+    for name, found in outcomes.items():
+        assert found.history == expected.history, name
+        np.testing.assert_array_equal(found.tta.probabilities, expected.tta.probabilities)
 
 
 def journal_of(run):

@@ -49,7 +49,7 @@ class FileDecoder:
 
     def check_room(self, where: str, available: int | None, *, done: int) -> None:
         """Says how much room the images take, less what is `done`, and refuses if there is not as much."""
-        needed = max(self._num_bytes() - done, 0)
+        needed = max(self.num_bytes() - done, 0)
         if available is not None and needed > available:
             raise InvalidValueError(
                 f"`cache` must have room for the decoded images. Received: cache={where!r} with "
@@ -63,6 +63,22 @@ class FileDecoder:
         """Prints a line, if it is to print at all."""
         if self.verbose:
             sys.stdout.write(f"{text}\n")
+
+    def num_bytes(self, *, at_most: int = 0) -> int:
+        """Returns how much all images take: known if they have one size, and else judged by some of them.
+
+        Args:
+            at_most: None of them is looked at if they cannot take more than this, but for long ones that are cropped.
+        """
+        height, width = self.decode_spec.image_size
+        count = len(self.paths)
+        if not (self.decode_spec.is_cropped_anywhere or self.decode_spec.is_resampled):
+            return 3 * height * width * count
+        if 12 * height * width * count <= at_most:
+            return 12 * height * width * count
+        sampled = np.unique(np.linspace(0, count - 1, min(count, _NUM_SAMPLED)).astype(np.int64))
+        lengths = [image.nbytes for _, image in self._decoded(sampled)]
+        return int(np.mean(lengths) * count) if lengths else 0
 
     def images(self, *, first: int) -> Iterator[Pixels]:
         """Yields the images from the one at `first` on.
@@ -83,15 +99,6 @@ class FileDecoder:
         if bad:
             self._refuse([self.paths[position] for position in bad])
 
-    def _num_bytes(self) -> int:
-        """Returns how much all images take: known if they have one size, and else judged by some of them."""
-        count = len(self.paths)
-        if not (self.decode_spec.is_cropped_anywhere or self.decode_spec.is_resampled):
-            return 3 * self.decode_spec.image_size[0] * self.decode_spec.image_size[1] * count
-        sampled = np.unique(np.linspace(0, count - 1, min(count, _NUM_SAMPLED)).astype(np.int64))
-        lengths = [image.nbytes for _, image in self._decoded(sampled)]
-        return int(np.mean(lengths) * count) if lengths else 0
-
     def _decoded(self, positions: npt.NDArray[np.int64]) -> Iterator[tuple[int, Pixels]]:
         """Yields the position of each file that can be decoded, and its image."""
         paths = tf.constant([os.fsencode(path) for path in self.paths])
@@ -110,7 +117,7 @@ class FileDecoder:
         named = ", ".join(map(printable, bad[:10]))
         raise InvalidValueError(
             f"Every file must be an image that can be decoded. Received: {len(bad)} that cannot at their full size, "
-            f"such as {named}. Remove them, or train without `cache`."
+            f"such as {named}. Remove them, or let no cache keep the decoded images."
         )
 
 

@@ -5,17 +5,38 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def available_memory() -> int | None:
-    """Returns the memory that can be had without swapping, in bytes; None where the system does not say."""
+def available_memory(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Returns the memory that can be had without swapping, in bytes; None where the system does not say.
+
+    Args:
+        proc: Where Linux tells of its processes.
+        groups: Where it tells of their groups (cgroups, of version 1 or 2), which batch systems and containers limit.
+    """
     found = []
     with suppress(OSError, KeyError, ValueError):
-        found.append(1024 * int(_table("/proc/meminfo")["MemAvailable:"]))
-    group = Path("/sys/fs/cgroup")
-    with suppress(OSError, KeyError, ValueError):  # in a group without a limit, "max" stands there
-        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        # What was read from files counts as used, and makes way.
-        found.append(limit - used + int(_table(str(group / "memory.stat"))["inactive_file"]))
+        found.append(1024 * int(_table(proc / "meminfo")["MemAvailable:"]))
+    with suppress(OSError):
+        for line in (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, own = line.split(":", 2)
+            if controllers in ("", "memory"):
+                top = groups / controllers
+                # A group has what each group around it has. In a container, its own is the top.
+                inner = top / own.lstrip("/")
+                found += [left for each in (inner, *inner.parents) if (left := _left_in_group(each)) is not None]
     return min(found, default=None)
+
+
+def _left_in_group(group: Path) -> int | None:
+    for limit, used, reclaimed in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        # Where there is no limit, "max" stands there, or a number beyond all memory
+        with suppress(OSError, KeyError, ValueError):
+            taken = int((group / used).read_text()) - int(_table(group / "memory.stat")[reclaimed])
+            # What was read from files counts as used, and makes way.
+            return max(int((group / limit).read_text()) - taken, 0)
+    return None
 
 
 def available_disk(directory: Path) -> int:
@@ -24,6 +45,6 @@ def available_disk(directory: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def _table(path: str) -> dict[str, str]:
-    lines = (line.split() for line in Path(path).read_text(encoding="utf-8").splitlines())
+def _table(path: Path) -> dict[str, str]:
+    lines = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
     return {words[0]: words[1] for words in lines if len(words) > 1}

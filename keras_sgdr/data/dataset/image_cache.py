@@ -1,9 +1,10 @@
 """Keeps decoded images for later epochs and later runs, so that a file is decoded once."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
+from weakref import WeakMethod
 
 import numpy as np
 import numpy.typing as npt
@@ -105,14 +106,14 @@ class CachedImages:
         windows = tf.where(are_whole, tf.pad(sizes, [[0, 0], [2, 0]]), windows)
         # One call of Python for a batch takes no longer than graph operations for each image, which copy three times;
         # and the copying itself is done without Python's lock.
-        batch = tf.numpy_function(self._read_batch, [positions, windows], tf.uint8, stateful=False)
+        batch = tf.numpy_function(_weakly(self._read_batch), [positions, windows], tf.uint8, stateful=False)
         if not self._decode_spec.is_resampled:
             return tf.reshape(batch, [-1, *spec.shape])
         frames = tf.concat([windows[:, 2:], tf.cast(~are_whole, tf.int32)], axis=1)
         return tf.reshape(batch, [-1, *spec[0].shape]), frames
 
     def _finished(self, image: tuple[Any, Any]) -> Any:
-        part = tf.numpy_function(self._read_part, image, tf.uint8, stateful=False)
+        part = tf.numpy_function(_weakly(self._read_part), image, tf.uint8, stateful=False)
         return self._decode_spec.finish(tf.ensure_shape(part, (None, None, 3)))
 
     def _read_part(self, position: Any, window: Sizes) -> Pixels:
@@ -162,17 +163,18 @@ class ImageMemory:
         return self._stores[key]
 
     def _decoded(self, decoder: FileDecoder) -> MemoryImages | None:
-        height, width = decoder.decode_spec.image_size
-        if 3 * height * width * len(decoder.paths) > self._bytes_left:
+        if decoder.num_bytes(at_most=self._bytes_left) > self._bytes_left:
             return None
-        decoder.say(f"Decoding {len(decoder.paths)} images, which are kept in memory")
+        decoder.say(f"Decoding {len(decoder.paths)} images, to keep them in memory")
         images: list[Pixels] = []
+        left = self._bytes_left
         for image in decoder.images(first=0):
-            if image.nbytes > self._bytes_left:  # larger than the model's input, as long ones are that are cropped
-                self._bytes_left += sum(each.nbytes for each in images)
+            left -= image.nbytes
+            if left < 0:
+                decoder.say("They do not fit, and are decoded in every epoch")
                 return None
-            self._bytes_left -= image.nbytes
             images.append(np.array(image))  # a copy, see `_in_memory`
+        self._bytes_left = left
         return MemoryImages(images)
 
 
@@ -252,6 +254,18 @@ def _write(decoder: FileDecoder, writer: ArrayWriter) -> None:
             writer.append([np.concatenate([image.reshape(-1) for image in waiting]), sizes])
             waiting, num_bytes = [], 0
     writer.complete({"images": len(decoder.paths)})
+
+
+def _weakly(method: Callable[..., Pixels]) -> Callable[..., Pixels]:
+    """Returns a function that calls a method for as long as its object lives: TensorFlow never forgets a function."""
+    reference = WeakMethod(method)
+
+    def call(*arguments: Any) -> Pixels:
+        found = reference()
+        assert found is not None, "the dataset keeps the images alive"
+        return found(*arguments)
+
+    return call
 
 
 def _aligned_empty(rows: int, columns: int) -> Pixels:

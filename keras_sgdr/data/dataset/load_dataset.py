@@ -117,11 +117,10 @@ def load_dataset(
         size, resize, layers is not None and resize == "crop", layers is not None and layers.resizes
     )
     class_weights = checked_class_weights(split, class_weight)
-    # Of kept images, the times of their files before they were read: what the files hold later does not matter.
-    stamps = None if cache is None else list(file_stamps(split.paths))
+    # A directory outlives the files: what they hold later does not matter, so their times before they were read count.
+    is_on_disk = cache is not None and cache != "memory" and not isinstance(cache, ImageMemory)
+    stamps = list(file_stamps(split.paths)) if is_on_disk else None
     cached = None if cache is None else cached_images(split.paths, decode_spec, cache=cache, verbose=verbose)
-    if cached is None:
-        stamps = None
     images = EpochImages(split, decode_spec, cached, layers, class_weights)
     epoch_counter = tf.Variable(plan.first_epoch, dtype=tf.int64, trainable=False, name="epoch")
     dataset = stream(plan, images, epoch_counter)
@@ -129,6 +128,7 @@ def load_dataset(
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(plan.num_steps))
     dataset.epoch_counter = epoch_counter
     dataset.source = _source(images, plan, stamps)
+    dataset.cached_images = cached  # which the graph does not keep alive
     return dataset
 
 
@@ -157,7 +157,7 @@ def _source(images: EpochImages, plan: EpochPlan, stamps: list[tuple[int, int]] 
         return None
     if any(map(is_remote, paths)) or any(isinstance(layer, keras.layers.AugMix) for layer in layers):
         return None  # AugMix picks its operations by other means than a seed
-    files = [_content(path) for path in paths] if stamps is None else [[*map(os.fsencode, paths)], stamps]
+    files = [_content(path) for path in paths] if stamps is None else [[*map(_absolute, paths)], stamps]
     arrays = [images.split.labels, images.split.weights, images.class_weights]
     adapted = [layer.get_weights() for layer in layers]
     return [files, arrays, list(layers), adapted, list(astuple(plan)), list(astuple(images.decode_spec))]
@@ -168,5 +168,9 @@ def _content(path: str) -> Any:
     try:
         path.encode()
     except UnicodeEncodeError:
-        return [os.fsencode(path), *next(file_stamps([path]))]
+        return [_absolute(path), *next(file_stamps([path]))]
     return Path(path)
+
+
+def _absolute(path: str) -> bytes:
+    return os.fsencode(os.path.abspath(path))  # noqa: PTH100 (a link is another file)

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from keras_sgdr.data.decode.decode_image import decode_image
 from keras_sgdr.data.index.file_names import as_bytes, printable
+from keras_sgdr.data.index.files import is_no_file
 from keras_sgdr.data.index.formats import HEAD_LENGTH, damage_of, why_not_decoded
 from keras_sgdr.data.index.split import Split
 from keras_sgdr.validation import InvalidValueError
@@ -85,7 +86,7 @@ def refuse_images(bad: Sequence[BadImage], where: str = "") -> None:
         more = f", and {len(bad) - _SHOWN} more{where}" if len(bad) > _SHOWN else ""
         raise InvalidValueError(
             f"Every file must be an image that can be decoded. Received: no image: {named}{more}. Remove or replace it "
-            '(`keras-sgdr check --quarantine` moves such files away), or pass on_bad_image="skip".'
+            '(`keras-sgdr check --quarantine` moves such files away), or call `load_dataset` with on_bad_image="skip".'
         )
 
 
@@ -130,6 +131,8 @@ def read_image(path: str) -> bytes:
         BadImageError: If it is of another format, empty, or damaged in a way that decoders pass over.
         tf.errors.OpError: If it cannot be read.
     """
+    if is_no_file(path):
+        raise BadImageError("is a folder, a pipe or a device and no file")
     encoded: bytes = tf.io.read_file(as_bytes(path)).numpy()
     reason = why_not_decoded(encoded[:HEAD_LENGTH]) or damage_of(encoded)
     if reason is not None:

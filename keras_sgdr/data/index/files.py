@@ -1,6 +1,7 @@
 """Lists what is in a folder, on this machine or behind a URL that TensorFlow can open (`gs://…`)."""
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -52,10 +53,20 @@ def files_in(folder: str) -> tuple[str, ...]:
     return tuple(sorted(f"{folder}/{name}" for name, is_dir in _entries(folder) if not is_dir))
 
 
+def is_no_file(path: str) -> bool:
+    """Whether a path is a pipe, a socket or a device, to read from which may take for ever."""
+    try:
+        return not is_remote(path) and not stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 (a million files)
+    except OSError:  # to open it says what is wrong
+        return False
+
+
 def head_of(path: str, length: int) -> bytes:
     """Reads the first bytes of a file; none where it cannot be read."""
     if not is_remote(path):
         try:
+            if is_no_file(path):
+                return b""
             with Path(path).open("rb") as file:
                 return file.read(length)
         except OSError:
@@ -74,10 +85,11 @@ def file_stamps(paths: Sequence[str], *, missing: tuple[int, int] | None = None)
 
     Args:
         paths: The files.
-        missing: What a file has that is not there, or is a link to nothing; None for an error.
+        missing: What a file has that cannot be looked at: one that is not there, or a link to nothing or to itself.
+            None for an error.
 
     Raises:
-        FileNotFoundError: If one is missing, and that is an error.
+        OSError: If there is such a file, and that is an error.
     """
     if not any(map(is_remote, paths)):
         yield from (_local_stamp(path, missing) for path in paths)
@@ -89,7 +101,7 @@ def file_stamps(paths: Sequence[str], *, missing: tuple[int, int] | None = None)
 def _local_stamp(path: str, missing: tuple[int, int] | None) -> tuple[int, int]:
     try:
         found = os.stat(path)  # noqa: PTH116 (faster than by a Path, and there may be a million)
-    except FileNotFoundError:
+    except OSError:
         if missing is None:
             raise
         return missing
@@ -112,7 +124,8 @@ def _entries(folder: str) -> Iterator[tuple[str, bool]]:
 def _local_entries(folder: str) -> Iterator[tuple[str, bool]]:
     with os.scandir(folder) as entries:
         for entry in entries:
-            yield entry.name, entry.is_dir()
+            # Not `entry.is_dir()`, which raises at a link to itself.
+            yield entry.name, entry.is_dir() if not entry.is_symlink() else os.path.isdir(entry.path)  # noqa: PTH112
 
 
 def _remote_entries(folder: str) -> Iterator[tuple[str, bool]]:

@@ -215,6 +215,22 @@ def test_label_file_that_is_refused_is_a_finding(tmp_path, text):
     assert [each.kind for each in check_folder(tmp_path / "labels.csv").findings] == ["layout"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows makes no links or pipes for everybody")
+def test_link_to_itself_and_a_pipe_are_unreadable(good_folder, tmp_path_factory):
+    cats = good_folder / "train" / "cats"
+    (cats / "loop.jpg").symlink_to("loop.jpg")
+    (good_folder / "train" / "loop").symlink_to("loop")
+    os.mkfifo(cats / "pipe.jpg")  # to read it waits for somebody to write
+    os.mkfifo(cats / "notes")
+    for _ in range(2):
+        report = check_folder(good_folder, cache=tmp_path_factory.getbasetemp() / "prints-of-pipes")
+        assert found(report) == {
+            ("unreadable", "train/cats/loop.jpg"),
+            ("unreadable", "train/cats/pipe.jpg"),
+            ("left out", "train/cats/notes"),
+        }
+
+
 def test_dangling_link_is_unreadable_and_can_be_moved_away(good_folder, tmp_path_factory):
     link = good_folder / "train" / "cats" / "gone.jpg"
     link.symlink_to("/nowhere/gone.jpg")

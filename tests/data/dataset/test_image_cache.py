@@ -1,7 +1,9 @@
 """With a cache and without, a model sees the same images."""
 
+import gc
 import multiprocessing
 import os
+import weakref
 from pathlib import Path
 
 import keras
@@ -230,22 +232,80 @@ def test_images_that_do_not_fit_into_memory_are_decoded_in_every_epoch(split, de
     for max_bytes in (3 * 16 * 20 * len(split) - 1, 0):
         dataset = load_dataset(split, cache=image_cache.ImageMemory(max_bytes), **options)
         assert_same(batches_of(dataset), expected)
-        # By their content, as if no cache had been asked for
-        assert repr(dataset.source) == repr(load_dataset(split, **options).source)
     assert not decoded
 
 
-def test_long_images_that_turn_out_too_large_give_their_room_back(split, decoded):
-    options = {"image_size": SIZE, "batch_size": 4, "verbose": 0, "augmentation": side_on()}
+def test_augmented_images_are_judged_by_some_of_them(split, decoded):
+    options = {"image_size": 4096, "batch_size": 4, "verbose": 0, "augmentation": side_on(), "resize": "squish"}
+    # For the model they take 12 * 4096 * 4096 bytes each, but they are small.
+    load_dataset(split, cache=image_cache.ImageMemory(10**7), **options)
+    assert len(decoded) == len(split)
+    total = sum(image.nbytes for image in decoded)
+    load_dataset(split, cache=image_cache.ImageMemory(total - 1), **options)
+    assert len(decoded) == len(split)
+
+
+def test_long_images_that_turn_out_too_large_give_their_room_back(split, decoded, monkeypatch, capsys):
+    options = {"image_size": SIZE, "batch_size": 4, "augmentation": side_on()}
     memory = image_cache.ImageMemory(3 * 16 * 20 * len(split) + 100)
+    monkeypatch.setattr(image_cache.FileDecoder, "num_bytes", lambda *_, at_most: at_most)
     expected = batches_of(load_dataset(split, **options))
     assert_same(batches_of(load_dataset(split, cache=memory, **options)), expected)
     assert 0 < len(decoded) < len(split), "the images with their margins are larger than the model's input"
+    assert "They do not fit, and are decoded in every epoch\n" in capsys.readouterr().out
     few = split.take([0, 1])
-    load_dataset(few, cache=memory, **options)
+    load_dataset(few, cache=memory, verbose=0, **options)
     before = len(decoded)
-    load_dataset(few, cache=memory, **options)
+    load_dataset(few, cache=memory, verbose=0, **options)
     assert len(decoded) == before
+
+
+def test_room_is_given_back_where_a_file_is_no_image(split, tmp_path, decoded):
+    (tmp_path / "z.jpg").write_bytes(b"no image")
+    bad = Split("train", [*split.paths[:3], str(tmp_path / "z.jpg")], np.zeros(4, np.int32), ("a",))
+    memory = image_cache.ImageMemory(3 * 16 * 20 * 4)
+    with pytest.raises(ValueError, match=r"z\.jpg"):
+        load_dataset(bad, image_size=SIZE, cache=memory, verbose=0)
+    decoded.clear()
+    load_dataset(split.take(range(4)), image_size=SIZE, cache=memory, verbose=0)
+    assert len(decoded) == 4
+
+
+def test_images_go_when_the_dataset_goes(split, decoded, monkeypatch):
+    made = []
+    initialize = image_cache.MemoryImages.__init__
+
+    def noted(self, images):
+        initialize(self, images)
+        made.append(weakref.ref(self))
+
+    monkeypatch.setattr(image_cache.MemoryImages, "__init__", noted)
+    dataset = load_dataset(split, image_size=SIZE, cache="memory", verbose=0).repeat(2).prefetch(1)
+    gc.collect()
+    assert len(batches_of(dataset, epochs=1)) == 2, "what is made of the dataset keeps them"
+    assert made[0]() is not None
+    del dataset
+    gc.collect()
+    assert made[0]() is None
+
+
+def test_what_is_made_of_a_dataset_in_memory_goes_by_the_files_content(split, tmp_path):
+    options = {"image_size": SIZE, "verbose": 0}
+    source = repr(load_dataset(split, **options).source)
+    for cache in ("memory", image_cache.ImageMemory(10**6)):
+        assert repr(load_dataset(split, cache=cache, **options).source) == source
+
+
+def test_what_is_made_of_a_dataset_on_disk_goes_by_the_whole_path(tmp_path, monkeypatch):
+    sources = []
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        monkeypatch.chdir(tmp_path / place)
+        image_of(1, 20, 20).save("a.png")
+        os.utime("a.png", (1, 1))
+        split = Split("train", ["a.png"], np.zeros(1, np.int32), ("a",))
+        sources.append(repr(load_dataset(split, image_size=16, cache=tmp_path / "cache", verbose=0).source))
+    assert sources[0] != sources[1]
 
 
 def test_file_that_changes_is_decoded_again_for_the_memory(tmp_path, decoded):
@@ -310,10 +370,3 @@ def test_bad_files_are_all_named(split, tmp_path):
 def test_cache_must_be_a_place(split, cache):
     with pytest.raises(ValueError, match=f"Received: cache={cache!r}"):
         load_dataset(split, cache=cache)
-
-
-def test_memory_and_disk_are_found(tmp_path):
-    from keras_sgdr.data.dataset.free_space import available_disk, available_memory
-
-    assert available_disk(tmp_path / "not" / "yet") == available_disk(tmp_path) > 0
-    assert available_memory() is None or 0 < available_memory() < 1 << 50
