@@ -197,11 +197,16 @@ def train_one(name: str, method: str, seed: int, data: Path, work: Path) -> None
 def print_table(work: Path) -> None:
     """One line for each condition: ours, plain Keras at its best rate, and their difference."""
     runs = read_runs(work)
-    print("| folder | head | ours (TTA) | plain, best rate | difference ± 2 SE | loss | CPU | to accuracy |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| folder | seeds | head | ours (TTA) | plain, best rate | difference ± 2 SE | loss | CPU | to accuracy |")
+    print("|---|---|---|---|---|---|---|---|---|")
     differences = []
     for condition in CONDITIONS:
-        seeds = sorted({seed for name, method, seed in runs if (name, method) == (condition.name, "ours")})
+        seeds = sorted(
+            seed
+            for name, method, seed in runs
+            if (name, method) == (condition.name, "ours")
+            and any(_is_comparable(runs, condition.name, rate, seed) for rate in RATES)
+        )
         means = {
             rate: np.mean([runs[condition.name, str(rate), seed]["accuracy"] for seed in seeds])
             for rate in RATES
@@ -216,7 +221,8 @@ def print_table(work: Path) -> None:
         differences.append(paired.mean())
         accuracies = [run["accuracy"] for run in ours]
         print(
-            f"| {condition.name} ({condition.what}) | {np.mean([run['head']['val_accuracy'] for run in ours]):.3f} "
+            f"| {condition.name} ({condition.what}) | {len(seeds)} "
+            f"| {np.mean([run['head']['val_accuracy'] for run in ours]):.3f} "
             f"| {np.mean(accuracies):.3f} ({np.mean([run['tta']['accuracy'] for run in ours]):.3f}), "
             f"{min(accuracies):.3f} to {max(accuracies):.3f} "
             f"| {means[best]:.3f} at {best:g}, {min(r['accuracy'] for r in plain):.3f} to "

@@ -15,7 +15,7 @@ from keras_sgdr.data.dataset.file_decoder import FileDecoder, Pixels
 from keras_sgdr.data.dataset.free_space import available_disk, available_memory
 from keras_sgdr.data.decode.decode_spec import DecodeSpec
 from keras_sgdr.data.index.files import is_remote
-from keras_sgdr.validation import InvalidValueError
+from keras_sgdr.validation import InvalidValueError, NotReadyError
 
 Sizes: TypeAlias = npt.NDArray[np.int32]
 
@@ -262,7 +262,11 @@ def _weakly(method: Callable[..., Pixels]) -> Callable[..., Pixels]:
 
     def call(*arguments: Any) -> Pixels:
         found = reference()
-        assert found is not None, "the dataset keeps the images alive"
+        if found is None:
+            raise NotReadyError(
+                "The dataset of `load_dataset` must be kept while one that captured it is read. Received: one whose "
+                "decoded images are gone. Keep it in a variable."
+            )
         return found(*arguments)
 
     return call
