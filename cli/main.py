@@ -37,11 +37,18 @@ class _OneLineErrors(click.Group):
         except OSError as error:
             if error.errno == errno.EPIPE:  # `keras-sgdr backbones | head`: click ends in silence
                 raise
-            raise click.ClickException(_os_error_line(error)) from error
+            raise _one_line(_os_error_line(error)) from error
         except Exception as error:
             if not (_is_deliberate(error) or _is_tensorflows(error)):
                 raise
-            raise click.ClickException(_line_of(error)) from error
+            raise _one_line(_line_of(error)) from error
+
+
+def _one_line(message: str) -> click.ClickException:
+    """Keeps an error on one line of any terminal: the name of a class or a file may hold a line's end."""
+    from keras_sgdr.data.index.file_names import printable
+
+    return click.ClickException(printable(message))
 
 
 def _is_tensorflows(error: Exception) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from keras_sgdr.validation import InvalidValueError, require, require_integer
 
@@ -55,8 +54,8 @@ class Recipe:
         max_zoom: The largest zoom of the augmentation, >= 1.
         image_cache: Where decoded images are kept from one epoch to the next, which changes nothing but the time that
             it takes: `"auto"`, in memory if they take no more than 2 GiB, nor a quarter of what is free; `"memory"`, if
-            they take no more than is free; a directory, given as a path or there already; `"off"`, to decode them in
-            every epoch.
+            they take no more than is free; a directory, as a path with a slash in it (`./images`); `"off"`, to decode
+            them in every epoch.
         dropout: The share of features dropped before the head, in [0, 1).
         head_views: Augmented views of each image whose activations the head is trained on, besides those of the image
             as it is (step 4). 0 leaves them out.
@@ -114,8 +113,8 @@ class Recipe:
             augmentation=self.augmentation,
         )
         cache = str(self.image_cache)
-        # A word that is no folder is rather misspelt than the name of a new one.
-        is_path = "/" in cache or "\\" in cache or Path(cache).is_dir()
+        # A mere word is rather misspelt than the name of a folder.
+        is_path = "/" in cache or "\\" in cache
         require(
             cache in IMAGE_CACHES or is_path,
             f"`image_cache` must be one of {IMAGE_CACHES}, or a directory such as ./images",

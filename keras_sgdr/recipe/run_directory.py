@@ -207,8 +207,7 @@ class RunDirectory:
             if settings.get(name) != previous["settings"].get(name) and name not in read_later
         )
         if changed:
-            before = {k: previous["settings"].get(k) for k in changed}
-            now = {k: settings.get(k) for k in changed}
+            before, now = _shown(previous["settings"], changed), _shown(settings, changed)
             raise InvalidValueError(
                 f"a resumed run must have the settings it began with. Received: {now}; it began with {before}. "
                 "Give those, or begin again (`overwrite`)."
@@ -241,6 +240,12 @@ def _locked(directory: Path) -> FileLock:
         if error.errno not in _NO_LOCKS:
             raise
     return lock
+
+
+def _shown(settings: Mapping[str, Any], names: list[str]) -> str:
+    """Returns settings as text; one that is None was, or is, for the run to choose."""
+    values = ((name, settings.get(name)) for name in names)
+    return ", ".join(f"no {name}" if value is None else f"{name}={value!r}" for name, value in values)
 
 
 def _read_journal(path: Path) -> dict[str, Any] | None:

@@ -157,6 +157,13 @@ def test_an_error_raised_on_purpose_is_one_line_also_of_a_subclass(failing):
         assert_one_line(run("backbones"), "`x` must be y.")
 
 
+def test_a_name_with_a_line_end_does_not_break_the_line(failing):
+    failing(validation.InvalidValueError("`x` must be y. Received: ca\nts \x1b[31m."))
+    assert_one_line(run("backbones"), r"Received: ca\nts \x1b[31m.")
+    failing(OSError(errno.ENOENT, "No such file or directory", "a\nb.jpg"))
+    assert_one_line(run("backbones"), r"a\nb.jpg")
+
+
 def test_a_full_disk_is_one_line(failing):
     failing(OSError(28, "No space left on device", "model.keras"))
     assert_one_line(run("backbones"), "No space left on device: model.keras")

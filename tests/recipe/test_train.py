@@ -397,7 +397,7 @@ def test_changed_images_are_not_resumed_with(trained_run, digits_folder, tmp_pat
     again = {"output": run, "recipe": recipe_of_run(run), "resume": True, "verbose": 0}
     assert train_image_classifier(images, **again).plain.accuracy > 0.5
     sorted((images / "one").iterdir())[0].rename(images / "one" / "another.png")
-    with pytest.raises(ValueError, match=r"Received: {'images': '[0-9a-f]{16}'}; it began with"):
+    with pytest.raises(ValueError, match=r"Received: images='[0-9a-f]{16}'; it began with"):
         train_image_classifier(images, **again)
 
 

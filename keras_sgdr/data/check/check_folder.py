@@ -228,6 +228,8 @@ def _copy(earlier: tuple[Split, int], later: tuple[Split, int], words: str) -> F
     (split, position), (other_split, other_position) = earlier, later
     first, second = split.paths[position], other_split.paths[other_position]
     is_exact = words.startswith("the same")
+    if first == second:
+        return _listed_twice(earlier, later, first)
     if split is not other_split:
         # Splits come in the order train, valid, test: what can go is the one that is learnt from.
         return Finding("leak" if is_exact else "possible leak", first, f"{words} {second}", second)
@@ -235,6 +237,17 @@ def _copy(earlier: tuple[Split, int], later: tuple[Split, int], words: str) -> F
         # Digits look alike; only the very same file is certain to have one wrong label.
         return Finding("two labels" if is_exact else "near duplicate", second, f"{words} {first}", first)
     return Finding("duplicate" if is_exact else "near duplicate", second, f"{words} {first}", first)
+
+
+def _listed_twice(earlier: tuple[Split, int], later: tuple[Split, int], path: str) -> Finding:
+    """Returns the finding for a file that two rows of a CSV name."""
+    (split, position), (other_split, other_position) = earlier, later
+    if split is not other_split:
+        return Finding("leak", path, f"listed twice, in {split.name} and in {other_split.name}", path)
+    if split.labels is None or split.labels[position] == split.labels[other_position]:
+        return Finding("duplicate", path, "listed twice", path)
+    one, other = (split.class_names[split.labels[each]] for each in (position, other_position))
+    return Finding("two labels", path, f"listed twice, as {one} and as {other}", path)
 
 
 def _oddities(prints: list[Fingerprint]) -> Iterator[Finding]:
@@ -251,6 +264,8 @@ def _left_out(paths: Sequence[str]) -> Iterator[Finding]:
     for path in paths:
         if path.endswith("/"):
             yield Finding("left out", path, "neither a split nor a class")
+        elif path.lower().endswith(".csv"):
+            yield Finding("left out", path, "a CSV file: pass it in place of the folder to take the labels in it")
         elif is_image(path):
             yield Finding("left out", path, "outside the class folders")
         else:

@@ -175,6 +175,7 @@ def _read(path: Path, folder: Path, suffix: str) -> tuple[tuple[str, ...], list[
             f"columns {columns} and {len(rows)} rows."
         )
     if missing:
+        _check_order(path, folder, columns, [dict(zip(names, cells, strict=True)) for _, cells in lines[1:]], suffix)
         more = f", and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise MissingFileError(
             f"Every image that the CSV file names must exist. Received: no file {', '.join(missing[:_SHOWN])}{more}, "
@@ -182,6 +183,16 @@ def _read(path: Path, folder: Path, suffix: str) -> tuple[tuple[str, ...], list[
             "they lack it."
         )
     return labels, rows
+
+
+def _check_order(path: Path, folder: Path, columns: list[str], rows: list[dict[str, str]], suffix: str) -> None:
+    """Refuses a file whose names of images stand in another column than the first."""
+    for column in columns[1:]:
+        if all(_find(folder, row[column], suffix) is not None for row in rows):
+            raise InvalidValueError(
+                f"The first column must hold the names of the images. Received: {path}, which has them in the column "
+                f"{column}. Put that column first."
+            )
 
 
 def _find(folder: Path, name: str, suffix: str) -> str | None:

@@ -267,11 +267,11 @@ def _test_split(folder: str, class_names: tuple[str, ...], walk: _Walk) -> Split
 
 
 def _passed_over(directory: str, folders: dict[str, str]) -> list[str]:
-    """Returns images beside class folders, and folders beside splits."""
+    """Returns images and CSV files beside class folders, and folders beside splits."""
     has_classes = [folder for folder in folders.values() if subfolders(folder)]
-    stray = [path for folder in dict.fromkeys(has_classes) for path in files_in(folder) if is_image(path)]
+    stray = [path for folder in dict.fromkeys([*has_classes, directory]) for path in files_in(folder)]
+    stray = [path for path in stray if suffix_of(path) == "csv" or is_image(path)]
     if directory in folders.values():
         return stray
     read = {folder.removeprefix(f"{directory}/").partition("/")[0] for folder in folders.values()}
-    stray += [path for path in files_in(directory) if is_image(path)]
     return stray + [f"{directory}/{name}/" for name in subfolders(directory, tuple(read))]

@@ -128,6 +128,8 @@ def test_what_is_left_out_is_named_by_file_and_by_reason(good_folder):
     make_image(301).save(cats / "photo", "JPEG")
     make_image(302).save(good_folder / "train" / "stray.jpg")
     (good_folder / "models").mkdir()
+    for name in ("labels.csv", "train/OLD.CSV"):
+        (good_folder / name).write_text("filename,label\n")
     report = check_folder(good_folder)
     details = {Path(each.path).name: each.detail for each in report.findings if each.kind == "left out"}
     assert details == {
@@ -136,6 +138,8 @@ def test_what_is_left_out_is_named_by_file_and_by_reason(good_folder):
         "page.html": "it is an HTML page: download the image anew",
         "stray.jpg": "outside the class folders",
         "models": "neither a split nor a class",
+        "labels.csv": "a CSV file: pass it in place of the folder to take the labels in it",
+        "OLD.CSV": "a CSV file: pass it in place of the folder to take the labels in it",
     }
     assert report.errors == ()
     assert report.counts["train"]["cats"] == 6
@@ -396,15 +400,17 @@ def test_digits_that_look_alike_are_no_copies(tmp_path):
     assert check_folder(tmp_path).findings == ()
 
 
-def test_file_listed_for_training_and_validation_is_a_leak_and_stays(tmp_path):
-    rows = ["filename,label,split"]
-    for number in range(4):
+def test_file_that_a_csv_lists_twice_is_named_as_such_and_stays(tmp_path):
+    for number in range(8):
         make_image(number).save(tmp_path / f"{number}.jpg", quality=95)
-        rows += [
-            f"{number}.jpg,{'ab'[number % 2]},{split}" for split in (("train", "valid") if number < 2 else ("train",))
-        ]
-    (tmp_path / "images.csv").write_text("\n".join(rows))
+    rows = [f"{number}.jpg,{'ab'[number % 2]},{'train' if number < 4 else 'valid'}" for number in range(8)]
+    rows += ["0.jpg,a,train", "1.jpg,a,train", "6.jpg,a,train"]
+    (tmp_path / "images.csv").write_text("\n".join(["filename,label,split", *rows]))
     report = check_folder(tmp_path / "images.csv")
-    assert [Path(finding.path).name for finding in report.errors if finding.kind == "leak"] == ["0.jpg", "1.jpg"]
-    assert quarantine(report, tmp_path / "away", kinds=("leak",)) == []
+    assert {(each.kind, Path(each.path).name, each.detail) for each in report.findings} == {
+        ("duplicate", "0.jpg", "listed twice"),
+        ("two labels", "1.jpg", "listed twice, as a and as b"),
+        ("leak", "6.jpg", "listed twice, in train and in valid"),
+    }
+    assert quarantine(report, tmp_path / "away", kinds=("leak", "two labels", "duplicate")) == []
     assert (tmp_path / "0.jpg").is_file()

@@ -499,6 +499,8 @@ def test_csv_file_names_are_relative_to_the_given_folder(tmp_path):
         ("filename,label,width\n1.jpg,a,32\n", r"Received: label='a' in row 2"),
         ("filename,label,split\n1.jpg,a,train\n", r"Received: no row of .* with split='valid'"),
         ("filename,label,split\n1.jpg,a,train\n1.jpg,b,valid\n", r"only in train: \['a'\], only in valid: \['b'\]"),
+        ("label,filename\ncat,1.jpg\ndog,1.jpg\n", r"in the column filename\. Put that column first"),
+        ("label,split,filename\ncat,train,1.jpg\n", r"in the column filename\. Put that column first"),
         ("filename,a,b,split\n1.jpg,1,2,train\n1.jpg,1,0,valid\n", r"Received: b='2'"),
     ],
 )
