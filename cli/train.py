@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,36 @@ import click
 
 FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 _RATE = click.FloatRange(min=0, min_open=True)
+
+
+class _Numbers(click.ParamType):
+    """Numbers with commas between them."""
+
+    name = "numbers"
+
+    def __init__(self, kind: click.ParamType) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Returns them as a tuple."""
+        parts = value.split(",") if isinstance(value, str) else value
+        return tuple(self.kind.convert(part, param, ctx) for part in parts)
+
+
+def _read_config(context: click.Context, _: click.Parameter, path: Path | None) -> None:
+    """Lets a file's settings stand where the command line has none."""
+    if path is None:
+        return
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise click.BadParameter(f"{path}: {error}") from error
+    names = {parameter.name for parameter in context.command.params} - {"config", "folder", "resume", "overwrite"}
+    unknown = sorted(set(settings) - names)
+    if unknown:
+        raise click.BadParameter(f"{path} has settings that there are not: {', '.join(unknown)}.")
+    context.default_map = {name: value for name, value in settings.items() if value is not None}
+
 
 _NAME_OPTIONS = (
     click.option("--train", help="The folder of training images; '.' if all folders in FOLDER are classes."),
@@ -24,6 +55,7 @@ _SPLIT_OPTIONS = (
         default=0.2,
         help="Share of each class held out if FOLDER has no validation images.",
     ),
+    click.option("--group-by", metavar="REGEX", help="What must not be in both of them, in paths: 'patient[0-9]+'."),
     click.option("--label-delimiter", help="If FOLDER is a CSV with several labels in a cell."),
     click.option("--seed", type=click.IntRange(min=0), default=0, help="Of the split and of all that is random later."),
 )
@@ -79,6 +111,14 @@ def make_recipe(options: dict[str, Any]) -> Any:
 @click.command()
 @FOLDER
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The run directory.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=_read_config,
+    help="A TOML file of these options, such as a run leaves; those given here come first.",
+)
 @recipe_options
 @click.option("--image-cache", default="auto", help="Where decoded images are kept: auto, memory, off or a directory.")
 @click.option("--head-views", type=click.IntRange(min=0), default=2, help="Step 4: augmented views for the head.")
@@ -91,6 +131,27 @@ def make_recipe(options: dict[str, Any]) -> Any:
 @click.option("--group-factor", type=click.FloatRange(min=1), default=1.75, help="From one group's rate to the next.")
 @click.option("--head-learning-rate", type=_RATE, help="Of --head-cycles, instead of step 2's suggestion.")
 @click.option("--learning-rate", type=_RATE, help="Of step 8, instead of what step 7 chooses.")
+@click.option("--learning-rates", type=_Numbers(_RATE), help="One for each layer group: 1e-4,1e-3,1e-2.")
+@click.option(
+    "--sizes", type=_Numbers(click.IntRange(min=1)), help="Step 8: image sizes, one after the other: 128,224."
+)
+@click.option("--class-weight", type=click.Choice(["balanced"]), help="Let each class count as much in training.")
+@click.option("--oversample", is_flag=True, help="Repeat images of rare classes in training.")
+@click.option("--mixup", type=click.FloatRange(0, 10), default=0.0, help="Step 8: strength (alpha) of MixUp.")
+@click.option("--cutmix", type=click.FloatRange(0, 10), default=0.0, help="Step 8: strength (alpha) of CutMix.")
+@click.option(
+    "--label-smoothing", type=click.FloatRange(0, 1, max_open=True), default=0.0, help="Step 8: share of each label."
+)
+@click.option(
+    "--ema", type=click.FloatRange(0, 1, max_open=True), default=0.0, help="Step 8: momentum of the weights' average."
+)
+@click.option("--accumulate", type=click.IntRange(min=1), default=1, help="Step 8: batches per update.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "mixed_bfloat16", "mixed_float16"]),
+    default="auto",
+    help="Numbers the network computes in; auto takes mixed ones on a GPU that gains by it.",
+)
 @click.option("--tta-views", type=click.IntRange(min=0), default=4, help="Evaluation: augmented views per image.")
 @click.option("--resume", is_flag=True, help="Go on with the unfinished run in OUTPUT.")
 @click.option("--overwrite", is_flag=True, help="Begin again in OUTPUT.")

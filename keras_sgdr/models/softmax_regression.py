@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +45,8 @@ class SoftmaxRegression:
 
 
 def fit_softmax_regression(
-    train: tuple[Floats, NDArray[np.int32]],
-    valid: tuple[Floats, NDArray[np.int32]],
+    train: tuple[NDArray[Any], ...],
+    valid: tuple[NDArray[Any], ...],
     *,
     num_classes: int,
     weight_decays: Sequence[float] = WEIGHT_DECAYS,
@@ -60,24 +61,26 @@ def fit_softmax_regression(
     takes the activations as they are.
 
     Args:
-        train: Activations, shape `(n, num_features)`, and labels, integers of shape `(n,)`.
-        valid: The same of the validation images.
+        train: Activations, shape `(n, num_features)`, labels, integers of shape `(n,)`, and perhaps weights, shape
+            `(n,)`, with which the mean is a weighted one.
+        valid: Activations and labels of the validation images.
         num_classes: The number of classes, >= 2; a class may have no activations.
         weight_decays: What to try, > 0, best from strong to weak.
 
     Reference: L-BFGS, Nocedal and Wright, Numerical Optimization, algorithms 7.4 and 3.1.
     """
-    scale = float(np.std(train[0])) or 1.0
+    shares = _shares(*train[1:])
+    scale = _deviation(train[0], shares) or 1.0
     inputs, labels = train[0] / scale, train[1]
     shape = (inputs.shape[1] + 1, num_classes)
     parameters, best = np.zeros(shape[0] * shape[1], np.float32), None
     for weight_decay in weight_decays:
-        objective = _objective(inputs, labels, shape, weight_decay)
+        objective = _objective(inputs, labels, shares, shape, weight_decay)
         parameters = _minimise(objective, parameters)
         weights = parameters.reshape(shape)
         kernel, bias = (weights[:-1] / scale).astype(np.float32), weights[-1]
         found = SoftmaxRegression(
-            kernel, bias, weight_decay, *_scores(kernel, bias, valid), *_scores(kernel, bias, train)
+            kernel, bias, weight_decay, *_scores(kernel, bias, *valid), *_scores(kernel, bias, *train)
         )
         if best is None or found.loss < best.loss:
             best = found
@@ -86,16 +89,30 @@ def fit_softmax_regression(
     return best
 
 
-def log_loss(log_probabilities: Floats, labels: NDArray[np.int32]) -> float:
-    """Returns the mean negative log-probability of the labels' classes."""
-    return float(-np.mean(log_probabilities[np.arange(len(labels)), labels]))
+def log_loss(log_probabilities: Floats, labels: NDArray[np.int32], shares: Floats) -> float:
+    """Returns the mean negative log-probability of the labels' classes, weighted by shares whose sum is 1."""
+    return float(-(shares @ log_probabilities[np.arange(len(labels)), labels]))
 
 
-def _scores(kernel: Floats, bias: Floats, data: tuple[Floats, NDArray[np.int32]]) -> tuple[float, float]:
+def _shares(labels: NDArray[np.int32], weights: Floats | None = None) -> Floats:
+    """What each image counts, of 1 in all."""
+    counted = np.ones(len(labels), np.float32) if weights is None else weights
+    return np.asarray(counted / counted.sum(dtype=np.float64), np.float32)
+
+
+def _deviation(inputs: Floats, shares: Floats) -> float:
+    """The standard deviation of all numbers, each row counted by its share."""
+    mean = shares @ inputs.mean(axis=1)
+    return float(np.sqrt(shares @ np.square(inputs - mean).mean(axis=1)))
+
+
+def _scores(
+    kernel: Floats, bias: Floats, inputs: Floats, labels: NDArray[np.int32], weights: Floats | None = None
+) -> tuple[float, float]:
     """Log-loss and accuracy."""
-    inputs, labels = data
     log_probabilities = _log_softmax(inputs @ kernel + bias)
-    return log_loss(log_probabilities, labels), float(np.mean(np.argmax(log_probabilities, axis=1) == labels))
+    hits = np.argmax(log_probabilities, axis=1) == labels
+    return log_loss(log_probabilities, labels, _shares(labels, weights)), float(np.mean(hits))
 
 
 def _log_softmax(logits: Floats) -> Floats:
@@ -104,17 +121,17 @@ def _log_softmax(logits: Floats) -> Floats:
 
 
 def _objective(
-    inputs: Floats, labels: NDArray[np.int32], shape: tuple[int, int], weight_decay: float
+    inputs: Floats, labels: NDArray[np.int32], shares: Floats, shape: tuple[int, int], weight_decay: float
 ) -> Callable[[Floats], tuple[float, Floats]]:
     rows = np.arange(len(labels))
 
     def loss_and_gradient(parameters: Floats) -> tuple[float, Floats]:
         kernel, bias = parameters.reshape(shape)[:-1], parameters.reshape(shape)[-1]
         log_probabilities = _log_softmax(inputs @ kernel + bias)
-        loss = log_loss(log_probabilities, labels) + weight_decay / 2 * float(np.sum(kernel**2))
+        loss = log_loss(log_probabilities, labels, shares) + weight_decay / 2 * float(np.sum(kernel**2))
         errors = np.exp(log_probabilities)
         errors[rows, labels] -= 1
-        errors /= np.float32(len(labels))
+        errors *= shares[:, None]
         gradient = np.concatenate([inputs.T @ errors + np.float32(weight_decay) * kernel, errors.sum(axis=0)[None]])
         return loss, gradient.ravel()
 

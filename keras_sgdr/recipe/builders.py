@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_sgdr.augmentation import random_view
 from keras_sgdr.data.dataset.load_dataset import load_dataset
@@ -38,13 +39,30 @@ def make_model(recipe: Recipe, num_classes: int, weights: str | None) -> keras.M
     if backbone.endswith(".keras"):
         require(Path(backbone).is_file(), "`backbone` must be a known name or a `.keras` file", backbone=backbone)
         backbone = keras.models.load_model(backbone, compile=False)
-    return build_classifier(
-        num_classes,
-        backbone=backbone,
-        weights=weights,
-        image_size=recipe.image_size,
-        dropout=recipe.dropout,
-    )
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(chosen_precision(recipe.precision))
+    try:
+        return build_classifier(
+            num_classes,
+            backbone=backbone,
+            weights=weights,
+            image_size=recipe.image_size,
+            dropout=recipe.dropout,
+        )
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def chosen_precision(precision: str) -> str:
+    """Returns the name of a dtype policy; for "auto" what the GPUs here are fastest with."""
+    if precision != "auto":
+        return precision
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    # Tensor cores compute float16 from NVIDIA's capability 7 on, and bfloat16, which needs no loss scaling, from 8 on.
+    capability = min((each.get("compute_capability", (0, 0)) for each in details), default=(0, 0))
+    if capability >= (8, 0):
+        return "mixed_bfloat16"
+    return "mixed_float16" if capability >= (7, 0) else "float32"
 
 
 def make_augmentation(recipe: Recipe) -> keras.layers.Layer:
@@ -53,17 +71,43 @@ def make_augmentation(recipe: Recipe) -> keras.layers.Layer:
     return preset(max_zoom=recipe.max_zoom)
 
 
-def make_dataset(recipe: Recipe, split: Split, *, augmented: bool = False, **options: Any) -> Any:
+def make_dataset(recipe: Recipe, split: Split, **options: Any) -> Any:
     """Returns the images of a split, batch by batch; `options` are further ones of `load_dataset`."""
     return load_dataset(
         split,
         image_size=recipe.image_size,
         batch_size=recipe.batch_size,
         resize=recipe.resize,
-        augmentation=make_augmentation(recipe) if augmented else None,
         seed=recipe.seed,
         **options,
     )
+
+
+def make_training_data(recipe: Recipe, split: Split, **options: Any) -> Any:
+    """Returns what step 8 is trained on: images augmented and shuffled, and mixed and weighted as the recipe says."""
+    augmentation = [make_augmentation(recipe)]
+    if recipe.mixup or recipe.cutmix:
+        import keras_cv  # takes seconds
+
+        augmentation += [keras_cv.layers.MixUp(alpha=recipe.mixup)] if recipe.mixup else []
+        augmentation += [keras_cv.layers.CutMix(alpha=recipe.cutmix)] if recipe.cutmix else []
+    layers = {"augmentation": augmentation, "class_weight": recipe.class_weight}
+    dataset = make_dataset(recipe, split, shuffle=True, **layers, **options)
+    return with_labels_for(recipe, dataset, len(split.class_names), label_smoothing=recipe.label_smoothing)
+
+
+def with_labels_for(recipe: Recipe, dataset: Any, num_classes: int, *, label_smoothing: float = 0.0) -> Any:
+    """Returns a dataset with labels as step 8's loss takes them: where labels are mixed, one-hot, and smoothed."""
+    if not recipe.mixes_labels:
+        return dataset
+
+    def soften(images: Any, labels: Any, *weights: Any) -> Any:
+        labels = tf.one_hot(labels, num_classes) if labels.dtype.is_integer else labels
+        return (images, labels * (1 - label_smoothing) + label_smoothing / num_classes, *weights)
+
+    softened = dataset.map(soften)
+    softened.made_of = dataset  # keeps alive what the graph does not
+    return softened
 
 
 def make_features(
@@ -79,9 +123,11 @@ def make_features(
         cache: Where the decoded images are kept, as in `load_dataset`.
         verbose: 1 shows the progress.
     """
+    augmentation = make_augmentation(recipe) if views else None
+    weights = {"class_weight": recipe.class_weight} if split.name == "train" else {}
     return precompute_features(
         model,
-        make_dataset(recipe, split, augmented=views > 0, cache=cache, verbose=verbose),
+        make_dataset(recipe, split, augmentation=augmentation, cache=cache, verbose=verbose, **weights),
         directory=user_cache(max_bytes=FEATURE_CACHE_BYTES),
         views=max(views, 1),
         seed=recipe.seed,
@@ -92,14 +138,14 @@ def make_features(
 def fit_head(train: Sequence[Any], valid: Any, head: keras.Model) -> SoftmaxRegression:
     """Puts a head of one dense layer at its optimum on precomputed activations, of one or of several datasets."""
     each = [_arrays(features) for features in train]
-    activations, labels = (np.concatenate(column) for column in zip(*each, strict=True))
-    found = fit_softmax_regression((activations, labels), _arrays(valid), num_classes=head.output_shape[-1])
+    arrays = tuple(np.concatenate(column) for column in zip(*each, strict=True))
+    found = fit_softmax_regression(arrays, _arrays(valid), num_classes=head.output_shape[-1])
     head.layers[-1].set_weights([found.kernel, found.bias])
     return found
 
 
-def _arrays(features: Any) -> tuple[Any, Any]:
-    """Activations and labels in memory, of about `HEAD_IMAGES` images at most, as they come: shuffled.
+def _arrays(features: Any) -> tuple[Any, ...]:
+    """Activations, labels and perhaps weights in memory, of about `HEAD_IMAGES` images at most, as they come: shuffled.
 
     Their order is made one of their own, for in another one sums are other by rounding errors: a resumed run, whose
     shuffles are others, finds the same optimum as an unbroken one.
@@ -109,29 +155,37 @@ def _arrays(features: Any) -> tuple[Any, Any]:
         batches.append(batch)
         if len(batches) * len(batches[0][1]) >= HEAD_IMAGES:
             break
-    activations, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
+    activations, labels, *weights = (np.concatenate(column) for column in zip(*batches, strict=True))
     order = np.lexsort((*activations.T[:4], labels))
-    return activations[order].astype("float32", copy=False), labels[order]
+    return (activations[order].astype("float32", copy=False), labels[order], *(each[order] for each in weights))
 
 
-def compile_head(head: keras.Model) -> None:
+def compile_head(head: keras.Model, *, mixes_labels: bool = False) -> None:
     """Compiles the head, alone or with a frozen body."""
-    _compile(head, keras.optimizers.Adam())
+    _compile(head, keras.optimizers.Adam(), mixes_labels)
 
 
 def compile_all(model: keras.Model, recipe: Recipe, rate: float = 1e-3) -> None:
     """Unfreezes the whole network and compiles it with a rate per layer group, `rate` for the last (steps 5 and 6)."""
     unfreeze(model)
     groups = layer_groups(model, num_groups=recipe.num_groups)
-    rates = discounted_rates(rate, num_groups=len(groups), factor=recipe.group_factor)
-    _compile(model, DifferentialLR(keras.optimizers.AdamW(rate), groups, rates))
+    rates: Sequence[float] = discounted_rates(rate, num_groups=len(groups), factor=recipe.group_factor)
+    if recipe.learning_rates is not None:
+        rates = [rate / recipe.learning_rates[-1] * each for each in recipe.learning_rates]
+    inner = keras.optimizers.AdamW(
+        rate,
+        use_ema=recipe.ema > 0,
+        ema_momentum=recipe.ema,
+        gradient_accumulation_steps=recipe.accumulate if recipe.accumulate > 1 else None,
+    )
+    _compile(model, DifferentialLR(inner, groups, rates), recipe.mixes_labels)
 
 
 def find_rate(
     model: keras.Model, recipe: Recipe, split: Split, *, num_steps: int = 50, cache: Any = None, verbose: int = 1
 ) -> LRCurve:
     """Returns the finder's curve of the whole network."""
-    data = make_dataset(recipe, split, augmented=True, shuffle=True, cache=cache, verbose=verbose)
+    data = make_training_data(recipe, split, cache=cache, verbose=verbose)
     curve = lr_find(model, data, start_lr=1e-5, end_lr=1.0, num_steps=num_steps, verbose=verbose)
     return dataclasses.replace(curve, guessing_loss=guessing_loss(split.labels))
 
@@ -139,8 +193,9 @@ def find_rate(
 def recompile_from(model: keras.Model, recipe: Recipe, group: int) -> None:
     """Freezes what `compile_all` unfroze up to a layer group; the optimizer goes on."""
     freeze_to(model, group, num_groups=recipe.num_groups)
-    _compile(model, model.optimizer)
+    _compile(model, model.optimizer, recipe.mixes_labels)
 
 
-def _compile(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
-    model.compile(optimizer=optimizer, loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+def _compile(model: keras.Model, optimizer: keras.optimizers.Optimizer, mixes_labels: bool) -> None:
+    loss = "categorical_crossentropy" if mixes_labels else "sparse_categorical_crossentropy"
+    model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])

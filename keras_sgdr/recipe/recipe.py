@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keras_sgdr.validation import InvalidValueError, require, require_integer
 
@@ -12,8 +13,11 @@ from keras_sgdr.validation import InvalidValueError, require, require_integer
 AUGMENTATIONS = ("basic", "side_on", "top_down")
 RESIZES = ("crop", "squish", "pad")
 IMAGE_CACHES = ("auto", "memory", "off")
+CLASS_WEIGHTS = ("balanced",)
+IMAGE_SIZE = 224
+PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 _LEAST_INTEGERS = {
-    **dict.fromkeys(("image_size", "batch_size", "n_cycles", "cycle_len", "cycle_mult"), 1),
+    **dict.fromkeys(("image_size", "batch_size", "n_cycles", "cycle_len", "cycle_mult", "accumulate"), 1),
     "num_groups": 2,  # the head is one
     "head_views": 0,
     "head_cycles": 0,
@@ -27,6 +31,10 @@ _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "group_factor": ("a finite number >= 1", lambda value: 1 <= value < math.inf),
     "head_learning_rate": ("a finite number > 0", lambda value: 0 < value < math.inf),
     "learning_rate": ("a finite number > 0", lambda value: 0 < value < math.inf),
+    "mixup": ("in [0, 10]", lambda value: 0 <= value <= 10),
+    "cutmix": ("in [0, 10]", lambda value: 0 <= value <= 10),
+    "label_smoothing": ("in [0, 1)", lambda value: 0 <= value < 1),
+    "ema": ("in [0, 1)", lambda value: 0 <= value < 1),
 }
 _MAY_BE_NONE = ("cycle_len", "head_learning_rate", "learning_rate")
 
@@ -74,13 +82,30 @@ class Recipe:
             last one's. The course takes 3 to 10, for a head that has still to be learnt; ours is at its optimum.
         head_learning_rate: The rate of `head_cycles`. Defaults to the finder's suggestion (step 2).
         learning_rate: The last group's rate in step 8. Defaults to what step 7 chooses.
+        learning_rates: Step 8's rates, one for each layer group from the first to the head, instead of `learning_rate`
+            and `group_factor`: the course's own way to say it.
+        sizes: Image sizes that step 8 trains at one after the other, rising, the last of them the model's; steps 1
+            to 7 then run at the first. Each size has an equal part of the first cycle's epochs. None is `image_size`
+            alone.
+        class_weight: `"balanced"` lets each class count as much in training, by weights; None each image.
+        oversample: Whether the images of rare classes are repeated in training until all classes have as many.
+        mixup: The strength (alpha) of MixUp, https://arxiv.org/abs/1710.09412, in step 8; 0 for none.
+        cutmix: The strength (alpha) of CutMix, https://arxiv.org/abs/1905.04899, in step 8; 0 for none.
+        label_smoothing: The share of each label in step 8 that is spread over all classes, in [0, 1).
+        ema: The momentum of a moving average of the weights in step 8, which is then what is measured and kept; 0.99
+            averages over some hundred batches. 0 for none.
+        accumulate: Batches whose gradients step 8 averages before each update.
+        precision: In which numbers the network computes: `"auto"` is `"mixed_bfloat16"` or `"mixed_float16"` on a GPU
+            that gains by it, else `"float32"`.
+        group_by: A regular expression that finds in an image's path what must not be in training and validation both,
+            such as `patient[0-9]+`, as in `index_folder`.
         tta_views: Augmented views per image in the evaluation.
         seed: Seed of the split, the order, the augmentation and the head's first weights.
     """
 
     backbone: str = "EfficientNetLite0"
     weights: str | None = "imagenet"
-    image_size: int = 224
+    image_size: int = IMAGE_SIZE
     resize: str = "crop"
     batch_size: int = 32
     valid_fraction: float = 0.2
@@ -103,6 +128,17 @@ class Recipe:
     group_factor: float = 1.75
     head_learning_rate: float | None = None
     learning_rate: float | None = None
+    learning_rates: tuple[float, ...] | None = None
+    sizes: tuple[int, ...] | None = None
+    class_weight: str | None = None
+    oversample: bool = False
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    label_smoothing: float = 0.0
+    ema: float = 0.0
+    accumulate: int = 1
+    precision: str = "auto"
+    group_by: str | None = None
     tta_views: int = 4
     seed: int = 0
 
@@ -130,14 +166,80 @@ class Recipe:
             if name in values:
                 is_number = isinstance(values[name], (int, float)) and not isinstance(values[name], bool)
                 require(is_number and holds(values[name]), f"`{name}` must be {allowed}", **{name: values[name]})
+        for name in ("gradual_unfreezing", "oversample"):
+            value = getattr(self, name)
+            require(isinstance(value, bool), f"`{name}` must be True or False", **{name: value})
         require(
-            isinstance(self.gradual_unfreezing, bool),
-            "`gradual_unfreezing` must be True or False",
-            gradual_unfreezing=self.gradual_unfreezing,
+            self.class_weight in (None, *CLASS_WEIGHTS),
+            f"`class_weight` must be one of {CLASS_WEIGHTS}, or None",
+            class_weight=self.class_weight,
         )
+        require(self.precision in PRECISIONS, f"`precision` must be one of {PRECISIONS}", precision=self.precision)
+        self._check_together()
+
+    @property
+    def mixes_labels(self) -> bool:
+        """Whether step 8 trains on labels that are part of one class and part of another."""
+        return bool(self.mixup or self.cutmix or self.label_smoothing)
+
+    @property
+    def top_learning_rate(self) -> float | None:
+        """The last group's rate in step 8, if one is given."""
+        return self.learning_rate if self.learning_rates is None else self.learning_rates[-1]
+
+    def at_size(self, image_size: int) -> Recipe:
+        """Returns the recipe for images of one size."""
+        return replace(self, sizes=None, image_size=image_size)
+
+    def _check_together(self) -> None:
+        """Checks the settings that say something about others."""
         if self.gradual_unfreezing and self.n_cycles < self.num_groups - 1:
             raise InvalidValueError(
                 "`n_cycles` must be at least `num_groups - 1` with `gradual_unfreezing`, which unfreezes a group in "
                 f"each cycle. Received: n_cycles={self.n_cycles}, num_groups={self.num_groups}. Pass for instance "
                 f"n_cycles={self.num_groups}, cycle_len=2."
             )
+        if self.learning_rates is not None:
+            rates = tuple(self.learning_rates)
+            require(
+                len(rates) == self.num_groups and all(_RANGES["learning_rate"][1](rate) for rate in rates),
+                f"`learning_rates` must be {self.num_groups} finite numbers > 0, one for each of `num_groups`",
+                learning_rates=rates,
+            )
+            require(
+                self.learning_rate is None,
+                "Only one of `learning_rate` and `learning_rates` may be given",
+                learning_rate=self.learning_rate,
+                learning_rates=rates,
+            )
+            object.__setattr__(self, "learning_rates", rates)
+        if self.sizes is not None:
+            sizes = tuple(self.sizes)
+            for size in sizes:
+                require_integer("sizes", size)
+            require(
+                len(sizes) > 1 and list(sizes) == sorted(set(sizes)),
+                "`sizes` must be two or more rising sizes",
+                sizes=sizes,
+            )
+            require(
+                self.image_size in (IMAGE_SIZE, sizes[-1]),
+                "`image_size` must be left out where `sizes` are given, or be the last of them",
+                image_size=self.image_size,
+                sizes=sizes,
+            )
+            object.__setattr__(self, "sizes", tuple(map(int, sizes)))
+            object.__setattr__(self, "image_size", self.sizes[-1])
+        require(
+            not (self.oversample and self.class_weight),
+            "Only one of `oversample` and `class_weight` may be given, or rare classes would count twice",
+            oversample=self.oversample,
+            class_weight=self.class_weight,
+        )
+        if self.group_by is not None:
+            try:
+                re.compile(self.group_by)
+            except (re.error, TypeError) as error:
+                raise InvalidValueError(
+                    f"`group_by` must be a regular expression. Received: group_by={self.group_by!r} ({error})."
+                ) from error

@@ -16,11 +16,11 @@ from keras_sgdr.data.dataset.image_cache import ImageMemory
 from keras_sgdr.data.index.split import FolderIndex
 from keras_sgdr.lr_finder.lr_curve import LRCurve
 from keras_sgdr.models.layer_groups import freeze_to
-from keras_sgdr.recipe.builders import make_dataset, make_features, make_model
+from keras_sgdr.recipe.builders import make_dataset, make_features, make_model, make_training_data, with_labels_for
 from keras_sgdr.recipe.candidates import Candidate
 from keras_sgdr.recipe.progress_table import ProgressTable
 from keras_sgdr.recipe.recipe import Recipe
-from keras_sgdr.recipe.run_directory import RunDirectory
+from keras_sgdr.recipe.run_directory import TRAIN_SMALLER, RunDirectory
 
 # Step 8's first cycle, where the recipe does not give its epochs: by its batches, of which a folder of 200 images has 7
 # in an epoch. One long cycle ends better than cycles of 1, 2 and 4 epochs, whose restarts undo part of the last one.
@@ -43,21 +43,34 @@ class Run:
     """
 
     def __init__(self, recipe: Recipe, index: FolderIndex, directory: RunDirectory, verbose: int) -> None:
-        self.recipe = recipe
         self.index = index
+        self.sizes = recipe.sizes or (recipe.image_size,)
+        self.train = index.train.oversampled() if recipe.oversample else index.train
         self.directory = directory
         self.verbose = verbose
-        weights = None if directory.has_weights else recipe.weights
-        self.model = make_model(recipe, len(index.class_names), weights)
-        directory.restore(self.model)
-        # The same layers, never compiled: what predicts is made ready once, and not after each `compile` of the model.
-        self.predictor = keras.Model(self.model.inputs, self.model.outputs)
         # How `load_dataset` keeps decoded images
         self.kept: dict[str, Any] = {"cache": _image_cache(recipe.image_cache), "verbose": verbose}
+        weights = None if directory.has_weights else recipe.weights
+        is_small = directory.finished(TRAIN_SMALLER) is None
+        self._build(recipe.at_size(self.sizes[0 if is_small else -1]), weights)
+        directory.restore(self.model)
+
+    def _build(self, recipe: Recipe, weights: str | None) -> None:
+        """Makes the model of a recipe, and forgets what was made for another size of images."""
+        self.recipe = recipe
+        self.model = make_model(recipe, len(self.index.class_names), weights)
+        # The same layers, never compiled: what predicts is made ready once, and not after each `compile` of the model.
+        self.predictor = keras.Model(self.model.inputs, self.model.outputs)
         self._valid: Any = None
         self._valid_batches: list[tuple[Any, Any]] | None = None
         self._features: tuple[Any, Any, keras.Model] | None = None
         self._features_of_views: Any = None
+
+    def resize(self, image_size: int) -> None:
+        """Goes on with the same weights in a model for images of another size."""
+        weights = self.model.get_weights()
+        self._build(self.recipe.at_size(image_size), None)
+        self.model.set_weights(weights)
 
     def say(self, text: str) -> None:
         """Prints a line, if the run is to print at all."""
@@ -74,7 +87,7 @@ class Run:
             freeze_to(self.model, -1)
             self.say("step 1: precompute the activations of the frozen backbone")
             # Of the training images as they are, one pass is all: they are not worth their room.
-            train, head = make_features(self.recipe, self.model, self.index.train, verbose=self.verbose)
+            train, head = make_features(self.recipe, self.model, self.train, verbose=self.verbose)
             valid, _ = make_features(self.recipe, self.model, self.index.valid, **self.kept)
             self._features = train, valid, head
         return self._features
@@ -85,20 +98,21 @@ class Run:
         if self._features_of_views is None:
             freeze_to(self.model, -1)
             self.say(f"precompute the activations of {views} augmented views")
-            features, _ = make_features(self.recipe, self.model, self.index.train, views=views, **self.kept)
+            features, _ = make_features(self.recipe, self.model, self.train, views=views, **self.kept)
             self._features_of_views = features.repeat(views)
         return self._features_of_views
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches of the training images."""
-        return -(-len(self.index.train) // self.recipe.batch_size)
+        return -(-len(self.train) // self.recipe.batch_size)
 
     @property
     def cycle_len(self) -> int:
-        """Epochs of the first cycle of step 8."""
+        """Epochs of the first cycle of step 8, at each size of images."""
         by_images = round(FIRST_CYCLE_STEPS / self.steps_per_epoch)
-        return self.recipe.cycle_len or min(max(LEAST_FIRST_EPOCHS, by_images), MOST_FIRST_EPOCHS)
+        epochs = self.recipe.cycle_len or min(max(LEAST_FIRST_EPOCHS, by_images), MOST_FIRST_EPOCHS)
+        return -(-epochs // len(self.sizes))
 
     def valid_images(self) -> Any:
         """Returns the batches of the validation images, made once: each making costs a second."""
@@ -153,21 +167,24 @@ class Run:
         Returns:
             One dictionary per epoch, those before a resumption included: `stage`, `epoch` from 1, and Keras's logs.
         """
-        with_state = [callback for callback in callbacks if hasattr(callback, "get_state")]
+        # First, so that the others look at the averaged weights
+        averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if self.recipe.ema else []
+        callbacks = (*averaging, *callbacks)
+        with_state = [*averaging, *(callback for callback in callbacks if hasattr(callback, "get_state"))]
         checkpoint = TrainingCheckpoint(self.directory.unfinished(stage, attempt), callbacks=with_state)
         start = checkpoint.restore(self.model)
         if start.epoch:
             self.say(f"go on after epoch {start.epoch}")
         if epochs <= start.epoch and epochs < (of or epochs) and not start.stopped:
             return []
-        order: dict[str, Any] = {"augmented": True, "shuffle": True, "initial_step": start.step}
-        train, valid = make_dataset(self.recipe, self.index.train, **order, **self.kept), self.valid_images()
+        train = make_training_data(self.recipe, self.train, initial_step=start.step, **self.kept)
+        valid = with_labels_for(self.recipe, self.valid_images(), len(self.index.class_names))
         table = [ProgressTable()] if self.verbose else []
         log = self.model.fit(
             # Without end, they begin once; before each pass TensorFlow prepares their graph, which takes a second.
             train.repeat(),
             validation_data=valid.repeat(),
-            steps_per_epoch=len(train),
+            steps_per_epoch=self.steps_per_epoch,
             validation_steps=len(valid),
             initial_epoch=start.epoch,
             epochs=start.epoch if start.stopped else max(start.epoch, epochs),

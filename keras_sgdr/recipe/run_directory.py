@@ -19,7 +19,7 @@ from keras_sgdr.validation import InvalidValueError
 
 # The stages that others ask for, as the journal names them
 FIND_HEAD_RATE, TRAIN_HEAD_AUGMENTED = "find_head_rate", "train_head_augmented"
-FIND_RATE, TRAIN_ALL = "find_rate", "train_all"
+FIND_RATE, TRAIN_SMALLER, TRAIN_ALL = "find_rate", "train_smaller", "train_all"
 _JOURNAL = "run.json"
 # The errors of a network drive that has no locks; there, two runs at once must not share a directory.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -163,8 +163,12 @@ class RunDirectory:
 
     def write_json(self, name: str, values: Any) -> None:
         """Writes `values` as the file `name`, whole or not at all."""
+        self.write_text(name, json.dumps(values, indent=1) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Writes a text as the file `name`, whole or not at all."""
         with atomic_write(self.path / name) as aside:
-            aside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+            aside.write_text(text, encoding="utf-8")
 
     def _checkpoint(self) -> Path | None:
         names = [values["checkpoint"] for values in self._stages.values() if "checkpoint" in values]

@@ -23,8 +23,15 @@ from keras_sgdr.recipe.builders import compile_all, compile_head, find_rate, fit
 from keras_sgdr.recipe.candidates import best_of, is_no_better_than_guessing, largest_share
 from keras_sgdr.recipe.rate_choice import choose_rate
 from keras_sgdr.recipe.run import Run
-from keras_sgdr.recipe.run_directory import FIND_HEAD_RATE, FIND_RATE, TRAIN_ALL, TRAIN_HEAD_AUGMENTED, Stage
-from keras_sgdr.recipe.whole_network import train_all
+from keras_sgdr.recipe.run_directory import (
+    FIND_HEAD_RATE,
+    FIND_RATE,
+    TRAIN_ALL,
+    TRAIN_HEAD_AUGMENTED,
+    TRAIN_SMALLER,
+    Stage,
+)
+from keras_sgdr.recipe.whole_network import train_all, train_smaller
 from keras_sgdr.schedules.sgdr_scheduler import SGDRScheduler
 from keras_sgdr.serving.savedmodel import export_savedmodel
 from keras_sgdr.validation import InvalidValueError
@@ -92,7 +99,7 @@ def _train_head_augmented(run: Run) -> dict[str, Any]:
         values = _at_optimum(run, "head, augmented", [train, run.precompute_views()], valid, head)
     if recipe.head_cycles:
         freeze_to(run.model, -1)
-        compile_head(run.model)
+        compile_head(run.model, mixes_labels=recipe.mixes_labels)
         run.say("step 4: train the head with augmentation")
         rate = recipe.head_learning_rate or run.directory.stages[FIND_HEAD_RATE]["learning_rate"]
         schedule = SGDRScheduler(rate, cycle_len=1, n_cycles=recipe.head_cycles)
@@ -118,11 +125,12 @@ def _at_optimum(run: Run, stage: str, train: list[Any], valid: Any, head: keras.
 
 
 def _find_rate(run: Run) -> dict[str, Any]:
-    if run.recipe.learning_rate is not None:
-        return {"learning_rate": run.recipe.learning_rate, "why": "given"}
+    given = run.recipe.top_learning_rate
+    if given is not None:
+        return {"learning_rate": given, "why": "given"}
     compile_all(run.model, run.recipe)
     run.say("step 7: find the whole network's learning rate")
-    curve = find_rate(run.model, run.recipe, run.index.train, **run.kept)
+    curve = find_rate(run.model, run.recipe, run.train, **run.kept)
     run.keep_curve(curve, "lr_finder_all")
     rate, why = choose_rate(curve)
     run.say(f"the rate of the last layer group: {rate:.1e}, {why}; see {run.directory.path / 'lr_finder_all.png'}")
@@ -192,6 +200,7 @@ def _precompute_all(run: Run) -> None:
 
 _VIEWS = ("augmentation", "max_zoom")
 _GROUPS = ("num_groups", "group_factor")
+_UPDATES = ("mixup", "cutmix", "label_smoothing", "ema", "accumulate")
 _CYCLES = ("n_cycles", "cycle_len", "cycle_mult", "gradual_unfreezing")
 
 STAGES = (
@@ -208,21 +217,27 @@ STAGES = (
         TRAIN_HEAD_AUGMENTED,
         _train_head_augmented,
         saves_weights=True,
-        settings=("head_learning_rate", "head_cycles", "head_views", *_VIEWS),
+        settings=("head_learning_rate", "head_cycles", "head_views", *_VIEWS, *_UPDATES),
         prepare=_precompute_all,
     ),
     Stage(
         FIND_RATE,
         _find_rate,
-        settings=(*_GROUPS, *_VIEWS),
-        may_be_given_later=("learning_rate",),
+        settings=(*_GROUPS, *_VIEWS, *_UPDATES),
+        may_be_given_later=("learning_rate", "learning_rates"),
         artefacts=("lr_finder_all.png", "lr_finder_all.csv"),
+    ),
+    Stage(
+        TRAIN_SMALLER,
+        train_smaller,
+        saves_weights=True,
+        settings=("learning_rate", "learning_rates", "cycle_len", *_GROUPS, *_VIEWS, *_UPDATES),
     ),
     Stage(
         TRAIN_ALL,
         train_all,
         saves_weights=True,
-        settings=("learning_rate", *_CYCLES, *_GROUPS, *_VIEWS),
+        settings=("learning_rate", "learning_rates", *_CYCLES, *_GROUPS, *_VIEWS, *_UPDATES),
         artefacts=("schedule.png", MODEL_FILE, CLASSIFIER_FILE),
     ),
     Stage(

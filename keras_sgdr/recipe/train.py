@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from keras_sgdr.recipe.run import Run, set_stage_seed
 from keras_sgdr.recipe.run_directory import RunDirectory
 from keras_sgdr.recipe.stages import STAGES
 
+# The settings of a run, for `keras-sgdr train --config`
+CONFIG_FILE = "config.toml"
 # A link to nothing; the check that comes first names it.
 _MISSING = (-1, -1)
 
@@ -68,9 +71,9 @@ def train_image_classifier(
     Sets the global random seeds of Python, NumPy and the backend from `recipe.seed`.
 
     The run directory receives `model.keras` and `classifier.json`, `run.json` (settings and each stage's results),
-    `history.csv`, `predictions.npz` (of the validation images, plain and with test-time augmentation), the plots
-    `lr_finder_head.png`, `lr_finder_all.png`, `schedule.png`, `history.png`, `confusion_matrix.png` and
-    `top_losses.png`, both finders' curves as `.csv`, and `export/`, for TensorFlow Serving.
+    `config.toml` (the settings, for the command line), `history.csv`, `predictions.npz` (of the validation images,
+    plain and with test-time augmentation), the plots `lr_finder_head.png`, `lr_finder_all.png`, `schedule.png`,
+    `history.png`, `confusion_matrix.png` and `top_losses.png`, both finders' curves as `.csv`, and `export/`, for TensorFlow Serving.
 
     Args:
         folder: Has `train/` and `valid/` (and `test/`), each with a folder per class; or just a folder per class, of
@@ -96,13 +99,14 @@ def train_image_classifier(
     index = index_for(folder, recipe)
     settings = {
         # a cache changes the time alone
-        **{name: value for name, value in dataclasses.asdict(recipe).items() if name != "image_cache"},
+        **{name: _as_json(value) for name, value in dataclasses.asdict(recipe).items() if name != "image_cache"},
         "folder": str(Path(folder).resolve()),
         "classes": list(index.class_names),
         "images": digest_of(index),
     }
     keras.utils.set_random_seed(recipe.seed)
     with RunDirectory(output, settings=settings, resume=resume, overwrite=overwrite, stages=STAGES) as directory:
+        directory.write_text(CONFIG_FILE, _as_toml(recipe))
         run = Run(recipe, index, directory, verbose)
         run.say(describe(index))
         for number, stage in enumerate(STAGES):
@@ -117,6 +121,18 @@ def train_image_classifier(
             saves = stage.saves_weights and "checkpoint" not in values
             directory.record(stage.name, values, run.model if saves else None)
         return _result(run)
+
+
+def _as_toml(recipe: Recipe) -> str:
+    """Returns settings as TOML; what is None is left out, but for the weights."""
+    values = {**dataclasses.asdict(recipe), "weights": recipe.weights or "none"}
+    # What JSON writes for these kinds of values is TOML too.
+    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items() if value is not None]
+    return "\n".join(lines) + "\n"
+
+
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def find_learning_rate(
@@ -161,7 +177,7 @@ def index_for(folder: str | os.PathLike[str], recipe: Recipe) -> FolderIndex:
 
 def layout_of(recipe: Recipe) -> dict[str, Any]:
     """Returns the settings that say how a folder is read, as arguments of `index_folder`."""
-    names = ("train", "valid", "test", "valid_fraction", "seed", "label_delimiter", "suffix")
+    names = ("train", "valid", "test", "valid_fraction", "seed", "group_by", "label_delimiter", "suffix")
     return {name: getattr(recipe, name) for name in names}
 
 

@@ -15,7 +15,7 @@ from keras_sgdr.recipe.builders import compile_all, recompile_from
 from keras_sgdr.recipe.candidates import Candidate, best_of, guessing_loss
 from keras_sgdr.recipe.recipe import Recipe
 from keras_sgdr.recipe.run import Run
-from keras_sgdr.recipe.run_directory import FIND_RATE, TRAIN_ALL
+from keras_sgdr.recipe.run_directory import FIND_RATE, TRAIN_ALL, TRAIN_SMALLER
 from keras_sgdr.schedules.cosine_cycles import total_epochs
 from keras_sgdr.schedules.sgdr_scheduler import SGDRScheduler
 from keras_sgdr.schedules.snapshots import CycleSnapshots
@@ -84,19 +84,38 @@ class CycleCandidates(keras.callbacks.Callback):
         self.candidates = [Candidate(**each) for each in state["candidates"]]
 
 
+def train_smaller(run: Run) -> dict[str, Any]:
+    """Trains everything on images of each smaller size in turn, a cycle each, and leaves a model of the last size."""
+    rate, rows, undone = _rate(run), [], []
+    for number, size in enumerate(run.sizes[:-1], start=1):
+        before, weights = run.candidate("before"), run.model.get_weights()
+        _compile_unless_ready(run, rate)
+        run.say(f"step 8: train the whole network on images of {size} pixels")
+        rows += run.fit(TRAIN_SMALLER, f"all, {size} px", run.cycle_len, _schedule(run, rate, 1), attempt=number)
+        after = run.candidate(f"at {size} pixels")
+        run.say(f"on the validation images: {after}")
+        if best_of([before, after]) == 0:
+            run.say(f"undone: {after} is no better than {before}")
+            run.model.set_weights(weights)
+            undone.append(size)
+        run.resize(run.sizes[number])
+    return {"history": rows, "undone": undone}
+
+
 def train_all(run: Run) -> dict[str, Any]:
     """Trains everything, and leaves the model the weights of the best cycle, or of the head if none is better."""
-    rate = run.recipe.learning_rate or run.directory.stages[FIND_RATE]["learning_rate"]
+    rate = _rate(run)
     history: list[Any] = []
     undone: list[Any] = []
-    head, weights = run.candidate("the head"), run.model.get_weights()
+    before = f"the network at {run.sizes[-2]} pixels" if len(run.sizes) > 1 else "the head"
+    head, weights = run.candidate(before), run.model.get_weights()
     for attempt in range(1, MAX_ATTEMPTS + 1):
         rows, cycles, snapshots = _attempt(run, head, rate, attempt)
         candidates, best = [head, *cycles.candidates], cycles.best
         if best and not cycles.does_harm:
             snapshots.snapshots[best - 1].load(run.model)
             break
-        run.say(f"undone: {cycles.candidates[-1]} is no better than {head} before unfreezing")
+        run.say(f"undone: {cycles.candidates[-1]} is no better than {head} before it")
         run.model.set_weights(weights)
         history += [{**row, "stage": "all, undone"} for row in rows]
         undone.append({"learning_rate": rate, "candidates": [_described(each) for each in cycles.candidates]})
@@ -121,6 +140,30 @@ def train_all(run: Run) -> dict[str, Any]:
     }
 
 
+def _rate(run: Run) -> float:
+    """The rate of the last layer group: the one that was given, or what step 7 chose."""
+    rate: float = run.recipe.top_learning_rate or run.directory.stages[FIND_RATE]["learning_rate"]
+    return rate
+
+
+def _compile_unless_ready(run: Run, rate: float, *, anew: bool = False) -> None:
+    # What step 7 compiled need not be compiled again; the schedule sets the rate.
+    if anew or not isinstance(getattr(run.model, "optimizer", None), DifferentialLR):
+        compile_all(run.model, run.recipe, rate)
+
+
+def _schedule(run: Run, rate: float, n_cycles: int) -> SGDRScheduler:
+    warmup = min(WARMUP_STEPS, run.cycle_len * run.steps_per_epoch // 2)
+    return SGDRScheduler(
+        rate,
+        cycle_len=run.cycle_len,
+        cycle_mult=run.recipe.cycle_mult,
+        n_cycles=n_cycles,
+        warmup="restarts" if warmup else None,
+        warmup_steps=warmup or None,
+    )
+
+
 def soften(model: keras.Model, temperature: float) -> None:
     """Divides the logits of a classifier that ends with a dense layer and its softmax."""
     head = model.layers[-1]
@@ -134,19 +177,10 @@ def _described(candidate: Candidate) -> dict[str, Any]:
 def _attempt(run: Run, head: Candidate, rate: float, attempt: int) -> tuple[list[Any], CycleCandidates, CycleSnapshots]:
     """Trains at a rate from the weights that the model has, or goes on with that."""
     recipe = run.recipe
-    if attempt > 1 or not isinstance(getattr(run.model, "optimizer", None), DifferentialLR):
-        compile_all(run.model, recipe, rate)  # else step 7 has, and what it compiled need not be compiled again
+    _compile_unless_ready(run, rate, anew=attempt > 1)
     cycles = f"at most {recipe.n_cycles} cycles" if recipe.n_cycles > 1 else "in one cycle"
     run.say(f"step 8: train the whole network, {cycles}")
-    warmup = min(WARMUP_STEPS, run.cycle_len * run.steps_per_epoch // 2)
-    schedule = SGDRScheduler(
-        rate,
-        cycle_len=run.cycle_len,
-        cycle_mult=recipe.cycle_mult,
-        n_cycles=recipe.n_cycles,
-        warmup="restarts" if warmup else None,
-        warmup_steps=warmup or None,
-    )
+    schedule = _schedule(run, rate, recipe.n_cycles)
     guess = guessing_loss(run.index.train.labels)
     preview = schedule.preview(steps_per_epoch=run.steps_per_epoch, optimizer=run.model.optimizer)
     run.say(str(preview))
@@ -174,7 +208,7 @@ def _phases(recipe: Recipe, cycle_len: int) -> list[tuple[int, int]]:
 def _verdict(rows: Sequence[dict[str, Any]], candidates: Sequence[Candidate], max_cycles: int) -> str:
     """Says whether the network overfits, and what to do about it."""
     if candidates[0].accuracy == 1:
-        return "Every validation image is right with the head alone: there is nothing left to learn from these."
+        return f"Every validation image is right with {candidates[0].name} alone: nothing is left to learn from these."
     if not rows:
         return "Training the whole network made it no better: check labels and images, or give a lower --learning-rate."
     remedy = "more images help, or stronger augmentation (--max-zoom), more --dropout"

@@ -31,6 +31,7 @@ def index_csv(
     directory: str | os.PathLike[str] | None = None,
     valid_fraction: float | None = None,
     seed: int = 0,
+    group_by: str | None = None,
     label_delimiter: str | None = None,
     suffix: str = "",
 ) -> FolderIndex:
@@ -47,6 +48,7 @@ def index_csv(
         directory: The folder that file names are relative to; the CSV file's own folder if None.
         valid_fraction: The part that validates, in (0, 1), where no column says so.
         seed: Chooses among the splits that `valid_fraction` allows.
+        group_by: Finds in an image's path what must not be in train and in valid both; see `index_folder`.
         label_delimiter: Splits the one column of labels into several labels, for instance " "; as fastai's
             `label_delim`.
         suffix: Appended to names that lack it, for instance ".jpg"; as fastai's `suff`.
@@ -65,14 +67,14 @@ def index_csv(
                 f"A CSV file without a `split` column needs `valid_fraction`. Received: valid_fraction=None and "
                 f"{path}. Pass valid_fraction=0.2, or add a column `split` with train or valid in it."
             )
-        trains, valids = split_off(splits["all"], fraction=valid_fraction, seed=seed)
+        trains, valids = split_off(splits["all"], fraction=valid_fraction, seed=seed, group_by=group_by)
         return FolderIndex(str(path), trains.class_names, trains, valids)
     if "train" not in splits:
         raise InvalidValueError(f"Train must have images. Received: no row of {path} for training.")
     if "valid" not in splits:
         if valid_fraction is None:
             raise InvalidValueError(f"Valid must have images. Received: no row of {path} with split='valid'.")
-        trains, valids = split_off(splits["train"], fraction=valid_fraction, seed=seed)
+        trains, valids = split_off(splits["train"], fraction=valid_fraction, seed=seed, group_by=group_by)
     else:
         trains, valids = splits["train"], splits["valid"]
     if trains.class_names != valids.class_names:

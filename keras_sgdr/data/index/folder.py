@@ -52,6 +52,7 @@ def index_folder(
     test: str | None = None,
     valid_fraction: float | None = None,
     seed: int = 0,
+    group_by: str | None = None,
     label_delimiter: str | None = None,
     suffix: str = "",
     on_progress: Callable[[int], None] | None = None,
@@ -79,6 +80,9 @@ def index_folder(
         valid_fraction: The part of each training class that validates, in (0, 1), where there is no folder (or, in a
             CSV, no column) of validation images.
         seed: Chooses among the splits that `valid_fraction` allows.
+        group_by: A regular expression that finds in an image's path what must not be in train and in valid both, such
+            as a patient or a scene: `"patient[0-9]+"`. The first group in parentheses, if it has one. Only where
+            `valid_fraction` splits.
         label_delimiter: Of a CSV whose cells hold several labels, for instance " ".
         suffix: Appended to the names in a CSV that lack it, for instance ".jpg".
         on_progress: Called with the number of images found so far, every 10,000 images.
@@ -102,7 +106,7 @@ def index_folder(
             f"`valid_fraction` must be between 0 and 1, both excluded. Received: valid_fraction={valid_fraction}."
         )
     if directory.lower().endswith(".csv"):
-        options: dict[str, Any] = {"label_delimiter": label_delimiter, "suffix": suffix}
+        options: dict[str, Any] = {"label_delimiter": label_delimiter, "suffix": suffix, "group_by": group_by}
         return index_csv(directory, valid_fraction=valid_fraction, seed=seed, **options)
     folders, class_names = find_layout(directory, {"train": train, "valid": valid, "test": test})
     walk = _Walk(on_progress)
@@ -111,7 +115,7 @@ def index_folder(
         _check_same_classes(folders, class_names)
         valids = _labelled_split(folders["valid"], "valid", class_names, walk)
     elif valid_fraction is not None:
-        trains, valids = split_off(trains, fraction=valid_fraction, seed=seed)
+        trains, valids = split_off(trains, fraction=valid_fraction, seed=seed, group_by=group_by)
     else:
         raise InvalidValueError(
             f"`directory` must have a folder of validation images, or be split here. Received: {directory}, with "

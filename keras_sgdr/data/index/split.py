@@ -1,5 +1,6 @@
 """Splits of a set of labelled images: what they hold, and how one is divided."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -153,20 +154,26 @@ def with_classes(split: Split, class_names: Sequence[str], *, where: str) -> Spl
     return replace(split, labels=positions[split.labels], class_names=tuple(class_names))
 
 
-def split_off(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split]:
+def split_off(split: Split, *, fraction: float, seed: int, group_by: str | None = None) -> tuple[Split, Split]:
     """Splits stratified by class: the same fraction of each class, chosen by the hash of its images' names.
 
     Args:
         split: A split with labels; with several labels an image, it is split as one class.
         fraction: The part that goes to the second split, in (0, 1).
         seed: Chooses among the possible splits.
+        group_by: A regular expression that finds in an image's path the name of its group (the first one in
+            parentheses, if it has any). A group goes to one split as a whole, so that of a class no more than
+            the fraction goes to the second one, or, where each group of it is larger, its smallest.
 
     Returns:
         The splits "train" and "valid".
 
     Raises:
-        ValueError: If a class has a single image, which cannot be in both.
+        ValueError: If a class has a single image or group, which cannot be in both, or a path has no group.
     """
+    if group_by is not None:
+        held_out = _held_out_groups(split, fraction, seed, group_by)
+        return split.take(np.flatnonzero(~held_out), name="train"), split.take(np.flatnonzero(held_out), name="valid")
     chosen = np.zeros(len(split), dtype=bool)
     for name, positions in _strata(split):
         if len(positions) < 2:
@@ -211,6 +218,45 @@ def _fold(split: Split, held_out: npt.NDArray[np.bool_]) -> FolderIndex:
     return FolderIndex(str(PurePath(split.paths[0]).parent.parent), split.class_names, trains, valids)
 
 
+def _held_out_groups(split: Split, fraction: float, seed: int, group_by: str) -> npt.NDArray[np.bool_]:
+    """Returns which images validate where images of one group must stay together."""
+    names, group_of = np.unique([_group_of(path, group_by) for path in split.paths], return_inverse=True)
+    strata = list(_strata(split))
+    counts = np.stack([np.bincount(group_of[positions], minlength=len(names)) for _, positions in strata])
+    totals = counts.sum(axis=1)
+    wanted = np.maximum(1, np.round(fraction * totals))
+    held_out, held = np.zeros(len(names), dtype=bool), np.zeros(len(strata))
+    for group in sorted(range(len(names)), key=lambda group: _hash(str(names[group]), seed)):
+        if np.all(held + counts[:, group] <= wanted):
+            held_out[group] = True
+            held += counts[:, group]
+    for stratum in np.flatnonzero(held == 0):
+        # of the groups that leave every class something to be trained on, the smallest
+        spare = np.flatnonzero(
+            (counts[stratum] > 0) & np.all((held[:, None] + counts < totals[:, None]) | (counts == 0), axis=0)
+        )
+        if not len(spare):
+            raise InvalidValueError(
+                f"Every class must have images of at least 2 groups to be split. Received: class "
+                f"{strata[stratum][0]!r} with {np.sum(counts[stratum] > 0)} by group_by={group_by!r}. Add images of "
+                "others, or name a folder of validation images."
+            )
+        group = min(spare, key=lambda group: (counts[:, group].sum(), _hash(str(names[group]), seed)))
+        held_out[group] = True
+        held += counts[:, group]
+    return held_out[group_of]
+
+
+def _group_of(path: str, group_by: str) -> str:
+    found = re.search(group_by, path)
+    if found is None:
+        raise InvalidValueError(
+            f"`group_by` must find the group of every image in its path. Received: group_by={group_by!r}, which "
+            f"finds none in {path}."
+        )
+    return found.group(1 if found.re.groups else 0) or ""
+
+
 def _strata(split: Split) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
     if split.labels is None:
         raise InvalidValueError(
@@ -229,7 +275,10 @@ def _by_hash(split: Split, positions: npt.NDArray[np.int64], seed: int) -> npt.N
     """Orders images by a hash of the last two parts of their paths: the same wherever the folder lies."""
 
     def key(position: int) -> bytes:
-        name = "/".join(PurePath(split.paths[position]).parts[-2:])
-        return blake2b(f"{seed}/{name}".encode(errors="surrogateescape"), digest_size=8).digest()
+        return _hash("/".join(PurePath(split.paths[position]).parts[-2:]), seed)
 
     return np.array(sorted(positions, key=key), dtype=np.int64)
+
+
+def _hash(name: str, seed: int) -> bytes:
+    return blake2b(f"{seed}/{name}".encode(errors="surrogateescape"), digest_size=8).digest()
