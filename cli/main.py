@@ -82,7 +82,7 @@ def _os_error_line(error: OSError) -> str:
 
 def _resume_hint(ctx: click.Context) -> str:
     if ctx.invoked_subcommand in ("train", "demo"):
-        return "The stages that finished are kept; the same command with --resume goes on after them."
+        return "What is done is kept; the same command with --resume goes on from there."
     return ""
 
 

@@ -153,16 +153,22 @@ def make_recipe(options: dict[str, Any]) -> Any:
     help="Numbers the network computes in; auto takes mixed ones on a GPU that gains by it.",
 )
 @click.option("--tta-views", type=click.IntRange(min=0), default=4, help="Evaluation: augmented views per image.")
+@click.option("--max-epochs", type=click.IntRange(min=1), help="Step 8: epochs at most.")
+@click.option("--max-minutes", type=_RATE, help="Plan the run so that it ends within this time.")
+@click.option("--dry-run", is_flag=True, help="Print the plan with its times, and train nothing.")
 @click.option("--resume", is_flag=True, help="Go on with the unfinished run in OUTPUT.")
 @click.option("--overwrite", is_flag=True, help="Begin again in OUTPUT.")
-def train(folder: Path, output: Path, resume: bool, overwrite: bool, **options: Any) -> None:
+def train(folder: Path, output: Path, dry_run: bool, resume: bool, overwrite: bool, **options: Any) -> None:
     """Train a classifier on FOLDER by the eight steps.
 
     FOLDER has train/ and valid/, and perhaps test/, each with a folder per class; or just a folder per class; or it is
     a CSV file.
     """
-    from keras_sgdr.recipe.train import train_image_classifier
+    from keras_sgdr.recipe.train import plan_training, train_image_classifier
 
+    if dry_run:
+        click.echo(plan_training(folder, recipe=make_recipe(options)))
+        return
     train_image_classifier(folder, output=output, recipe=make_recipe(options), resume=resume, overwrite=overwrite)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import itertools
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -195,6 +196,17 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if self._is_due():
             self._save(TrainingPosition(self._epoch, self._done, self.params["steps"]))
             self._written = self._done
+
+    def save(self) -> bool:
+        """Writes where the training is, after a batch, so that another callback may end it there.
+
+        Returns:
+            Whether it was written. After an epoch's last batch it is not, for the end of the epoch writes.
+        """
+        is_within = self._done < (self.params["steps"] or math.inf)
+        if is_within:
+            self._save(TrainingPosition(self._epoch, self._done, self.params["steps"]))
+        return is_within
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes after the epoch, unless another callback has stopped it in its midst."""

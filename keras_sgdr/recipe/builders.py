@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_sgdr.augmentation import random_view
 from keras_sgdr.data.dataset.load_dataset import load_dataset
-from keras_sgdr.data.index.split import Split
+from keras_sgdr.data.index.split import FolderIndex, Split
 from keras_sgdr.lr_finder.lr_curve import LRCurve
 from keras_sgdr.lr_finder.lr_find import lr_find
 from keras_sgdr.models.classifier import build_classifier
@@ -81,6 +81,11 @@ def make_dataset(recipe: Recipe, split: Split, **options: Any) -> Any:
         seed=recipe.seed,
         **options,
     )
+
+
+def training_split(recipe: Recipe, index: FolderIndex) -> Split:
+    """Returns the images that a recipe trains on, those of rare classes more than once if it says so."""
+    return index.train.oversampled() if recipe.oversample else index.train
 
 
 def make_training_data(recipe: Recipe, split: Split, **options: Any) -> Any:

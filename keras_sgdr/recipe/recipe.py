@@ -17,7 +17,7 @@ CLASS_WEIGHTS = ("balanced",)
 IMAGE_SIZE = 224
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 _LEAST_INTEGERS = {
-    **dict.fromkeys(("image_size", "batch_size", "n_cycles", "cycle_len", "cycle_mult", "accumulate"), 1),
+    **dict.fromkeys(("image_size", "batch_size", "n_cycles", "cycle_len", "cycle_mult", "accumulate", "max_epochs"), 1),
     "num_groups": 2,  # the head is one
     "head_views": 0,
     "head_cycles": 0,
@@ -31,12 +31,13 @@ _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "group_factor": ("a finite number >= 1", lambda value: 1 <= value < math.inf),
     "head_learning_rate": ("a finite number > 0", lambda value: 0 < value < math.inf),
     "learning_rate": ("a finite number > 0", lambda value: 0 < value < math.inf),
+    "max_minutes": ("a finite number > 0", lambda value: 0 < value < math.inf),
     "mixup": ("in [0, 10]", lambda value: 0 <= value <= 10),
     "cutmix": ("in [0, 10]", lambda value: 0 <= value <= 10),
     "label_smoothing": ("in [0, 1)", lambda value: 0 <= value < 1),
     "ema": ("in [0, 1)", lambda value: 0 <= value < 1),
 }
-_MAY_BE_NONE = ("cycle_len", "head_learning_rate", "learning_rate")
+_MAY_BE_NONE = ("cycle_len", "head_learning_rate", "learning_rate", "max_epochs", "max_minutes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +100,9 @@ class Recipe:
             that gains by it, else `"float32"`.
         group_by: A regular expression that finds in an image's path what must not be in training and validation both,
             such as `patient[0-9]+`, as in `index_folder`.
+        max_epochs: Epochs of step 8 at most: fewer cycles, or a shorter one.
+        max_minutes: Minutes that a run may take: its first stage times a few batches, and its cycles are planned to end
+            in time; once more before step 8, by the time that is left. Then step 8 is not tried a second time.
         tta_views: Augmented views per image in the evaluation.
         seed: Seed of the split, the order, the augmentation and the head's first weights.
     """
@@ -139,6 +143,8 @@ class Recipe:
     accumulate: int = 1
     precision: str = "auto"
     group_by: str | None = None
+    max_epochs: int | None = None
+    max_minutes: float | None = None
     tta_views: int = 4
     seed: int = 0
 
@@ -199,6 +205,12 @@ class Recipe:
                 f"each cycle. Received: n_cycles={self.n_cycles}, num_groups={self.num_groups}. Pass for instance "
                 f"n_cycles={self.num_groups}, cycle_len=2."
             )
+        require(
+            not self.gradual_unfreezing or (self.max_epochs is None and self.max_minutes is None),
+            "`gradual_unfreezing` must be off where a plan may be shortened, for it needs all of its cycles",
+            max_epochs=self.max_epochs,
+            max_minutes=self.max_minutes,
+        )
         if self.learning_rates is not None:
             rates = tuple(self.learning_rates)
             require(

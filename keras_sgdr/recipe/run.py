@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,16 +17,21 @@ from keras_sgdr.data.dataset.image_cache import ImageMemory
 from keras_sgdr.data.index.split import FolderIndex
 from keras_sgdr.lr_finder.lr_curve import LRCurve
 from keras_sgdr.models.layer_groups import freeze_to
-from keras_sgdr.recipe.builders import make_dataset, make_features, make_model, make_training_data, with_labels_for
+from keras_sgdr.recipe.builders import (
+    make_dataset,
+    make_features,
+    make_model,
+    make_training_data,
+    training_split,
+    with_labels_for,
+)
 from keras_sgdr.recipe.candidates import Candidate
+from keras_sgdr.recipe.interruption import Interruption
+from keras_sgdr.recipe.plan import Cycles, planned_cycles
 from keras_sgdr.recipe.progress_table import ProgressTable
 from keras_sgdr.recipe.recipe import Recipe
-from keras_sgdr.recipe.run_directory import TRAIN_SMALLER, RunDirectory
+from keras_sgdr.recipe.run_directory import FIT_PLAN, PLAN, TRAIN_SMALLER, RunDirectory
 
-# Step 8's first cycle, where the recipe does not give its epochs: by its batches, of which a folder of 200 images has 7
-# in an epoch. One long cycle ends better than cycles of 1, 2 and 4 epochs, whose restarts undo part of the last one.
-FIRST_CYCLE_STEPS = 196
-LEAST_FIRST_EPOCHS, MOST_FIRST_EPOCHS = 7, 70
 # Decoded images are kept in memory up to this
 IMAGE_MEMORY_BYTES = 2 * 2**30
 # Validation images of a run are kept in memory up to this
@@ -43,10 +49,13 @@ class Run:
     """
 
     def __init__(self, recipe: Recipe, index: FolderIndex, directory: RunDirectory, verbose: int) -> None:
+        self._begun, self._before = time.monotonic(), sum(directory.seconds.values())
+        self.asked = recipe
         self.index = index
         self.sizes = recipe.sizes or (recipe.image_size,)
-        self.train = index.train.oversampled() if recipe.oversample else index.train
+        self.train = training_split(recipe, index)
         self.directory = directory
+        self.interruption = Interruption()
         self.verbose = verbose
         # How `load_dataset` keeps decoded images
         self.kept: dict[str, Any] = {"cache": _image_cache(recipe.image_cache), "verbose": verbose}
@@ -94,7 +103,7 @@ class Run:
 
     def precompute_views(self) -> Any:
         """Returns activations of augmented views of the training images, one view of all after the other."""
-        views = self.recipe.head_views
+        views = self.head_views
         if self._features_of_views is None:
             freeze_to(self.model, -1)
             self.say(f"precompute the activations of {views} augmented views")
@@ -108,11 +117,27 @@ class Run:
         return -(-len(self.train) // self.recipe.batch_size)
 
     @property
-    def cycle_len(self) -> int:
-        """Epochs of the first cycle of step 8, at each size of images."""
-        by_images = round(FIRST_CYCLE_STEPS / self.steps_per_epoch)
-        epochs = self.recipe.cycle_len or min(max(LEAST_FIRST_EPOCHS, by_images), MOST_FIRST_EPOCHS)
-        return -(-epochs // len(self.sizes))
+    def num_images(self) -> dict[str, int]:
+        """How many images each split has, those of rare classes as often as they are trained on."""
+        splits = {"train": self.train, "valid": self.index.valid, "test": self.index.test}
+        return {name: len(split) for name, split in splits.items() if split is not None}
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began, those of interrupted processes before only as far as they finished a stage."""
+        return self._before + time.monotonic() - self._begun
+
+    @property
+    def head_views(self) -> int:
+        """The recipe's, or fewer where the time is short."""
+        planned = self.directory.finished(PLAN) or {}
+        return int(planned.get("head_views", self.recipe.head_views))
+
+    @property
+    def cycles(self) -> Cycles:
+        """The cycles of step 8: those that its stage has planned, or will if nothing is in the way."""
+        planned = self.directory.finished(FIT_PLAN)
+        return planned_cycles(self.asked, len(self.train)) if planned is None else Cycles(**planned["cycles"])
 
     def valid_images(self) -> Any:
         """Returns the batches of the validation images, made once: each making costs a second."""
@@ -173,8 +198,9 @@ class Run:
         with_state = [*averaging, *(callback for callback in callbacks if hasattr(callback, "get_state"))]
         checkpoint = TrainingCheckpoint(self.directory.unfinished(stage, attempt), callbacks=with_state)
         start = checkpoint.restore(self.model)
-        if start.epoch:
-            self.say(f"go on after epoch {start.epoch}")
+        if start.step:
+            within = f", batch {start.batch}" if start.batch else ""
+            self.say(f"go on after epoch {start.epoch}{within}")
         if epochs <= start.epoch and epochs < (of or epochs) and not start.stopped:
             return []
         train = make_training_data(self.recipe, self.train, initial_step=start.step, **self.kept)
@@ -188,7 +214,7 @@ class Run:
             validation_steps=len(valid),
             initial_epoch=start.epoch,
             epochs=start.epoch if start.stopped else max(start.epoch, epochs),
-            callbacks=[*table, *callbacks, checkpoint],  # which must come last
+            callbacks=[*table, *callbacks, checkpoint, self.interruption.callback(checkpoint, self.say)],
             shuffle=False,  # is for arrays; left at its default, Keras warns that it has no effect on a dataset
             verbose=0,
         ).history

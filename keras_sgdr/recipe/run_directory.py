@@ -18,8 +18,10 @@ from keras_sgdr.atomic_write import atomic_write
 from keras_sgdr.validation import InvalidValueError
 
 # The stages that others ask for, as the journal names them
-FIND_HEAD_RATE, TRAIN_HEAD_AUGMENTED = "find_head_rate", "train_head_augmented"
-FIND_RATE, TRAIN_SMALLER, TRAIN_ALL = "find_rate", "train_smaller", "train_all"
+CHECK, PLAN, FIND_HEAD_RATE = "check", "plan", "find_head_rate"
+TRAIN_HEAD, TRAIN_HEAD_AUGMENTED = "train_head", "train_head_augmented"
+FIND_RATE, FIT_PLAN, TRAIN_SMALLER, TRAIN_ALL = "find_rate", "fit_plan", "train_smaller", "train_all"
+EVALUATE, EXPORT = "evaluate", "export"
 _JOURNAL = "run.json"
 # The errors of a network drive that has no locks; there, two runs at once must not share a directory.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -32,6 +34,8 @@ class Stage:
     Attributes:
         name: Its name in the journal.
         run: Does the work, and returns what later stages need, as JSON values.
+        seed: Added to the recipe's for the stage's random numbers; its own, so that a stage that comes or goes changes
+            nothing in the others.
         saves_weights: Whether it trains the model, so that the weights after it are kept, and a checkpoint in its
             midst. One that writes the weights itself names their file in its values, under `checkpoint`.
         settings: The settings that it reads. Until a stage that reads it has begun, a resumed run may have another
@@ -45,6 +49,7 @@ class Stage:
 
     name: str
     run: Callable[[Any], dict[str, Any]]
+    seed: int = 0
     saves_weights: bool = False
     settings: tuple[str, ...] = ()
     may_be_given_later: tuple[str, ...] = ()
@@ -124,6 +129,11 @@ class RunDirectory:
     def stages(self) -> dict[str, dict[str, Any]]:
         """The finished stages in their order, each with what was recorded."""
         return dict(self._stages)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """How long each finished stage took."""
+        return {name: values["seconds"] for name, values in self._stages.items() if "seconds" in values}
 
     def unfinished(self, stage: str, attempt: int = 1) -> Path:
         """Where an attempt at a stage may keep what it needs to go on in its midst; removed when it has finished."""

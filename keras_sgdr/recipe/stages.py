@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 import keras
@@ -21,12 +22,19 @@ from keras_sgdr.models.layer_groups import freeze_to
 from keras_sgdr.precompute.feature_cache import CHECKS, user_cache
 from keras_sgdr.recipe.builders import compile_all, compile_head, find_rate, fit_head, make_augmentation, make_dataset
 from keras_sgdr.recipe.candidates import best_of, is_no_better_than_guessing, largest_share
+from keras_sgdr.recipe.plan import Costs, PlannedStage, measure, replanned, table, within
 from keras_sgdr.recipe.rate_choice import choose_rate
 from keras_sgdr.recipe.run import Run
 from keras_sgdr.recipe.run_directory import (
+    CHECK,
+    EVALUATE,
+    EXPORT,
     FIND_HEAD_RATE,
     FIND_RATE,
+    FIT_PLAN,
+    PLAN,
     TRAIN_ALL,
+    TRAIN_HEAD,
     TRAIN_HEAD_AUGMENTED,
     TRAIN_SMALLER,
     Stage,
@@ -64,6 +72,35 @@ def _check(run: Run) -> dict[str, Any]:
     return {"images": total, "findings": dict(kinds)}
 
 
+def _plan(run: Run) -> dict[str, Any]:
+    """Fits the run to the minutes that it may take, if it has a limit."""
+    if run.asked.max_minutes is None:
+        return {}
+    run.say("plan: time a few batches")
+    costs = measure(run.asked, run.index)
+    recipe, _, stages = within(run.asked, run.num_images, costs, 60 * run.asked.max_minutes - run.elapsed)
+    run.say(table(stages))
+    return {"costs": asdict(costs), "head_views": recipe.head_views, "stages": [asdict(stage) for stage in stages]}
+
+
+def _fit_plan(run: Run) -> dict[str, Any]:
+    """Fits step 8 to the minutes that are left."""
+    if run.asked.max_minutes is None:
+        return {"cycles": asdict(run.cycles)}
+    before = run.directory.stages[PLAN]
+    left = 60 * run.asked.max_minutes - run.elapsed
+    cycles, stages = replanned(
+        run.asked,
+        run.num_images,
+        Costs(**before["costs"]),
+        [PlannedStage(**stage) for stage in before["stages"]],
+        run.directory.seconds,
+        left,
+    )
+    run.say(f"{left / 60:.1f} minutes are left: {cycles.epochs} epochs of everything")
+    return {"cycles": asdict(cycles), "stages": [asdict(stage) for stage in stages]}
+
+
 def _find_head_rate(run: Run) -> dict[str, Any]:
     if run.recipe.head_learning_rate is not None:
         return {"learning_rate": run.recipe.head_learning_rate, "why": "given"}
@@ -89,11 +126,11 @@ def _train_head(run: Run) -> dict[str, Any]:
 
 def _train_head_augmented(run: Run) -> dict[str, Any]:
     recipe = run.recipe
-    if not recipe.head_views and not recipe.head_cycles:
+    if not run.head_views and not recipe.head_cycles:
         return {"history": []}
     before, weights = run.candidate("the head of step 3"), run.model.layers[-1].get_weights()
     values: dict[str, Any] = {"history": []}
-    if recipe.head_views:
+    if run.head_views:
         train, valid, head = run.precompute()
         run.say("step 4: train the head to its optimum on the activations of augmented views too")
         values = _at_optimum(run, "head, augmented", [train, run.precompute_views()], valid, head)
@@ -193,7 +230,7 @@ def _write_history(run: Run) -> None:
 
 
 def _precompute_all(run: Run) -> None:
-    if run.recipe.head_views:
+    if run.head_views:
         run.precompute()
         run.precompute_views()
 
@@ -201,21 +238,24 @@ def _precompute_all(run: Run) -> None:
 _VIEWS = ("augmentation", "max_zoom")
 _GROUPS = ("num_groups", "group_factor")
 _UPDATES = ("mixup", "cutmix", "label_smoothing", "ema", "accumulate")
-_CYCLES = ("n_cycles", "cycle_len", "cycle_mult", "gradual_unfreezing")
+_CYCLES = ("n_cycles", "cycle_len", "cycle_mult", "gradual_unfreezing", "max_epochs")
 
 STAGES = (
-    Stage("check", _check, artefacts=("findings.csv",)),
+    Stage(CHECK, _check, seed=0, artefacts=("findings.csv",)),
+    Stage(PLAN, _plan, seed=8, settings=("max_minutes",)),
     Stage(
         FIND_HEAD_RATE,
         _find_head_rate,
+        seed=1,
         may_be_given_later=("head_learning_rate",),
         artefacts=("lr_finder_head.png", "lr_finder_head.csv"),
         prepare=Run.precompute,
     ),
-    Stage("train_head", _train_head, saves_weights=True, prepare=Run.precompute),
+    Stage(TRAIN_HEAD, _train_head, seed=2, saves_weights=True, prepare=Run.precompute),
     Stage(
         TRAIN_HEAD_AUGMENTED,
         _train_head_augmented,
+        seed=3,
         saves_weights=True,
         settings=("head_learning_rate", "head_cycles", "head_views", *_VIEWS, *_UPDATES),
         prepare=_precompute_all,
@@ -223,28 +263,33 @@ STAGES = (
     Stage(
         FIND_RATE,
         _find_rate,
+        seed=4,
         settings=(*_GROUPS, *_VIEWS, *_UPDATES),
         may_be_given_later=("learning_rate", "learning_rates"),
         artefacts=("lr_finder_all.png", "lr_finder_all.csv"),
     ),
+    Stage(FIT_PLAN, _fit_plan, seed=9, settings=_CYCLES),
     Stage(
         TRAIN_SMALLER,
         train_smaller,
+        seed=10,
         saves_weights=True,
-        settings=("learning_rate", "learning_rates", "cycle_len", *_GROUPS, *_VIEWS, *_UPDATES),
+        settings=("learning_rate", "learning_rates", *_GROUPS, *_VIEWS, *_UPDATES),
     ),
     Stage(
         TRAIN_ALL,
         train_all,
+        seed=5,
         saves_weights=True,
-        settings=("learning_rate", "learning_rates", *_CYCLES, *_GROUPS, *_VIEWS, *_UPDATES),
+        settings=("learning_rate", "learning_rates", *_GROUPS, *_VIEWS, *_UPDATES),
         artefacts=("schedule.png", MODEL_FILE, CLASSIFIER_FILE),
     ),
     Stage(
-        "evaluate",
+        EVALUATE,
         _evaluate,
+        seed=6,
         settings=("tta_views", *_VIEWS),
         artefacts=("predictions.npz", "history.csv", "history.png", "confusion_matrix.png", "top_losses.png"),
     ),
-    Stage("export", _export),
+    Stage(EXPORT, _export, seed=7),
 )

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,18 @@ from keras_sgdr.evaluation.interpretation import Interpretation, interpret
 from keras_sgdr.lr_finder.lr_curve import LRCurve
 from keras_sgdr.lr_finder.lr_find import lr_find
 from keras_sgdr.models.layer_groups import freeze_to
-from keras_sgdr.recipe.builders import compile_all, compile_head, find_rate, make_features, make_model
+from keras_sgdr.recipe.builders import (
+    compile_all,
+    compile_head,
+    find_rate,
+    make_features,
+    make_model,
+    training_split,
+)
+from keras_sgdr.recipe.plan import PlannedStage, measure, plan, planned_cycles, table, within
 from keras_sgdr.recipe.recipe import Recipe
 from keras_sgdr.recipe.run import Run, set_stage_seed
-from keras_sgdr.recipe.run_directory import RunDirectory
+from keras_sgdr.recipe.run_directory import FIT_PLAN, RunDirectory
 from keras_sgdr.recipe.stages import STAGES
 
 # The settings of a run, for `keras-sgdr train --config`
@@ -73,7 +82,8 @@ def train_image_classifier(
     The run directory receives `model.keras` and `classifier.json`, `run.json` (settings and each stage's results),
     `config.toml` (the settings, for the command line), `history.csv`, `predictions.npz` (of the validation images,
     plain and with test-time augmentation), the plots `lr_finder_head.png`, `lr_finder_all.png`, `schedule.png`,
-    `history.png`, `confusion_matrix.png` and `top_losses.png`, both finders' curves as `.csv`, and `export/`, for TensorFlow Serving.
+    `history.png`, `confusion_matrix.png` and `top_losses.png`, both finders' curves as `.csv`, and `export/`, for
+    TensorFlow Serving.
 
     Args:
         folder: Has `train/` and `valid/` (and `test/`), each with a folder per class; or just a folder per class, of
@@ -109,18 +119,54 @@ def train_image_classifier(
         directory.write_text(CONFIG_FILE, _as_toml(recipe))
         run = Run(recipe, index, directory, verbose)
         run.say(describe(index))
-        for number, stage in enumerate(STAGES):
-            if directory.finished(stage.name) is not None:
-                run.say(f"{stage.name}: done before")
-                continue
-            if stage.prepare is not None:
-                stage.prepare(run)
-            # last, so that a resumed run draws what an unbroken one draws
-            set_stage_seed(run.model, recipe.seed, number)
-            values = stage.run(run)
-            saves = stage.saves_weights and "checkpoint" not in values
-            directory.record(stage.name, values, run.model if saves else None)
+        with run.interruption.handled():
+            _run_stages(run)
+        planned = directory.stages[FIT_PLAN].get("stages")
+        if planned is not None:
+            run.say(table([PlannedStage(**stage) for stage in planned], directory.seconds))
         return _result(run)
+
+
+def _run_stages(run: Run) -> None:
+    directory = run.directory
+    for stage in STAGES:
+        if directory.finished(stage.name) is not None:
+            run.say(f"{stage.name}: done before")
+            continue
+        begun = time.monotonic()
+        if stage.prepare is not None:
+            stage.prepare(run)
+        # last, so that a resumed run draws what an unbroken one draws
+        set_stage_seed(run.model, run.recipe.seed, stage.seed)
+        values = stage.run(run)
+        values["seconds"] = round(time.monotonic() - begun, 2)
+        saves = stage.saves_weights and "checkpoint" not in values
+        directory.record(stage.name, values, run.model if saves else None)
+
+
+def plan_training(folder: str | os.PathLike[str], *, recipe: Recipe | None = None) -> str:
+    """Returns what `train_image_classifier` would do, stage by stage, and how long it would take: a table as text.
+
+    Times a few images and batches on a network with random weights; writes nothing.
+
+    Args:
+        folder: As in `train_image_classifier`.
+        recipe: The settings.
+
+    Raises:
+        FileNotFoundError: If the folder or its images are missing.
+        ValueError: If the folder, an image or a setting is not usable, or `recipe.max_minutes` are too few.
+    """
+    recipe = recipe or Recipe()
+    index = index_for(folder, recipe)
+    splits = {"train": training_split(recipe, index), "valid": index.valid, "test": index.test}
+    num_images = {name: len(split) for name, split in splits.items() if split is not None}
+    costs = measure(recipe, index)
+    if recipe.max_minutes is not None:
+        *_, stages = within(recipe, num_images, costs, 60 * recipe.max_minutes)
+    else:
+        stages = plan(recipe, num_images, costs, planned_cycles(recipe, num_images["train"]))
+    return f"{describe(index)}\n{table(stages)}"
 
 
 def _as_toml(recipe: Recipe) -> str:

@@ -13,6 +13,7 @@ from keras_sgdr.models.classifier import save_classifier
 from keras_sgdr.optimizers.differential_lr import DifferentialLR
 from keras_sgdr.recipe.builders import compile_all, recompile_from
 from keras_sgdr.recipe.candidates import Candidate, best_of, guessing_loss
+from keras_sgdr.recipe.plan import Cycles
 from keras_sgdr.recipe.recipe import Recipe
 from keras_sgdr.recipe.run import Run
 from keras_sgdr.recipe.run_directory import FIND_RATE, TRAIN_ALL, TRAIN_SMALLER
@@ -91,7 +92,7 @@ def train_smaller(run: Run) -> dict[str, Any]:
         before, weights = run.candidate("before"), run.model.get_weights()
         _compile_unless_ready(run, rate)
         run.say(f"step 8: train the whole network on images of {size} pixels")
-        rows += run.fit(TRAIN_SMALLER, f"all, {size} px", run.cycle_len, _schedule(run, rate, 1), attempt=number)
+        rows += run.fit(TRAIN_SMALLER, f"all, {size} px", run.cycles.cycle_len, _schedule(run, rate, 1), attempt=number)
         after = run.candidate(f"at {size} pixels")
         run.say(f"on the validation images: {after}")
         if best_of([before, after]) == 0:
@@ -109,7 +110,7 @@ def train_all(run: Run) -> dict[str, Any]:
     undone: list[Any] = []
     before = f"the network at {run.sizes[-2]} pixels" if len(run.sizes) > 1 else "the head"
     head, weights = run.candidate(before), run.model.get_weights()
-    for attempt in range(1, MAX_ATTEMPTS + 1):
+    for attempt in range(1, 2 if run.recipe.max_minutes else MAX_ATTEMPTS + 1):
         rows, cycles, snapshots = _attempt(run, head, rate, attempt)
         candidates, best = [head, *cycles.candidates], cycles.best
         if best and not cycles.does_harm:
@@ -125,7 +126,7 @@ def train_all(run: Run) -> dict[str, Any]:
         f"best on the validation images, chosen on them: {candidates[best]}, "
         f"its logits divided by {candidates[best].temperature:.2f}"
     )
-    words = _verdict(rows, candidates, run.recipe.n_cycles)
+    words = _verdict(rows, candidates, run.cycles.n_cycles)
     run.say(words)
     save_classifier(run.model, run.directory.path, class_names=run.index.class_names, resize=run.recipe.resize)
     return {
@@ -153,11 +154,12 @@ def _compile_unless_ready(run: Run, rate: float, *, anew: bool = False) -> None:
 
 
 def _schedule(run: Run, rate: float, n_cycles: int) -> SGDRScheduler:
-    warmup = min(WARMUP_STEPS, run.cycle_len * run.steps_per_epoch // 2)
+    cycles = run.cycles
+    warmup = min(WARMUP_STEPS, cycles.cycle_len * run.steps_per_epoch // 2)
     return SGDRScheduler(
         rate,
-        cycle_len=run.cycle_len,
-        cycle_mult=run.recipe.cycle_mult,
+        cycle_len=cycles.cycle_len,
+        cycle_mult=cycles.cycle_mult,
         n_cycles=n_cycles,
         warmup="restarts" if warmup else None,
         warmup_steps=warmup or None,
@@ -178,9 +180,9 @@ def _attempt(run: Run, head: Candidate, rate: float, attempt: int) -> tuple[list
     """Trains at a rate from the weights that the model has, or goes on with that."""
     recipe = run.recipe
     _compile_unless_ready(run, rate, anew=attempt > 1)
-    cycles = f"at most {recipe.n_cycles} cycles" if recipe.n_cycles > 1 else "in one cycle"
-    run.say(f"step 8: train the whole network, {cycles}")
-    schedule = _schedule(run, rate, recipe.n_cycles)
+    n_cycles = run.cycles.n_cycles
+    run.say(f"step 8: train the whole network, {f'at most {n_cycles} cycles' if n_cycles > 1 else 'in one cycle'}")
+    schedule = _schedule(run, rate, n_cycles)
     guess = guessing_loss(run.index.train.labels)
     preview = schedule.preview(steps_per_epoch=run.steps_per_epoch, optimizer=run.model.optimizer)
     run.say(str(preview))
@@ -188,7 +190,7 @@ def _attempt(run: Run, head: Candidate, rate: float, attempt: int) -> tuple[list
     candidates, snapshots = CycleCandidates(schedule, head, guess, run.candidate), CycleSnapshots(schedule)
     callbacks = (schedule, snapshots, candidates)
     rows: list[Any] = []
-    for first_group, epochs in _phases(recipe, run.cycle_len):
+    for first_group, epochs in _phases(recipe, run.cycles):
         if recipe.gradual_unfreezing:
             recompile_from(run.model, recipe, first_group)
         rows = run.fit(TRAIN_ALL, "all", epochs, *callbacks, of=schedule.epochs, attempt=attempt) or rows
@@ -197,9 +199,10 @@ def _attempt(run: Run, head: Candidate, rate: float, attempt: int) -> tuple[list
     return rows, candidates, snapshots
 
 
-def _phases(recipe: Recipe, cycle_len: int) -> list[tuple[int, int]]:
+def _phases(recipe: Recipe, cycles: Cycles) -> list[tuple[int, int]]:
     """Returns from which layer group on to train up to which epoch: all at once, or a group more in each cycle."""
-    ends = [total_epochs(cycles, cycle_len, recipe.cycle_mult) for cycles in range(1, recipe.n_cycles + 1)]
+    lengths = range(1, cycles.n_cycles + 1)
+    ends = [total_epochs(n_cycles, cycles.cycle_len, cycles.cycle_mult) for n_cycles in lengths]
     if not recipe.gradual_unfreezing:
         return [(0, ends[-1])]
     return [(max(0, recipe.num_groups - 2 - cycle), end) for cycle, end in enumerate(ends)]

@@ -41,6 +41,19 @@ def test_weight_decay_is_the_one_with_the_lowest_validation_loss(digits):
     assert found.loss == pytest.approx(each[0.3].loss, rel=0.02)
 
 
+def test_an_image_with_a_weight_counts_as_often(digits):
+    (x, y), valid = digits
+    weights = np.where(y == 3, 3, 1).astype("float32")
+    options = {"num_classes": 10, "weight_decays": [0.1]}
+    rows = np.repeat(np.arange(len(y)), weights.astype(int))
+    weighted = fit_softmax_regression((x, y, weights / 7), valid, **options)
+    repeated = fit_softmax_regression((x[rows], y[rows]), valid, **options)
+    plain = fit_softmax_regression((x, y), valid, **options)
+    distance = np.abs(weighted.kernel - repeated.kernel).max()
+    assert distance < 0.1 * np.abs(plain.kernel - repeated.kernel).max()
+    assert weighted.train_loss == pytest.approx(repeated.train_loss, rel=1e-3)
+
+
 def test_class_without_images_becomes_improbable(digits):
     (x, y), valid = digits
     found = fit_softmax_regression((x[y != 3], y[y != 3]), valid, num_classes=10)

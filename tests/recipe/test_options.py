@@ -95,21 +95,6 @@ def test_balanced_weights_and_repeated_images_let_rare_classes_count_as_much(rec
         assert len(run.index.valid) == 12
 
 
-def test_a_weighted_head_is_that_of_repeated_images(recipe, skewed_folder, tmp_path):
-    found = {}
-    for name, setting in {"weighted": {"class_weight": "balanced"}, "repeated": {"oversample": True}}.items():
-        # 32 of one class and 10 of each other cannot be repeated evenly; 30 and 10 can.
-        index = index_folder(skewed_folder, valid_fraction=0.2)
-        keep = np.flatnonzero((index.train.labels > 0) | (np.arange(len(index.train)) < 30))
-        index = dataclasses.replace(index, train=index.train.take(keep))
-        with RunDirectory(tmp_path / name, settings={}) as directory:
-            run = Run(dataclasses.replace(recipe, **setting), index, directory, 0)
-            train, valid, head = run.precompute()
-            found[name] = builders.fit_head([train], valid, head)
-    assert found["weighted"].loss == pytest.approx(found["repeated"].loss, rel=1e-3)
-    assert np.allclose(found["weighted"].kernel, found["repeated"].kernel, rtol=0.02, atol=1e-3)
-
-
 @pytest.mark.parametrize(
     ("policy", "computes"), [("float32", "float32"), ("mixed_bfloat16", "bfloat16"), ("auto", "float32")]
 )

@@ -20,6 +20,7 @@ from keras_sgdr.models.layer_groups import layer_groups
 from keras_sgdr.recipe import builders, stages, train, whole_network
 from keras_sgdr.recipe import run as run_module
 from keras_sgdr.recipe.candidates import Candidate
+from keras_sgdr.recipe.plan import Cycles, planned_cycles
 from keras_sgdr.recipe.recipe import Recipe
 from keras_sgdr.recipe.run import Run, set_stage_seed
 from keras_sgdr.recipe.run_directory import RunDirectory
@@ -417,6 +418,10 @@ def test_class_may_be_called_as_a_split_is_if_one_says_so(tiny, tmp_path, name):
 def test_stages_list_the_settings_that_they_read(digits_folder, tiny, tmp_path, monkeypatch):
     """Those in no stage's list shape the images and the model from the start, and cannot change on resumption."""
     reads = {stage.name: set() for stage in stages.STAGES}
+    made_of = {
+        "mixes_labels": ["mixup", "cutmix", "label_smoothing"],
+        "top_learning_rate": ["learning_rate", "learning_rates"],
+    }
     at_work = []
 
     class Recording:
@@ -425,8 +430,11 @@ def test_stages_list_the_settings_that_they_read(digits_folder, tiny, tmp_path, 
 
         def __getattr__(self, name):
             if at_work:
-                reads[at_work[0]].add(name)
+                reads[at_work[0]].update(made_of.get(name, [name]))
             return getattr(self._recipe, name)
+
+        def at_size(self, image_size):
+            return Recording(self._recipe.at_size(image_size))
 
     def recorded(stage):
         def run(run):
@@ -451,11 +459,8 @@ def test_stages_list_the_settings_that_they_read(digits_folder, tiny, tmp_path, 
 @pytest.mark.parametrize(("images", "epochs"), [(5, 70), (100, 49), (600, 10), (5000, 7)])
 def test_first_cycle_of_a_small_folder_has_more_epochs(images, epochs):
     """About 200 batches of 32: 100 images make 4 batches an epoch, 600 make 19."""
-    run = Run.__new__(Run)  # without its model
-    run.recipe, run.index = Recipe(), SimpleNamespace(train=range(images))
-    assert run.cycle_len == epochs
-    run.recipe = Recipe(cycle_len=3)
-    assert run.cycle_len == 3
+    assert planned_cycles(Recipe(), images) == Cycles(epochs, 1, 2)
+    assert planned_cycles(Recipe(cycle_len=3), images).cycle_len == 3
 
 
 def test_softened_model_has_a_temperature():
