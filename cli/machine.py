@@ -10,18 +10,52 @@ import click
 
 
 @click.command()
-def backbones() -> None:
-    """List the backbones: parameters, default size, preprocessing, licence, and whether the weights are here."""
-    from keras_sgdr.models.backbones import describe_backbones
+@click.argument("names", nargs=-1)
+@click.option("--measure", is_flag=True, help="Time predictions on this machine, a minute or so for a large one.")
+@click.option("--image-size", type=click.IntRange(min=1), help="For --measure.  [default: the backbone's own]")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, help="For --measure.")
+def backbones(names: tuple[str, ...], measure: bool, image_size: int | None, batch_size: int) -> None:
+    """List the backbones, or those called NAMES: accuracy, parameters, sizes, licence, images per second.
 
+    The accuracy is that on ImageNet, in percent, as it was published.
+    """
+    from keras_sgdr.models.backbones import describe_backbones, find_backbone
+
+    wanted = [find_backbone(name).name for name in names]
+    speed = f" {'images/s':>9}" if measure else ""
     click.echo(
-        f"{'name':<18} {'parameters':>12} {'size':>5} {'smallest':>8} {'preprocessing':>13} {'licence':>12}  weights"
+        f"{'name':<18} {'accuracy':>8} {'parameters':>12}{speed} {'size':>5} {'smallest':>8} {'preprocessing':>13} "
+        f"{'licence':>12}  weights"
     )
     for row in describe_backbones():
+        if wanted and row["name"] not in wanted:
+            continue
+        speed = f" {_images_per_second(row, image_size, batch_size):>9.1f}" if measure else ""
         click.echo(
-            f"{row['name']:<18} {row['parameters']:>12,} {row['default_size']:>5} {row['min_size']:>8} "
-            f"{row['preprocessing']:>13} {row['licence']:>12}  {'here' if row['weights_here'] else 'to be downloaded'}"
+            f"{row['name']:<18} {row['accuracy']:>8.1f} {row['parameters']:>12,}{speed} {row['default_size']:>5} "
+            f"{row['min_size']:>8} {row['preprocessing']:>13} {row['licence']:>12}  "
+            f"{'here' if row['weights_here'] else 'to be downloaded'}"
         )
+
+
+def _images_per_second(row: dict[str, Any], image_size: int | None, batch_size: int) -> float:
+    """Predicts on a few batches; the median, for a machine may have other things to do."""
+    import keras
+    import numpy as np
+
+    from keras_sgdr.models.classifier import build_classifier
+
+    keras.backend.clear_session()
+    size = image_size or row["default_size"]
+    model = build_classifier(2, backbone=row["name"], weights=None, image_size=size)
+    images = np.random.default_rng(0).integers(0, 256, (batch_size, size, size, 3), dtype=np.uint8)
+    model.predict_on_batch(images)  # which compiles
+    seconds = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        model.predict_on_batch(images)
+        seconds.append(time.perf_counter() - begun)
+    return batch_size / float(np.median(seconds))
 
 
 @click.group()

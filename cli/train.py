@@ -13,6 +13,11 @@ FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 _RATE = click.FloatRange(min=0, min_open=True)
 
 
+# Of `train`, what says where and how it runs, and what a run that goes on from another one shares with it
+_OF_A_CALL = {"config", "folder", "output", "dry_run", "resume", "moved", "overwrite"}
+_OF_THE_NETWORK = ("backbone", "image_size", "resize", "augmentation", "max_zoom")
+
+
 class _Numbers(click.ParamType):
     """Numbers with commas between them."""
 
@@ -31,15 +36,29 @@ def _read_config(context: click.Context, _: click.Parameter, path: Path | None) 
     """Lets a file's settings stand where the command line has none."""
     if path is None:
         return
-    try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise click.BadParameter(f"{path}: {error}") from error
-    names = {parameter.name for parameter in context.command.params} - {"config", "folder", "resume", "overwrite"}
+    settings = _settings_in(path)
+    names = {parameter.name for parameter in context.command.params} - _OF_A_CALL
     unknown = sorted(set(settings) - names)
     if unknown:
         raise click.BadParameter(f"{path} has settings that there are not: {', '.join(unknown)}.")
-    context.default_map = {name: value for name, value in settings.items() if value is not None}
+    context.default_map = {**(context.default_map or {}), **settings}
+
+
+def _read_start(context: click.Context, _: click.Parameter, run: Path | None) -> str | None:
+    """Lets what images and network of a run were stand where neither the command line nor a file says other."""
+    if run is None:
+        return None
+    settings = _settings_in(run / "config.toml")
+    before = {name: settings[name] for name in _OF_THE_NETWORK if name in settings}
+    context.default_map = {**before, **(context.default_map or {})}
+    return str(run)
+
+
+def _settings_in(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise click.BadParameter(f"{path}: {error}") from error
 
 
 _NAME_OPTIONS = (
@@ -120,6 +139,14 @@ def make_recipe(options: dict[str, Any]) -> Any:
     help="A TOML file of these options, such as a run leaves; those given here come first.",
 )
 @recipe_options
+@click.option(
+    "--from",
+    "start_from",
+    type=click.Path(path_type=Path),
+    is_eager=True,
+    callback=_read_start,
+    help="A finished run to go on from, with more images or other classes.",
+)
 @click.option("--image-cache", default="auto", help="Where decoded images are kept: auto, memory, off or a directory.")
 @click.option("--head-views", type=click.IntRange(min=0), default=2, help="Step 4: augmented views for the head.")
 @click.option("--head-cycles", type=click.IntRange(min=0), default=0, help="Step 4: epochs of the head on new views.")
@@ -157,8 +184,9 @@ def make_recipe(options: dict[str, Any]) -> Any:
 @click.option("--max-minutes", type=_RATE, help="Plan the run so that it ends within this time.")
 @click.option("--dry-run", is_flag=True, help="Print the plan with its times, and train nothing.")
 @click.option("--resume", is_flag=True, help="Go on with the unfinished run in OUTPUT.")
+@click.option("--moved", is_flag=True, help="With --resume: FOLDER has another path than before, and the same images.")
 @click.option("--overwrite", is_flag=True, help="Begin again in OUTPUT.")
-def train(folder: Path, output: Path, dry_run: bool, resume: bool, overwrite: bool, **options: Any) -> None:
+def train(folder: Path, output: Path, dry_run: bool, **options: Any) -> None:
     """Train a classifier on FOLDER by the eight steps.
 
     FOLDER has train/ and valid/, and perhaps test/, each with a folder per class; or just a folder per class; or it is
@@ -166,10 +194,11 @@ def train(folder: Path, output: Path, dry_run: bool, resume: bool, overwrite: bo
     """
     from keras_sgdr.recipe.train import plan_training, train_image_classifier
 
+    handling = {name: options.pop(name) for name in ("resume", "moved", "overwrite")}
     if dry_run:
         click.echo(plan_training(folder, recipe=make_recipe(options)))
         return
-    train_image_classifier(folder, output=output, recipe=make_recipe(options), resume=resume, overwrite=overwrite)
+    train_image_classifier(folder, output=output, recipe=make_recipe(options), **handling)
 
 
 @click.command("lr-find")

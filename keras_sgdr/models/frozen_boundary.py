@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import keras
 
 from keras_sgdr.models.graph import Step, steps_of
 from keras_sgdr.validation import InvalidValueError
+
+# The last body of each model: what predicts with it is traced, which takes seconds, once.
+_BODIES: WeakKeyDictionary[keras.Model, tuple[tuple[int, ...], keras.Model]] = WeakKeyDictionary()
 
 
 def split_at_frozen_boundary(model: keras.Model) -> tuple[keras.Model, keras.Model]:
@@ -30,11 +34,14 @@ def split_at_frozen_boundary(model: keras.Model) -> tuple[keras.Model, keras.Mod
         ValueError: If nothing is frozen before the first trainable layer, or nothing is trainable.
     """
     steps = steps_of(model)
-    frontier = steps[_boundary(steps)].frontier
-    features = _alone([steps[position].operation.output for position in frontier])
-    # Not `model.input`, which a sequential model does not have before it is called.
-    body = keras.Model(_alone(model.inputs), features, name=f"{model.name}_body")
-    return body, keras.Model(features, _alone(model.outputs), name=f"{model.name}_rest")
+    frontier = tuple(steps[_boundary(steps)].frontier)
+    cut, body = _BODIES.get(model, (None, None))
+    if cut != frontier or body is None:
+        features = _alone([steps[position].operation.output for position in frontier])
+        # Not `model.input`, which a sequential model does not have before it is called.
+        body = keras.Model(_alone(model.inputs), features, name=f"{model.name}_body")
+        _BODIES[model] = frontier, body
+    return body, keras.Model(body.output, _alone(model.outputs), name=f"{model.name}_rest")
 
 
 def _alone(tensors: Sequence[Any]) -> Any:

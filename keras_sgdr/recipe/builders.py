@@ -16,7 +16,7 @@ from keras_sgdr.data.dataset.load_dataset import load_dataset
 from keras_sgdr.data.index.split import FolderIndex, Split
 from keras_sgdr.lr_finder.lr_curve import LRCurve
 from keras_sgdr.lr_finder.lr_find import lr_find
-from keras_sgdr.models.classifier import build_classifier
+from keras_sgdr.models.classifier import build_classifier, load_classifier
 from keras_sgdr.models.layer_groups import freeze_to, layer_groups, unfreeze
 from keras_sgdr.models.softmax_regression import SoftmaxRegression, fit_softmax_regression
 from keras_sgdr.optimizers.differential_lr import DifferentialLR
@@ -25,7 +25,7 @@ from keras_sgdr.precompute.feature_cache import user_cache
 from keras_sgdr.precompute.precompute import precompute_features
 from keras_sgdr.recipe.candidates import guessing_loss
 from keras_sgdr.recipe.recipe import Recipe
-from keras_sgdr.validation import require
+from keras_sgdr.validation import InvalidValueError, require
 
 # The least recently used features are removed above this
 FEATURE_CACHE_BYTES = 20 * 2**30
@@ -51,6 +51,28 @@ def make_model(recipe: Recipe, num_classes: int, weights: str | None) -> keras.M
         )
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def take_over(model: keras.Model, run: str, class_names: Sequence[str]) -> None:
+    """Gives a model the weights of a finished run's; the head's for the classes that both have, and zero for others.
+
+    Raises:
+        ValueError: If the run has another backbone.
+    """
+    before = load_classifier(run)
+    weights, found = model.get_weights(), before.model.get_weights()
+    if [each.shape for each in weights[:-2]] != [each.shape for each in found[:-2]]:
+        raise InvalidValueError(
+            f"`start_from` must be a run with the same backbone. Received: start_from={run!r}, a {before.model.name} "
+            f"of {before.model.count_params()} parameters, for a {model.name} of {model.count_params()}. Give "
+            "`backbone` as it was there."
+        )
+    kernel, bias = (np.zeros_like(each) for each in weights[-2:])
+    for place, name in enumerate(class_names):
+        if name in before.class_names:
+            known = before.class_names.index(name)
+            kernel[:, place], bias[place] = found[-2][:, known], found[-1][known]
+    model.set_weights([*found[:-2], kernel, bias])
 
 
 def chosen_precision(precision: str) -> str:

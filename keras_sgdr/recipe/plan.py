@@ -91,6 +91,8 @@ class Costs:
         train: To train the whole network on a batch, augmentation included.
         prepare_predict: Before the first prediction.
         prepare_train: Before the first step of training.
+        parameters: Numbers that are the network's weights.
+        features: Numbers that it makes of an image, for the head.
     """
 
     check: float
@@ -99,6 +101,8 @@ class Costs:
     train: float
     prepare_predict: float
     prepare_train: float
+    parameters: int
+    features: int
 
 
 class _BatchTimes(keras.callbacks.Callback):
@@ -130,7 +134,8 @@ def measure(recipe: Recipe, index: FolderIndex) -> Costs:
         fingerprint(few.paths[0])  # which makes the function ready
         check = _seconds(lambda: list(pool.map(fingerprint, few.paths))) / len(few)
     prepare_train = times.ends[0] - begun - train
-    return Costs(check, decode / len(few), float(np.median(rest)), train, first, prepare_train)
+    sizes = model.count_params(), int(model.layers[-1].input.shape[-1])
+    return Costs(check, decode / len(few), float(np.median(rest)), train, first, prepare_train, *sizes)
 
 
 def _timed_passes(dataset: Any) -> tuple[list[Any], float]:
@@ -225,6 +230,24 @@ def table(stages: Sequence[PlannedStage], took: dict[str, float] | None = None) 
     rows.append(("in all", _clock(sum(stage.seconds for stage in stages)), _clock(done), ""))
     lines = [f"{'stage':<20} {'planned':>8} {'took' if took is not None else '':>8}  what"]
     return "\n".join([*lines, *(f"{name:<20} {planned:>8} {taken:>8}  {what}" for name, planned, taken, what in rows)])
+
+
+def run_bytes(parameters: int) -> int:
+    """Returns the room on the disk that a run needs at most.
+
+    A checkpoint has the weights and two slots of the optimizer for each, and is written beside the one before.
+    """
+    return 4 * parameters * (2 * 3 + 2)
+
+
+def disk(recipe: Recipe, num_images: dict[str, int], costs: Costs) -> str:
+    """Says what a run needs on the disk."""
+    images = (1 + recipe.head_views) * num_images["train"] + num_images["valid"]
+    kept = 4 * images * costs.features
+    return (
+        f"on the disk: {run_bytes(costs.parameters) / 1e6:.0f} MB at most in the run directory, and "
+        f"{kept / 1e6:.0f} MB of activations in the cache"
+    )
 
 
 def _clock(seconds: float | None) -> str:

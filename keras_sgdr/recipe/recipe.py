@@ -48,6 +48,8 @@ class Recipe:
         backbone: A name that `build_classifier` knows, or the path of a `.keras` file with a functional model of yours,
             from RGB images in [0, 255] to features; its weights are those in the file.
         weights: Of a backbone given by name: `"imagenet"`, the path of a weights file, or `None` for random ones.
+        start_from: The directory of a finished run whose network is gone on from, with more images or other classes;
+            the backbone must be that run's. Its head keeps what it knows of classes of the same name.
         image_size: Height and width of the model's input in pixels, one number for both.
         resize: How an image is brought to that size: `"crop"`, `"squish"` or `"pad"`.
         batch_size: Images per step, >= 1.
@@ -109,6 +111,7 @@ class Recipe:
 
     backbone: str = "EfficientNetLite0"
     weights: str | None = "imagenet"
+    start_from: str | None = None
     image_size: int = IMAGE_SIZE
     resize: str = "crop"
     batch_size: int = 32
@@ -154,6 +157,8 @@ class Recipe:
             f"`augmentation` must be one of {AUGMENTATIONS}",
             augmentation=self.augmentation,
         )
+        if self.start_from is not None:
+            object.__setattr__(self, "start_from", str(self.start_from))
         cache = str(self.image_cache)
         # A mere word is rather misspelt than the name of a folder.
         is_path = "/" in cache or "\\" in cache

@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_sgdr import plots
 from keras_sgdr.checkpoint.training_checkpoint import TrainingCheckpoint
-from keras_sgdr.data.dataset.free_space import available_memory
+from keras_sgdr.data.dataset.free_space import available_disk, available_memory
 from keras_sgdr.data.dataset.image_cache import ImageMemory
 from keras_sgdr.data.index.split import FolderIndex
 from keras_sgdr.lr_finder.lr_curve import LRCurve
@@ -22,15 +22,17 @@ from keras_sgdr.recipe.builders import (
     make_features,
     make_model,
     make_training_data,
+    take_over,
     training_split,
     with_labels_for,
 )
 from keras_sgdr.recipe.candidates import Candidate
 from keras_sgdr.recipe.interruption import Interruption
-from keras_sgdr.recipe.plan import Cycles, planned_cycles
+from keras_sgdr.recipe.plan import Cycles, planned_cycles, run_bytes
 from keras_sgdr.recipe.progress_table import ProgressTable
 from keras_sgdr.recipe.recipe import Recipe
 from keras_sgdr.recipe.run_directory import FIT_PLAN, PLAN, TRAIN_SMALLER, RunDirectory
+from keras_sgdr.validation import InvalidValueError
 
 # Decoded images are kept in memory up to this
 IMAGE_MEMORY_BYTES = 2 * 2**30
@@ -59,10 +61,21 @@ class Run:
         self.verbose = verbose
         # How `load_dataset` keeps decoded images
         self.kept: dict[str, Any] = {"cache": _image_cache(recipe.image_cache), "verbose": verbose}
-        weights = None if directory.has_weights else recipe.weights
+        weights = None if directory.has_weights or recipe.start_from else recipe.weights
         is_small = directory.finished(TRAIN_SMALLER) is None
         self._build(recipe.at_size(self.sizes[0 if is_small else -1]), weights)
+        self._check_disk()
+        if recipe.start_from and not directory.has_weights:
+            take_over(self.model, recipe.start_from, index.class_names)
         directory.restore(self.model)
+
+    def _check_disk(self) -> None:
+        needed, free = run_bytes(self.model.count_params()), available_disk(self.directory.path)
+        if free < needed:
+            raise InvalidValueError(
+                f"`output` must be on a disk with room for the run, about {needed / 1e6:.0f} MB. Received: "
+                f"{self.directory.path}, with {free / 1e6:.0f} MB free. Free some room, or choose another directory."
+            )
 
     def _build(self, recipe: Recipe, weights: str | None) -> None:
         """Makes the model of a recipe, and forgets what was made for another size of images."""

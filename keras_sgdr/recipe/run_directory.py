@@ -14,6 +14,7 @@ from typing import Any
 import keras
 from filelock import FileLock, Timeout
 
+from keras_sgdr._version import __version__
 from keras_sgdr.atomic_write import atomic_write
 from keras_sgdr.validation import InvalidValueError
 
@@ -23,6 +24,8 @@ TRAIN_HEAD, TRAIN_HEAD_AUGMENTED = "train_head", "train_head_augmented"
 FIND_RATE, FIT_PLAN, TRAIN_SMALLER, TRAIN_ALL = "find_rate", "fit_plan", "train_smaller", "train_all"
 EVALUATE, EXPORT = "evaluate", "export"
 _JOURNAL = "run.json"
+# One more whenever stages come, go, or leave something else for those after them
+_FORMAT = 1
 # The errors of a network drive that has no locks; there, two runs at once must not share a directory.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
@@ -69,6 +72,7 @@ class RunDirectory:
         settings: What the run was asked for, as JSON values.
         resume: Go on with the unfinished run that is there.
         overwrite: Begin again where a run is there already; its files are removed, others stay.
+        may_differ: Settings that may be others than before when the run is resumed.
         stages: All stages, in their order.
 
     Raises:
@@ -83,6 +87,7 @@ class RunDirectory:
         settings: dict[str, Any],
         resume: bool = False,
         overwrite: bool = False,
+        may_differ: Sequence[str] = (),
         stages: Sequence[Stage] = (),
     ) -> None:
         if resume and overwrite:
@@ -91,6 +96,7 @@ class RunDirectory:
             )
         self.path = Path(path)
         self._settings = settings
+        self._may_differ = may_differ
         self._all_stages = stages
         self._stages: dict[str, dict[str, Any]] = {}
         if self.path.is_file():
@@ -211,9 +217,16 @@ class RunDirectory:
                 f"`output` must not hold a run already. Received: output={self.path}, which holds {state}. "
                 "Choose another directory, go on with it (`resume`), or begin again (`overwrite`)."
             )
+        if previous.get("format") != _FORMAT:
+            raise InvalidValueError(
+                f"a resumed run must have been begun by a version of the package with the same stages. Received: "
+                f"{self.path}, by keras-sgdr {previous.get('version', 'before 0.1.0')}; this is {__version__}. "
+                "Install that version, or begin again (`overwrite`)."
+            )
         begun = [stage for stage in self._all_stages if self._has_begun(stage, previous["stages"])]
         read_later = {name for stage in self._all_stages for name in stage.settings}
         read_later -= {name for stage in begun for name in stage.settings}
+        read_later |= set(self._may_differ)
         read_later -= {name for stage in begun for name in stage.may_be_given_later if settings.get(name) is None}
         changed = sorted(
             name
@@ -231,7 +244,8 @@ class RunDirectory:
         return stage.name in finished or self.unfinished(stage.name).is_file()
 
     def _write_journal(self) -> None:
-        self.write_json(_JOURNAL, {"settings": self._settings, "stages": self._stages})
+        journal = {"format": _FORMAT, "version": __version__, "settings": self._settings, "stages": self._stages}
+        self.write_json(_JOURNAL, journal)
 
 
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -121,7 +121,14 @@ def _find_head_rate(run: Run) -> dict[str, Any]:
 def _train_head(run: Run) -> dict[str, Any]:
     train, valid, head = run.precompute()
     run.say("step 3: train the head to its optimum on precomputed activations")
-    return _at_optimum(run, "head", [train], valid, head)
+    if run.recipe.start_from is None:
+        return _at_optimum(run, "head", [train], valid, head)
+    before, weights = run.candidate(f"the head of {run.recipe.start_from}"), run.model.layers[-1].get_weights()
+    values = _at_optimum(run, "head", [train], valid, head)
+    if best_of([before, run.candidate("the new head")]) == 0:
+        run.say(f"best on the validation images: {before}")
+        run.model.layers[-1].set_weights(weights)
+    return values
 
 
 def _train_head_augmented(run: Run) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from keras_sgdr.recipe.builders import (
     make_model,
     training_split,
 )
-from keras_sgdr.recipe.plan import PlannedStage, measure, plan, planned_cycles, table, within
+from keras_sgdr.recipe.plan import PlannedStage, disk, measure, plan, planned_cycles, table, within
 from keras_sgdr.recipe.recipe import Recipe
 from keras_sgdr.recipe.run import Run, set_stage_seed
 from keras_sgdr.recipe.run_directory import FIT_PLAN, RunDirectory
@@ -72,6 +72,7 @@ def train_image_classifier(
     output: str | os.PathLike[str],
     recipe: Recipe | None = None,
     resume: bool = False,
+    moved: bool = False,
     overwrite: bool = False,
     verbose: int = 1,
 ) -> TrainingResult:
@@ -92,6 +93,7 @@ def train_image_classifier(
         recipe: The settings.
         resume: Go on with an unfinished run in `output`, after the last stage that it finished. Settings that only
             later stages read may be others than before.
+        moved: The folder of a resumed run has another path now; names and sizes of its images must be the same.
         overwrite: Begin again in an `output` that holds a run already.
         verbose: 1 prints a line per stage, a table of epochs and progress bars; 0 nothing.
 
@@ -115,7 +117,8 @@ def train_image_classifier(
         "images": digest_of(index),
     }
     keras.utils.set_random_seed(recipe.seed)
-    with RunDirectory(output, settings=settings, resume=resume, overwrite=overwrite, stages=STAGES) as directory:
+    handling = {"resume": resume, "overwrite": overwrite, "may_differ": ["folder"] if moved else []}
+    with RunDirectory(output, settings=settings, stages=STAGES, **handling) as directory:
         directory.write_text(CONFIG_FILE, _as_toml(recipe))
         run = Run(recipe, index, directory, verbose)
         run.say(describe(index))
@@ -166,7 +169,7 @@ def plan_training(folder: str | os.PathLike[str], *, recipe: Recipe | None = Non
         *_, stages = within(recipe, num_images, costs, 60 * recipe.max_minutes)
     else:
         stages = plan(recipe, num_images, costs, planned_cycles(recipe, num_images["train"]))
-    return f"{describe(index)}\n{table(stages)}"
+    return f"{describe(index)}\n{table(stages)}\n{disk(recipe, num_images, costs)}"
 
 
 def _as_toml(recipe: Recipe) -> str:

@@ -2,15 +2,16 @@
 
     python -m tests.benchmarks.recipe --data DIR --work DIR [--seeds 3] [--conditions NAME ...] [--jobs 2]
     python -m tests.benchmarks.recipe --data DIR --work DIR --ablation [--conditions NAME ...]
+    python -m tests.benchmarks.recipe --data DIR --work DIR --options [--conditions NAME ...]
     python -m tests.benchmarks.recipe --work DIR --table
 
 `--data` holds `sign_digits/` and `flowers/`, each with `train/CLASS` and `valid/CLASS`. Plain Keras has the same
 backbone, images, augmentation, batches and dropout: two epochs of the head at 1e-3, then everything with batch norms
 frozen and as many epochs as the one command took, AdamW, cosine to zero, at four rates. Its best rate is chosen for
 each condition afterwards, by the mean over the seeds; after the first seed, rates more than .02 below the best one
-are left out. `--ablation` runs the one command with one thing changed in step 8, of the same number of epochs. Each
-training is a process of its own, on one processor. What is done is kept in `runs.jsonl`, and a
-second call goes on.
+are left out. `--ablation` runs the one command with one thing changed in step 8, of the same number of epochs, and
+`--options` with one option more. Each training is a process of its own, on one processor. What is done is kept in
+`runs.jsonl`, and a second call goes on.
 """
 
 from __future__ import annotations
@@ -36,6 +37,18 @@ from tests.benchmarks.recipe_conditions import CONDITIONS, Condition
 RATES = (3e-5, 1e-4, 3e-4, 1e-3)
 HOPELESS = 0.02
 ABLATIONS = ("one rate for all groups", "cycles of 1, 2 and 4 parts", "batch norms trained")
+# Of the command line, as settings of the recipe
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--sizes 48,64": {"sizes": (48, 64)},
+    "--class-weight balanced": {"class_weight": "balanced"},
+    "--oversample": {"oversample": True},
+    "--mixup 0.2": {"mixup": 0.2},
+    "--cutmix 1": {"cutmix": 1.0},
+    "--label-smoothing 0.1": {"label_smoothing": 0.1},
+    "--ema 0.98": {"ema": 0.98},
+    "--accumulate 2": {"accumulate": 2},
+    "--n-cycles 2": {"n_cycles": 2},
+}
 BATCH_SIZE, DROPOUT, MAX_ZOOM = 32, 0.2, 1.1
 
 
@@ -60,6 +73,9 @@ def train_ours(
     Run.candidate = timed  # type: ignore[method-assign]
     settings: dict[str, Any] = {"image_size": condition.image_size, "augmentation": condition.augmentation}
     settings |= {"backbone": condition.backbone, "resize": "squish", "seed": seed}
+    settings |= OPTIONS.get(ablation or "", {})
+    if "sizes" in settings:  # three quarters of the condition's own, and then that
+        settings["sizes"] = (settings.pop("image_size") * 3 // 4, condition.image_size)
     if ablation == "one rate for all groups":
         settings |= {"group_factor": 1.0}
     elif ablation == "cycles of 1, 2 and 4 parts":
@@ -149,8 +165,8 @@ def run_methods(condition: Condition, seed: int, arguments: argparse.Namespace, 
     """What a chain does."""
     key = (condition.name, seed)
     run_one(*key, "ours", arguments, processor)
-    if arguments.ablation:
-        for method in ABLATIONS:
+    if arguments.ablation or arguments.options:
+        for method in ABLATIONS if arguments.ablation else OPTIONS:
             run_one(*key, method, arguments, processor)
         return
     for rate in RATES:
@@ -183,7 +199,7 @@ def train_one(name: str, method: str, seed: int, data: Path, work: Path) -> None
     folder = condition.folder(data, work)
     if method == "ours":
         result = train_ours(condition, folder, seed, work / "runs" / f"{name}-{seed}")
-    elif method in ABLATIONS:
+    elif method in (*ABLATIONS, *OPTIONS):
         result = train_ours(condition, folder, seed, work / "runs" / f"{name}-{seed}-ablation", method)
     else:
         epochs = read_runs(work)[name, "ours", seed]["epochs"]
@@ -238,14 +254,25 @@ def print_table(work: Path) -> None:
 
 
 def print_ablation(work: Path) -> None:
-    """Accuracy with one thing changed, less that of the defaults, for each folder where it was measured."""
+    """With one thing changed, and less the defaults, for each folder where it was measured."""
     runs = read_runs(work)
-    for method in ABLATIONS:
+    print("\n| changed | folder | seeds | accuracy | difference ± 2 SE | with TTA | loss | CPU |")
+    print("|---|---|---|---|---|---|---|---|")
+    for method in (*ABLATIONS, *OPTIONS):
         pairs = [(name, run, runs[name, "ours", seed]) for (name, of, seed), run in runs.items() if of == method]
         for name in sorted({name for name, _, _ in pairs}):
-            rows = [(changed["accuracy"], ours["accuracy"]) for each, changed, ours in pairs if each == name]
-            changed, ours = np.mean(rows, axis=0)
-            print(f"{method}, {name}: {changed:.3f}, {changed - ours:+.3f} ({len(rows)} seeds)")
+            changed, ours = zip(*((one, other) for each, one, other in pairs if each == name), strict=True)
+            paired = np.mean([_hits(one) - _hits(other) for one, other in zip(changed, ours, strict=True)], axis=0)
+            accuracy, tta, loss = (
+                [np.mean([of(run) for run in runs_of]) for runs_of in (changed, ours)]
+                for of in (lambda run: run["accuracy"], lambda run: run["tta"]["accuracy"], lambda run: run["loss"])
+            )
+            print(
+                f"| {method} | {name} | {len(ours)} | {accuracy[0]:.3f} "
+                f"| {paired.mean():+.3f} ± {2 * paired.std() / np.sqrt(len(paired)):.3f} "
+                f"| {tta[0]:.3f}, {tta[0] - tta[1]:+.3f} | {loss[0]:.3f}, {loss[0] - loss[1]:+.3f} "
+                f"| {_ratio(list(changed), list(ours), 'cpu_seconds'):.2f} |"
+            )
 
 
 def _is_comparable(runs: dict[tuple[str, str, int], Any], name: str, rate: float, seed: int) -> bool:
@@ -280,6 +307,7 @@ def main() -> None:
     parser.add_argument("--conditions", nargs="+", default=[condition.name for condition in CONDITIONS])
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--ablation", action="store_true")
+    parser.add_argument("--options", action="store_true")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

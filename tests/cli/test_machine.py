@@ -2,12 +2,25 @@
 
 import os
 
-from tests.cli.command_line import run, run_process, run_well
+from tests.cli.command_line import assert_one_line, run, run_process, run_well
 
 
 def test_backbones_lists_the_default_with_its_weights():
     (line,) = [line for line in run("backbones").stdout.splitlines() if line.startswith("EfficientNetLite0")]
     assert line.endswith("here")
+
+
+def test_backbones_measures_those_that_are_named_at_the_size_that_is_given():
+    names = ("EfficientNetLite0", "MobileNetV3Small")
+    rates = {}
+    for size in (32, 128):
+        arguments = ("--measure", "--image-size", size, "--batch-size", 4)
+        header, *lines = run_well("backbones", *names, *arguments).stdout.splitlines()
+        assert [line.split()[0] for line in lines] == list(names)
+        place = header.split().index("images/s")
+        rates[size] = [float(line.split()[place]) for line in lines]
+    assert all(small > large > 0 for small, large in zip(rates[32], rates[128], strict=True))
+    assert_one_line(run("backbones", "EfficientNetLight0"), "EfficientNetLite0")
 
 
 def test_cache_is_listed_and_cleared(digits_folder, tiny_options, tmp_path, monkeypatch):

@@ -10,15 +10,30 @@ import click
 import pytest
 
 from keras_sgdr import Recipe
-from keras_sgdr.recipe.recipe import AUGMENTATIONS, RESIZES
+from keras_sgdr.recipe.recipe import AUGMENTATIONS, CLASS_WEIGHTS, PRECISIONS, RESIZES
 from keras_sgdr_cli.main import cli
 from keras_sgdr_cli.train import make_recipe
 
 FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
-NOT_OF_THE_RECIPE = {"output", "resume", "overwrite", "unfreeze", "num_steps", "views", "num_images"}
+NOT_OF_THE_RECIPE = {
+    "output",
+    "config",
+    "dry_run",
+    "resume",
+    "moved",
+    "overwrite",
+    "unfreeze",
+    "num_steps",
+    "views",
+    "num_images",
+}
 # On both sides of every bound that a setting has, or could reasonably have.
 NUMBERS = [-1, -1e-9, 0, 1e-9, 0.5, 1 - 1e-9, 1, 1 + 1e-9, 2, 3, 9, 10, 10 + 1e-9, 11, 1e9]
-NUMERIC = [name for name, field in FIELDS.items() if "int" in str(field.type) or "float" in str(field.type)]
+NUMERIC = [
+    name
+    for name, field in FIELDS.items()
+    if ("int" in str(field.type) or "float" in str(field.type)) and "tuple" not in str(field.type)
+]
 
 
 def parsed(command: str, *arguments: object) -> dict:
@@ -74,6 +89,14 @@ def test_no_option_takes_what_is_not_finite(name, value):
         make_recipe({name: parsed("train", f"--{name.replace('_', '-')}={value!r}")[name]})
 
 
-@pytest.mark.parametrize(("name", "choices"), [("resize", RESIZES), ("augmentation", AUGMENTATIONS)])
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [
+        ("resize", RESIZES),
+        ("augmentation", AUGMENTATIONS),
+        ("class_weight", CLASS_WEIGHTS),
+        ("precision", PRECISIONS),
+    ],
+)
 def test_choices_are_those_of_the_recipe(name, choices):
     assert sorted(option_of(name).type.choices) == sorted(choices)

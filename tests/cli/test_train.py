@@ -12,6 +12,7 @@ from PIL import Image
 
 from keras_sgdr import EfficientNetLite0, Recipe
 from keras_sgdr.recipe import train as recipe_train
+from keras_sgdr.recipe.stages import STAGES
 from keras_sgdr.validation import InvalidValueError
 from keras_sgdr_cli.main import cli
 from tests.cli.command_line import assert_one_line, run, run_well
@@ -46,6 +47,23 @@ SETTINGS = {
     "tta_views": 0,
     "seed": 3,
 }
+# Those whose effect has tests of its own in recipe/test_options.py, recipe/test_plan.py and cli/test_go_on.py
+MORE_SETTINGS = {
+    "learning_rates": (1e-4, 1e-3, 1e-2),
+    "sizes": (24, 32),
+    "class_weight": "balanced",
+    "oversample": True,
+    "mixup": 0.2,
+    "cutmix": 1.0,
+    "label_smoothing": 0.1,
+    "ema": 0.99,
+    "accumulate": 2,
+    "precision": "mixed_bfloat16",
+    "group_by": "[a-z]+",
+    "max_epochs": 3,
+    "max_minutes": 2.5,
+    "start_from": "runs/before",
+}
 IMAGES_OF_A_CLASS = {"train": 24, "valid": 8, "test": 4}
 
 
@@ -53,9 +71,11 @@ def as_options(settings) -> list[str]:
     """The settings as a user types them."""
     words = []
     for name, value in settings.items():
-        words.append(f"--{name.replace('_', '-')}")
+        words.append("--from" if name == "start_from" else f"--{name.replace('_', '-')}")
         if value is not True:
-            words.append("none" if value is None else str(value))
+            words.append(
+                ",".join(map(str, value)) if isinstance(value, tuple) else "none" if value is None else str(value)
+            )
     return words
 
 
@@ -187,7 +207,7 @@ def test_resume_of_a_finished_run_trains_nothing(digits_folder, trained_run, tin
     before = {path.name: path.read_bytes() for path in directory.iterdir() if path.suffix in (".keras", ".csv", ".npz")}
     cycles = ["--head-cycles", 1, "--n-cycles", 2, "--cycle-len", 1, "--tta-views", 2]
     result = run_well("train", digits_folder, "-o", directory, *tiny_options, *cycles, "--resume")
-    assert result.stdout.count("done before") == 8
+    assert result.stdout.count("done before") == len(STAGES)
     assert {name: (directory / name).read_bytes() for name in before} == before
 
 
@@ -212,14 +232,17 @@ def captured(monkeypatch):
 
 
 def taken_by(command: str) -> list[str]:
-    return [option.name for option in cli.commands[command].params if option.name in SETTINGS]
+    return [option.name for option in cli.commands[command].params if option.name in SETTINGS | MORE_SETTINGS]
 
 
 @pytest.mark.parametrize(
     ("command", "name"), [(command, name) for command in ("train", "lr-find") for name in taken_by(command)]
 )
 def test_an_option_fills_its_setting_and_no_other(captured, tmp_path, command, name):
-    settings = {name: SETTINGS[name]} | ({"n_cycles": 2} if name == "gradual_unfreezing" else {})
+    settings = {name: (SETTINGS | MORE_SETTINGS)[name]} | ({"n_cycles": 2} if name == "gradual_unfreezing" else {})
+    if name == "start_from":
+        settings = {name: str(tmp_path)}
+        (tmp_path / "config.toml").write_text("seed = 3")  # not of what two runs share
     run(command, tmp_path, "-o", tmp_path / "run", *as_options(settings))
     assert captured == [dataclasses.replace(Recipe(), **settings)]
     assert captured[0] != Recipe()

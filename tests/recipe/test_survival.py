@@ -153,3 +153,73 @@ def test_gradual_unfreezing_killed_in_its_second_phase_ends_as_unbroken(digits_f
     train(digits_folder, stopped, *options, "--resume", kill_in="train_all:18")
     train(digits_folder, stopped, *options, "--resume")
     assert_same(stopped, tmp_path / "unbroken")
+
+
+# The command line, killed at a moment: the beginning of a batch, or before or after a file takes its place or goes. It
+# counts the moments, and leaves their number where it is not killed.
+KILLED_AT = """
+import os, signal
+from pathlib import Path
+import keras
+from keras_sgdr.recipe.run import Run
+from keras_sgdr_cli.main import main
+
+moments = 0
+
+def moment():
+    global moments
+    moments += 1
+    if moments == int(os.environ["KILL_AT"]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def watched(method):
+    def call(*args, **options):
+        moment()
+        result = method(*args, **options)
+        moment()
+        return result
+    return call
+
+class Batches(keras.callbacks.Callback):
+    def on_train_batch_begin(self, batch, logs=None):
+        moment()
+
+for name in ("replace", "rename", "unlink"):
+    setattr(Path, name, watched(getattr(Path, name)))
+fit = Run.fit
+Run.fit = lambda self, name, *args, **options: fit(self, name, *args, Batches(), **options)
+try:
+    main()
+finally:
+    Path(os.environ["MOMENTS"]).write_text(str(moments))
+"""
+KINDS = {
+    "finders": ["--head-cycles", "1", "--cycle-len", "2"],
+    "groups": ["--gradual-unfreezing", "--n-cycles", "2", "--cycle-len", "1", "--learning-rate", "1e-3"],
+    "sizes": ["--sizes", "24,32", "--cycle-len", "4", "--learning-rate", "1e-3", "--ema", "0.5"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "kills"), [("finders", 9), ("groups", 8), ("sizes", 8)])
+def test_run_killed_at_any_moment_ends_as_an_unbroken_one(digits_folder, tiny_options, tmp_path, kind, kills):
+    options = [*tiny_options, *KINDS[kind], "--tta-views", "0"]
+    if kind == "sizes":
+        options[options.index("--image-size") : options.index("--image-size") + 2] = []
+
+    def train_until(output, moment, *more):
+        command = [sys.executable, "-c", KILLED_AT, "train", str(digits_folder), "-o", str(output), *options, *more]
+        environment = os.environ | ONE_THREAD | {"KILL_AT": str(moment), "MOMENTS": str(tmp_path / "moments")}
+        return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+    assert train_until(tmp_path / "unbroken", 0).returncode == 0
+    last = int((tmp_path / "moments").read_text())
+    for kill in range(kills):
+        broken = tmp_path / f"broken{kill}"
+        moment = 1 + round(kill * (last - 1) / (kills - 1))
+        killed = train_until(broken, moment)
+        assert killed.returncode == -signal.SIGKILL, (moment, killed.stderr[-2000:])
+        resumed = train_until(broken, 0, "--resume")
+        assert resumed.returncode == 0, (moment, resumed.stderr[-2000:])
+        assert_same(broken, tmp_path / "unbroken")
+        shutil.rmtree(broken)

@@ -1,0 +1,152 @@
+"""The plan of a run: its epochs, its times, and how it is fitted to a budget."""
+
+import dataclasses
+import json
+import time
+
+import pytest
+
+from keras_sgdr import Recipe
+from keras_sgdr.data.dataset import free_space
+from keras_sgdr.recipe import run as recipe_run
+from keras_sgdr.recipe.plan import Costs, Cycles, PlannedStage, plan, planned_cycles, replanned, within
+from keras_sgdr.recipe.train import train_image_classifier
+
+COSTS = Costs(
+    check=0.001,
+    decode=0.002,
+    predict=0.1,
+    train=0.4,
+    prepare_predict=2.0,
+    prepare_train=8.0,
+    parameters=10**6,
+    features=1280,
+)
+IMAGES = {"train": 320, "valid": 64}
+
+
+def seconds_of(stages, *names):
+    return sum(stage.seconds for stage in stages if not names or stage.name in names)
+
+
+@pytest.mark.parametrize(
+    ("cycles", "max_epochs", "expected"),
+    [
+        (Cycles(7, 3, 2), 49, (7, 3)),
+        (Cycles(7, 3, 2), 48, (7, 2)),
+        (Cycles(7, 3, 2), 20, (7, 1)),
+        (Cycles(7, 3, 2), 5, (5, 1)),
+        (Cycles(7, 3, 2), 0.5, (1, 1)),
+        (Cycles(6, 1, 2, num_sizes=3), 17, (5, 1)),
+    ],
+)
+def test_cycles_end_within_so_many_epochs(cycles, max_epochs, expected):
+    fewer = cycles.at_most(max_epochs)
+    assert (fewer.cycle_len, fewer.n_cycles) == expected
+    assert fewer.epochs <= max(max_epochs, 1)
+
+
+def test_the_most_epochs_of_a_recipe_are_the_plans():
+    assert planned_cycles(Recipe(max_epochs=5), 320).epochs == 5
+    assert planned_cycles(Recipe(max_epochs=500), 320).epochs == planned_cycles(Recipe(), 320).epochs == 20
+
+
+def test_sizes_share_the_epochs_and_small_ones_take_less_time():
+    recipe = Recipe(sizes=(64, 128))
+    cycles = planned_cycles(recipe, 320)
+    assert (cycles.cycle_len, cycles.epochs) == (10, 20)
+    stages = plan(recipe, IMAGES, COSTS, cycles)
+    small, large = (seconds_of(stages, name) for name in ("train_smaller", "train_all"))
+    # a quarter of the pixels
+    assert small - COSTS.prepare_train == pytest.approx(10 * (10 * 0.4 + 2 * 0.1) / 4)
+    assert large > 3 * small
+
+
+def test_a_short_time_shortens_the_cycle_and_at_last_leaves_views_out():
+    whole = seconds_of(plan(Recipe(), IMAGES, COSTS, planned_cycles(Recipe(), 320)))
+    for share in (1.2, 0.8, 0.6):
+        recipe, cycles, stages = within(Recipe(), IMAGES, COSTS, share * whole)
+        assert seconds_of(stages) < share * whole
+        assert (cycles.epochs == 20) == (share > 1)
+        assert recipe.head_views == 2
+    # what one epoch more would take does not fit any more
+    longer = plan(
+        recipe, IMAGES, COSTS, cycles.at_most(cycles.epochs + 1) if False else Cycles(cycles.epochs + 1, 1, 2)
+    )
+    assert seconds_of(longer) > 0.9 * 0.6 * whole
+    least = seconds_of(plan(Recipe(head_views=0), IMAGES, COSTS, Cycles(1, 1, 2)))
+    recipe, cycles, _ = within(Recipe(), IMAGES, COSTS, 1.1 * least)
+    assert (recipe.head_views, cycles.epochs) == (0, 1)
+    with pytest.raises(ValueError, match="`max_minutes` must leave time for one epoch of everything, about"):
+        within(Recipe(max_minutes=0.1), IMAGES, COSTS, 6)
+
+
+def test_step_8_is_planned_anew_by_the_time_that_is_left():
+    recipe = Recipe()
+    planned = plan(recipe, IMAGES, COSTS, planned_cycles(recipe, 320))
+    took = {stage.name: stage.seconds for stage in planned[:5]}
+    left = seconds_of(planned[5:])
+    assert replanned(recipe, IMAGES, COSTS, planned, took, 1.1 * left)[0].epochs == 20
+    # stages that took twice as long as planned let others be expected to
+    slow = {name: 2 * seconds for name, seconds in took.items()}
+    cycles, stages = replanned(recipe, IMAGES, COSTS, planned, slow, 1.1 * left)
+    assert 5 < cycles.epochs < 11
+    assert seconds_of(stages[5:]) < 1.1 * left
+    assert replanned(recipe, IMAGES, COSTS, planned, took, 0.0)[0].epochs == 1
+
+
+def test_a_run_without_a_limit_times_nothing(digits_folder, tiny_recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_sgdr.recipe.stages.measure", None)
+    result = train_image_classifier(digits_folder, output=tmp_path / "run", recipe=tiny_recipe, verbose=0)
+    stages = json.loads((result.output / "run.json").read_text())["stages"]
+    assert stages["fit_plan"]["cycles"] == {"cycle_len": 1, "n_cycles": 1, "cycle_mult": 2, "num_sizes": 1}
+    assert all(values["seconds"] >= 0 for values in stages.values())
+
+
+@pytest.fixture(scope="module")
+def tiny_recipe(tiny_backbone):
+    return Recipe(
+        backbone=str(tiny_backbone),
+        image_size=32,
+        augmentation="basic",
+        resize="squish",
+        head_views=0,
+        cycle_len=1,
+        learning_rate=1e-3,
+        tta_views=0,
+    )
+
+
+def test_a_run_keeps_to_its_minutes_and_says_what_it_planned(digits_folder, tiny_recipe, tmp_path, capsys):
+    recipe = dataclasses.replace(tiny_recipe, max_minutes=1.0, cycle_len=5000)
+    begun = time.monotonic()
+    result = train_image_classifier(digits_folder, output=tmp_path / "run", recipe=recipe)
+    taken = time.monotonic() - begun
+    stages = json.loads((result.output / "run.json").read_text())["stages"]
+    epochs = sum(row["stage"] == "all" for row in result.history)
+    assert 3 < epochs < 5000
+    assert epochs == stages["fit_plan"]["cycles"]["cycle_len"]
+    # the last epoch ends the cycle: its rate has fallen to next to nothing
+    assert result.history[-1]["learning_rate"] < 1e-3 * recipe.learning_rate * 10
+    assert taken < 66
+    assert result.export.is_dir()
+    lines = capsys.readouterr().out.splitlines()
+    last = [line for line in lines if line.startswith("in all")][-1].split()
+    assert len(last) == 4  # planned, and taken
+
+
+def test_a_run_that_does_not_fit_on_the_disk_is_refused_before_it_trains(
+    digits_folder, tiny_recipe, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(recipe_run, "available_disk", lambda _: 1000)
+    with pytest.raises(ValueError, match="a disk with room for the run, about 0 MB"):
+        train_image_classifier(digits_folder, output=tmp_path / "run", recipe=tiny_recipe, verbose=0)
+    assert free_space.available_disk(tmp_path) > 1000
+
+
+def test_planned_and_taken_stand_side_by_side():
+    from keras_sgdr.recipe.plan import table
+
+    text = table([PlannedStage("check", "look", 61.0), PlannedStage("train_all", "learn", 3.4)], {"check": 70.2})
+    assert "check                    1:01     1:10  look" in text
+    assert "train_all                0:03           learn" in text
