@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -17,12 +18,25 @@ from .train import FOLDER, layout_options, make_recipe, recipe_options
 @layout_options
 @click.option("--format", "output_format", type=click.Choice(["table", "json"]), default="table", help="Of the report.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A CSV file for all findings.")
+@click.option("--labels", is_flag=True, help="Look for wrong labels too, by the activations of a backbone.")
+@click.option("--backbone", default="EfficientNetLite0", help="For --labels.")
+@click.option("--image-size", type=click.IntRange(min=1), default=224, help="For --labels, in pixels.")
 @click.option("--quarantine", type=click.Path(path_type=Path), help="Move what cannot be read to this directory.")
 @click.option("--undo", is_flag=True, help="Move what --quarantine moved back, and check nothing.")
 def check(
-    folder: Path, output_format: str, output: Path | None, quarantine: Path | None, undo: bool, **layout: Any
+    folder: Path,
+    output_format: str,
+    output: Path | None,
+    labels: bool,
+    backbone: str,
+    image_size: int,
+    quarantine: Path | None,
+    undo: bool,
+    **layout: Any,
 ) -> None:
     """Check the images of FOLDER: unreadable files, leaks between splits, copies, imbalance, what is left out.
+
+    With --labels also for images that look like another class than their own.
 
     The exit code is 1 if something is wrong that spoils a training.
     """
@@ -40,6 +54,13 @@ def check(
         on_progress=_show_progress if sys.stderr.isatty() else None,
         **layout,
     )
+    if labels and not report.refused:
+        from keras_sgdr.data.index.folder import index_folder
+        from keras_sgdr.recipe.check_labels import check_labels
+
+        recipe = make_recipe({"backbone": backbone, "image_size": image_size})
+        wrong = check_labels(index_folder(folder, **layout), recipe=recipe, verbose=int(sys.stderr.isatty()))
+        report = dataclasses.replace(report, findings=(*report.findings, *wrong))
     if output_format == "json":
         click.echo(json.dumps(report.to_dict(), indent=1, ensure_ascii=False))
     else:

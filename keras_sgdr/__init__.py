@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from keras_sgdr.precompute.feature_cache import FeatureCache
     from keras_sgdr.precompute.precompute import precompute_features
     from keras_sgdr.recipe.recipe import Recipe
-    from keras_sgdr.recipe.train import train_image_classifier
+    from keras_sgdr.recipe.train import plan_training, train_image_classifier
     from keras_sgdr.serving.savedmodel import export_savedmodel
 
 
@@ -48,6 +48,7 @@ _LAZY = {
     "index_folder": "data.index.folder",
     "interpret": "evaluation.interpretation",
     "load_dataset": "data.dataset.load_dataset",
+    "plan_training": "recipe.train",
     "precompute_features": "precompute.precompute",
     "predict_tta": "evaluation.tta",
     "side_on": "augmentation.random_view",
@@ -85,6 +86,7 @@ __all__ = [
     "load_dataset",
     "lr_find",
     "lr_find_groups",
+    "plan_training",
     "precompute_features",
     "predict_tta",
     "recalibrate_batch_norm",

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras_cv.layers import VectorizedBaseImageAugmentationLayer
+from keras_cv.layers import CutMix, MixUp, VectorizedBaseImageAugmentationLayer
 
 from keras_sgdr.augmentation.resampling import render
 from keras_sgdr.augmentation.stateless_random import uniforms
@@ -269,6 +269,16 @@ def top_down(
     return RandomView(
         flip="dihedral", max_zoom=max_zoom, max_rotate_degrees=max_rotate_degrees, max_lighting=max_lighting, **kwargs
     )
+
+
+def mixing_layers(*, mixup: float = 0.0, cutmix: float = 0.0) -> list[keras.layers.Layer]:
+    """Returns KerasCV's layers that mix images, for the end of a list of augmentations.
+
+    Args:
+        mixup: The strength (alpha) of MixUp, https://arxiv.org/abs/1710.09412; 0 leaves it out.
+        cutmix: The strength (alpha) of CutMix, https://arxiv.org/abs/1905.04899; 0 leaves it out.
+    """
+    return [layer(alpha=alpha) for layer, alpha in ((MixUp, mixup), (CutMix, cutmix)) if alpha]
 
 
 def _signed(draw: Any) -> Any:

@@ -112,12 +112,8 @@ def training_split(recipe: Recipe, index: FolderIndex) -> Split:
 
 def make_training_data(recipe: Recipe, split: Split, **options: Any) -> Any:
     """Returns what step 8 is trained on: images augmented and shuffled, and mixed and weighted as the recipe says."""
-    augmentation = [make_augmentation(recipe)]
-    if recipe.mixup or recipe.cutmix:
-        import keras_cv  # takes seconds
-
-        augmentation += [keras_cv.layers.MixUp(alpha=recipe.mixup)] if recipe.mixup else []
-        augmentation += [keras_cv.layers.CutMix(alpha=recipe.cutmix)] if recipe.cutmix else []
+    mixing = random_view.mixing_layers(mixup=recipe.mixup, cutmix=recipe.cutmix)
+    augmentation = [make_augmentation(recipe), *mixing]
     layers = {"augmentation": augmentation, "class_weight": recipe.class_weight}
     dataset = make_dataset(recipe, split, shuffle=True, **layers, **options)
     return with_labels_for(recipe, dataset, len(split.class_names), label_smoothing=recipe.label_smoothing)

@@ -35,6 +35,7 @@ TESTS = {
     "recipe/stages.py": ["recipe/test_train.py"],
     "recipe/whole_network.py": ["recipe/test_train.py", "recipe/test_eight_steps.py"],
     "recipe/candidates.py": ["recipe/test_candidates.py"],
+    "recipe/plan.py": ["recipe/test_plan.py"],
     "recipe/rate_choice.py": ["recipe/test_rate_choice.py"],
     "serving/savedmodel.py": ["serving/test_savedmodel.py"],
 }

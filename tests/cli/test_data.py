@@ -180,3 +180,21 @@ def test_show_holds_out_images_of_one_folder_and_reads_a_table(folder, table, tm
     assert_one_line(run("show", table, "-o", tmp_path / "grid.png"), "00")
     result = run("show", table, "-o", tmp_path / "grid.png", "--suffix", ".png", "--label-delimiter", ";")
     assert_one_line(result, "label")
+
+
+def test_check_finds_wrong_labels_by_what_images_look_like(digits_folder, tmp_path):
+    folder = shutil.copytree(digits_folder, tmp_path / "digits")
+    for label, other in (("one", "zero"), ("zero", "seven"), ("seven", "one")):
+        for image in sorted((digits_folder / label).iterdir())[:4]:
+            (folder / label / image.name).rename(folder / other / f"swapped-{label}-{image.name}")
+    given = ("check", folder, "--output", tmp_path / "found.csv", "--labels", "--image-size", 64)
+    assert "wrong label" in run(*given).stdout
+    with (tmp_path / "found.csv").open(newline="") as file:
+        found = [row for row in csv.DictReader(file) if row["kind"] == "wrong label"]
+    swapped = [row for row in found if "swapped-" in row["path"]]
+    assert len(swapped) >= 9
+    assert len(found) <= 16
+    for row in swapped:
+        true, given_label = Path(row["path"]).name.split("-")[1], Path(row["path"]).parent.name
+        assert f"looks like {true} (" in row["detail"] or f"rather than {given_label} (" in row["detail"]
+    assert "wrong label" not in run(*given[:2]).stdout

@@ -36,6 +36,7 @@ WARNINGS = (
     "odd label",
     "odd size",
     "imbalance",
+    "wrong label",
 )
 
 _MAX_ASPECT, _MIN_SIDE, _MAX_IMBALANCE = 4.0, 16, 3.0
@@ -47,7 +48,7 @@ class Finding:
     """One thing that is wrong.
 
     Attributes:
-        kind: One of `ERRORS` or `WARNINGS`.
+        kind: One of `ERRORS` or `WARNINGS`; "wrong label" is found by `keras_sgdr.recipe.check_labels` alone.
         path: The file, and of two the one that can go; the folder for a layout and an imbalance.
         detail: What is wrong with it, one line.
         other: The file that it repeats.

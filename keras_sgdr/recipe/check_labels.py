@@ -1,0 +1,61 @@
+"""Looks for wrong labels in a folder, with a linear head on the activations of a pretrained backbone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from keras_sgdr.data.check.check_folder import Finding
+from keras_sgdr.data.index.split import FolderIndex, Split
+from keras_sgdr.evaluation.label_issues import find_label_issues, out_of_fold_probabilities
+from keras_sgdr.models.layer_groups import freeze_to
+from keras_sgdr.precompute.feature_cache import user_cache
+from keras_sgdr.precompute.precompute import precompute_features
+from keras_sgdr.recipe.builders import FEATURE_CACHE_BYTES, make_dataset, make_model
+from keras_sgdr.recipe.recipe import Recipe
+
+
+def check_labels(index: FolderIndex, *, recipe: Recipe | None = None, verbose: int = 1) -> list[Finding]:
+    """Finds images of the training and validation splits whose label is probably wrong.
+
+    Nothing is trained but a linear head, five times, each time without the images that it is asked about. The
+    activations are kept for a training that follows.
+
+    Args:
+        index: The images; they must all be readable.
+        recipe: The backbone, and how it is shown the images.
+        verbose: 1 shows the progress, 0 nothing.
+
+    Returns:
+        Findings of the kind "wrong label", the most certain first.
+    """
+    recipe = recipe or Recipe()
+    model = make_model(recipe, len(index.class_names), recipe.weights)
+    freeze_to(model, -1)
+    splits = (index.train, index.valid)
+    activations, labels = (
+        np.concatenate(column)
+        for column in zip(*(_in_order(recipe, model, each, verbose) for each in splits), strict=True)
+    )
+    probabilities = out_of_fold_probabilities(activations, labels, num_classes=len(index.class_names), seed=recipe.seed)
+    issues = find_label_issues(probabilities, labels)
+    paths = [path for split in splits for path in split.paths]
+    return [
+        Finding(
+            "wrong label",
+            paths[image],
+            f"looks like {index.class_names[suggested]} ({probabilities[image, suggested]:.2f}) rather than "
+            f"{index.class_names[labels[image]]} ({probabilities[image, labels[image]]:.2f})",
+        )
+        for image, suggested in zip(issues.indices, issues.suggested, strict=True)
+    ]
+
+
+def _in_order(recipe: Recipe, model: Any, split: Split, verbose: int) -> tuple[Any, Any]:
+    """Activations and labels of a split, in the order of its paths."""
+    cache = user_cache(max_bytes=FEATURE_CACHE_BYTES)
+    data = make_dataset(recipe, split)
+    features, _ = precompute_features(model, data, directory=cache, shuffle=False, verbose=verbose)
+    activations, labels = zip(*features.as_numpy_iterator(), strict=True)
+    return np.concatenate(activations), np.concatenate(labels)
