@@ -54,17 +54,20 @@ def check(
         on_progress=_show_progress if sys.stderr.isatty() else None,
         **layout,
     )
+    curve = None
     if labels and not report.refused:
         from keras_sgdr.data.index.folder import index_folder
         from keras_sgdr.recipe.check_labels import check_labels
 
         recipe = make_recipe({"backbone": backbone, "image_size": image_size})
-        wrong = check_labels(index_folder(folder, **layout), recipe=recipe, verbose=int(sys.stderr.isatty()))
+        wrong, curve = check_labels(index_folder(folder, **layout), recipe=recipe, verbose=int(sys.stderr.isatty()))
         report = dataclasses.replace(report, findings=(*report.findings, *wrong))
     if output_format == "json":
         click.echo(json.dumps(report.to_dict(), indent=1, ensure_ascii=False))
     else:
         click.echo(report.table())
+    if curve is not None:
+        click.echo(f"would more images help? {curve}", err=output_format == "json")
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         report.write_csv(output)

@@ -37,6 +37,7 @@ def evaluate(
     Of the FOLDER that RUN was trained on, the held-out images; of any other, those in its valid/, else in its test/,
     else all.
     """
+    from keras_sgdr.evaluation.interpretation import mcnemar
     from keras_sgdr.recipe.evaluate import evaluate_run
 
     options: dict[str, Any] = {"split": split, "batch_size": batch_size, "tta_views": tta_views, "plots": output}
@@ -48,11 +49,41 @@ def evaluate(
         click.echo(f"no images of: {', '.join(missing)}")
     for name, result in results.items():
         images = f"{len(result.labels)} images"
-        click.echo(f"{names[name]}: accuracy {result.accuracy:.4f}, loss {result.loss:.4f}, {images}")
+        scores = f"accuracy {result.accuracy:.4f}, loss {result.loss:.4f}, calibration error"
+        click.echo(f"{names[name]}: {scores} {result.calibration_error:.4f}, {images}")
+    if "tta" in results:
+        p_value = mcnemar(plain, results["tta"])
+        click.echo(
+            f"the views change the accuracy by {results['tta'].accuracy - plain.accuracy:+.4f}, p = {p_value:.2g}"
+        )
     for actual, predicted, count in list(results.values())[-1].most_confused()[:10]:
         click.echo(f"{count:>6}  {actual} taken for {predicted}")
     if output is not None:
         click.echo(f"plots: {output}")
+
+
+@click.command()
+@click.argument("run_a", type=click.Path(path_type=Path))
+@click.argument("run_b", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path), required=False)
+@click.option("--split", type=click.Choice(["train", "valid", "test", "all"]), help="Which images of FOLDER.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, help="Images per step.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="A CSV file for all images on which they differ.")
+def compare(
+    run_a: Path, run_b: Path, folder: Path | None, split: str | None, batch_size: int, output: Path | None
+) -> None:
+    """Compare two runs on FOLDER: settings, accuracy with McNemar's test, the images on which they differ.
+
+    FOLDER is the one that RUN_A was trained on if it is left out, of which its held-out images are taken.
+    """
+    from keras_sgdr.recipe.compare import compare_runs
+
+    comparison = compare_runs(run_a, run_b, folder, split=split, batch_size=batch_size)
+    click.echo(comparison.table())
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        comparison.write_csv(output)
+        click.echo(f"all of them: {output}")
 
 
 @click.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_sgdr import plots
-from keras_sgdr.validation import InvalidValueError
+from keras_sgdr.validation import InvalidValueError, require
 
 Array = npt.NDArray[Any]
+_BINS = 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +50,17 @@ class Interpretation:
     def loss(self) -> float:
         """The mean cross-entropy in nats."""
         return float(self.losses.mean())
+
+    @property
+    def calibration_error(self) -> float:
+        """The expected calibration error: how far the highest probabilities are from the share of hits among them.
+
+        In 15 bins of equal width, weighted by their images (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
+        """
+        confidence, hits = self.probabilities.max(axis=1), self.predictions == self.labels
+        bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+        gaps = np.bincount(bins, confidence - hits, minlength=_BINS)
+        return float(np.abs(gaps).sum() / len(self.labels))
 
     def top_losses(self, k: int | None = None) -> Array:
         """Returns the indices of the `k` images with the highest loss, worst first (all of them by default)."""
@@ -102,6 +115,28 @@ def interpret(probabilities: Any, labels: Any, class_names: Sequence[str]) -> In
         losses=-np.log(np.maximum(chosen, 1e-7)),  # the floor of keras.losses.SparseCategoricalCrossentropy
         confusion=confusion,
     )
+
+
+def mcnemar(one: Interpretation, other: Interpretation) -> float:
+    """Returns how probable a difference in accuracy as large as this is, if neither is better: McNemar's exact test.
+
+    Args:
+        one: The predictions of a classifier.
+        other: Those of another one, or of the same one on other views, on the same images.
+
+    Returns:
+        The two-sided p-value, in (0, 1], by the images that one gets right and the other wrong.
+
+    Raises:
+        ValueError: If they are of other images.
+
+    Reference: McNemar, 1947, https://doi.org/10.1007/BF02295996.
+    """
+    require(np.array_equal(one.labels, other.labels), "`other` must be of the same images", images=len(other.labels))
+    hits, others = one.predictions == one.labels, other.predictions == other.labels
+    won, lost = int(np.sum(hits & ~others)), int(np.sum(others & ~hits))
+    tail = sum(math.comb(won + lost, count) for count in range(min(won, lost) + 1))
+    return min(1.0, 2 * tail / 2 ** (won + lost))
 
 
 def _check_shapes(probabilities: Array, labels: Array, class_names: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Looks for wrong labels in a folder, with a linear head on the activations of a pretrained backbone."""
+"""Looks for wrong labels in a folder, and whether it has enough images, with linear heads on activations."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from keras_sgdr.data.check.check_folder import Finding
 from keras_sgdr.data.index.split import FolderIndex, Split
 from keras_sgdr.evaluation.label_issues import find_label_issues, out_of_fold_probabilities
+from keras_sgdr.evaluation.learning_curve import LearningCurve, learning_curve
 from keras_sgdr.models.layer_groups import freeze_to
 from keras_sgdr.precompute.feature_cache import user_cache
 from keras_sgdr.precompute.precompute import precompute_features
@@ -16,11 +17,13 @@ from keras_sgdr.recipe.builders import FEATURE_CACHE_BYTES, make_dataset, make_m
 from keras_sgdr.recipe.recipe import Recipe
 
 
-def check_labels(index: FolderIndex, *, recipe: Recipe | None = None, verbose: int = 1) -> list[Finding]:
-    """Finds images of the training and validation splits whose label is probably wrong.
+def check_labels(
+    index: FolderIndex, *, recipe: Recipe | None = None, verbose: int = 1
+) -> tuple[list[Finding], LearningCurve]:
+    """Finds images of the training and validation splits whose label is probably wrong, and what more images would do.
 
-    Nothing is trained but a linear head, five times, each time without the images that it is asked about. The
-    activations are kept for a training that follows.
+    Nothing is trained but linear heads: five for the labels, each without the images that it is asked about, and some
+    on parts of the training images. The activations are kept for a training that follows.
 
     Args:
         index: The images; they must all be readable.
@@ -28,20 +31,18 @@ def check_labels(index: FolderIndex, *, recipe: Recipe | None = None, verbose: i
         verbose: 1 shows the progress, 0 nothing.
 
     Returns:
-        Findings of the kind "wrong label", the most certain first.
+        Findings of the kind "wrong label", the most certain first, and the heads' errors by the number of images.
     """
     recipe = recipe or Recipe()
     model = make_model(recipe, len(index.class_names), recipe.weights)
     freeze_to(model, -1)
     splits = (index.train, index.valid)
-    activations, labels = (
-        np.concatenate(column)
-        for column in zip(*(_in_order(recipe, model, each, verbose) for each in splits), strict=True)
-    )
+    each = [_in_order(recipe, model, split, verbose) for split in splits]
+    activations, labels = (np.concatenate(column) for column in zip(*each, strict=True))
     probabilities = out_of_fold_probabilities(activations, labels, num_classes=len(index.class_names), seed=recipe.seed)
     issues = find_label_issues(probabilities, labels)
     paths = [path for split in splits for path in split.paths]
-    return [
+    findings = [
         Finding(
             "wrong label",
             paths[image],
@@ -50,6 +51,7 @@ def check_labels(index: FolderIndex, *, recipe: Recipe | None = None, verbose: i
         )
         for image, suggested in zip(issues.indices, issues.suggested, strict=True)
     ]
+    return findings, learning_curve(*each, num_classes=len(index.class_names), seed=recipe.seed)
 
 
 def _in_order(recipe: Recipe, model: Any, split: Split, verbose: int) -> tuple[Any, Any]:

@@ -69,16 +69,14 @@ def evaluate_run(
         ValueError: If the folder has a class that the classifier does not know, there is no such split, or a file
             cannot be decoded; then all such files are named.
     """
-    if split not in (None, *_SPLITS, "all"):
-        raise InvalidValueError(f"`split` must be one of {', '.join(_SPLITS)}, all or None. Received: split={split!r}.")
     classifier, recipe = load_classifier(run), recipe_of(run)
-    images = _images(splits_to_evaluate(run, folder, classifier.class_names, **layout), split, folder)
+    images = images_to_evaluate(run, folder, classifier.class_names, split, **layout)
     if verbose:
         sys.stdout.write(f"evaluate {len(images)} images of {folder}: {images.name}\n")
     check_images(images.paths)
     views = predict_views(
         classifier.model,
-        _dataset(classifier, images, batch_size),
+        dataset_for(classifier, images, batch_size),
         num_views=tta_views,
         augmentation=make_augmentation(recipe),
         seed=recipe.seed,
@@ -91,10 +89,23 @@ def evaluate_run(
     }
     if plots is not None:
         result = list(results.values())[-1]
-        worst = _dataset(classifier, images.take(result.top_losses(9)), batch_size)
+        worst = dataset_for(classifier, images.take(result.top_losses(9)), batch_size)
         Path(plots).mkdir(parents=True, exist_ok=True)
         plot_mistakes(result, np.concatenate([images for images, _ in worst.as_numpy_iterator()]), Path(plots))
     return results
+
+
+def images_to_evaluate(
+    run: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    class_names: Sequence[str],
+    split: str | None,
+    **layout: Any,
+) -> Split:
+    """Returns the images that `evaluate_run` looks at; arguments and errors are its own."""
+    if split not in (None, *_SPLITS, "all"):
+        raise InvalidValueError(f"`split` must be one of {', '.join(_SPLITS)}, all or None. Received: split={split!r}.")
+    return _images(splits_to_evaluate(run, folder, class_names, **layout), split, folder)
 
 
 def splits_to_evaluate(
@@ -137,5 +148,6 @@ def _images(splits: Mapping[str, Split], wanted: str | None, folder: str | os.Pa
     return splits[wanted]
 
 
-def _dataset(classifier: Classifier, images: Split, batch_size: int) -> Any:
+def dataset_for(classifier: Classifier, images: Split, batch_size: int) -> Any:
+    """Returns images as a classifier takes them, batch by batch."""
     return load_dataset(images, image_size=classifier.image_size, resize=classifier.resize, batch_size=batch_size)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -36,8 +35,6 @@ from keras_sgdr.validation import InvalidValueError
 
 # Decoded images are kept in memory up to this
 IMAGE_MEMORY_BYTES = 2 * 2**30
-# Validation images of a run are kept in memory up to this
-VALID_BYTES = 2**28
 
 
 class Run:
@@ -84,7 +81,6 @@ class Run:
         # The same layers, never compiled: what predicts is made ready once, and not after each `compile` of the model.
         self.predictor = keras.Model(self.model.inputs, self.model.outputs)
         self._valid: Any = None
-        self._valid_batches: list[tuple[Any, Any]] | None = None
         self._features: tuple[Any, Any, keras.Model] | None = None
         self._features_of_views: Any = None
 
@@ -158,29 +154,17 @@ class Run:
             self._valid = make_dataset(self.recipe, self.index.valid, **self.kept)
         return self._valid
 
-    def valid_batches(self) -> Iterable[tuple[Any, Any]]:
-        """Returns the batches of the validation images to predict on, in memory if there is room for them.
-
-        To begin a pass takes TensorFlow a second, which is more than a small folder's images do.
-        """
-        num_bytes = 3 * self.recipe.image_size**2 * len(self.index.valid)
-        if num_bytes > VALID_BYTES:
-            return self.valid_images().as_numpy_iterator()
-        if self._valid_batches is None:
-            self._valid_batches = list(self.valid_images().as_numpy_iterator())
-        return self._valid_batches
-
     def valid_images_at(self, indices: Any) -> Any:
         """Returns some of the validation images, as the model sees them: shape `(n, height, width, 3)`."""
-        if self._valid_batches is not None:
-            return np.concatenate([images for images, _ in self._valid_batches])[indices]
         chosen = make_dataset(self.recipe, self.index.valid.take(indices))
         return np.concatenate([images for images, _ in chosen.as_numpy_iterator()])
 
     def candidate(self, name: str) -> Candidate:
         """Returns what the model, as it is, predicts for the validation images."""
         # Not `predict_tta`: a model that has diverged is one more candidate, and the worst.
-        probabilities = [self.predictor.predict_on_batch(images) for images, _ in self.valid_batches()]
+        probabilities = [
+            self.predictor.predict_on_batch(images) for images, _ in self.valid_images().as_numpy_iterator()
+        ]
         return Candidate.of(name, np.concatenate(probabilities), self.index.valid.labels)
 
     def fit(

@@ -14,7 +14,7 @@ from keras_sgdr import plots
 from keras_sgdr.atomic_write import atomic_write
 from keras_sgdr.data.check.check_folder import check_folder
 from keras_sgdr.data.decode.corrupt_images import BadImage, refuse_images
-from keras_sgdr.evaluation.interpretation import interpret, plot_mistakes
+from keras_sgdr.evaluation.interpretation import Interpretation, interpret, mcnemar, plot_mistakes
 from keras_sgdr.evaluation.tta import predict_tta, predict_views, with_and_without_views
 from keras_sgdr.lr_finder.lr_find import lr_find
 from keras_sgdr.models.classifier import CLASSIFIER_FILE, MODEL_FILE
@@ -186,7 +186,7 @@ def _evaluate(run: Run) -> dict[str, Any]:
     run.say("evaluate with test-time augmentation" if recipe.tta_views else "evaluate")
     views = predict_views(
         run.predictor,
-        run.valid_batches(),
+        run.valid_images(),
         num_views=recipe.tta_views,
         augmentation=make_augmentation(recipe),
         seed=recipe.seed,
@@ -209,14 +209,22 @@ def _evaluate(run: Run) -> dict[str, Any]:
         )
     plots.save_figure(plots.plot_history(run.history), run.directory.path / "history.png")
     plot_mistakes(results[1], run.valid_images_at(results[1].top_losses(9)), run.directory.path)
-    with_views = f", with test-time augmentation {results[1].accuracy:.4f}" if recipe.tta_views else ""
-    run.say(f"accuracy {results[0].accuracy:.4f}{with_views}")
+    run.say(_scores("plain", results[0]))
+    if recipe.tta_views:
+        run.say(f"{_scores('with test-time augmentation', results[1])}; p = {mcnemar(*results):.2g} (McNemar)")
     values = {"accuracy": results[0].accuracy, "tta_accuracy": results[1].accuracy}
     if test is not None:
         tested = interpret(predictions["test"], test.labels, names)
         run.say(f"on the {len(test)} test images, by which nothing was chosen: accuracy {tested.accuracy:.4f}")
         values["test_accuracy"] = tested.accuracy
     return values
+
+
+def _scores(name: str, result: Interpretation) -> str:
+    return (
+        f"{name}: accuracy {result.accuracy:.4f}, loss {result.loss:.4f}, "
+        f"calibration error {result.calibration_error:.4f}"
+    )
 
 
 def _export(run: Run) -> dict[str, Any]:

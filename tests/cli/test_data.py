@@ -188,7 +188,9 @@ def test_check_finds_wrong_labels_by_what_images_look_like(digits_folder, tmp_pa
         for image in sorted((digits_folder / label).iterdir())[:4]:
             (folder / label / image.name).rename(folder / other / f"swapped-{label}-{image.name}")
     given = ("check", folder, "--output", tmp_path / "found.csv", "--labels", "--image-size", 64)
-    assert "wrong label" in run(*given).stdout
+    stdout = run(*given).stdout
+    assert "wrong label" in stdout
+    assert "would more images help? a linear head on 144 images is wrong on" in stdout
     with (tmp_path / "found.csv").open(newline="") as file:
         found = [row for row in csv.DictReader(file) if row["kind"] == "wrong label"]
     swapped = [row for row in found if "swapped-" in row["path"]]

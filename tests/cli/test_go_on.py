@@ -113,3 +113,23 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(more_images, trained_run, 
     assert any(line.startswith("train_all") and "3 epochs of everything, in 1 cycle" in line for line in lines)
     assert any(line.startswith("on the disk:") for line in lines)
     assert not output.exists()
+
+
+@pytest.mark.slow
+def test_all_of_it_on_names_in_arabic_with_spaces_and_a_leading_dash(
+    digits_folder, tiny_options, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    folder, output = "- صور الأرقام", "-run ١"
+    for name, label in (("one", "-واحد"), ("seven", "سبعة و"), ("zero", "zero 0")):
+        shutil.copytree(digits_folder / name, tmp_path / folder / label)
+    options = [*tiny_options, "--head-views", 0, "--cycle-len", 1, "--tta-views", 0, "--sizes", "24,32"]
+    del options[options.index("--image-size") : options.index("--image-size") + 2]
+    options += ["--group-by", "[0-9]+[.]", "--max-minutes", 3]
+    assert "in all" in run_well("train", *options, "--dry-run", "-o", output, "--", folder).stdout
+    run_well("train", *options, "-o", output, "--", folder)
+    assert load_classifier(tmp_path / output).class_names == ("-واحد", "zero 0", "سبعة و")
+    run_well("train", "--config", f"{output}/config.toml", "-o", f"{output}/again", "--from", output, "--", folder)
+    assert "-واحد" in run_well("predict", "--", output, folder).stdout
+    assert "plain: accuracy" in run_well("evaluate", "--tta-views", 0, "--", output, folder).stdout
+    assert "difference" in run_well("compare", "--", output, f"{output}/again").stdout

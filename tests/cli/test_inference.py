@@ -89,7 +89,9 @@ def test_predict_names_a_file_that_is_no_image_and_goes_on(trained_run, images, 
 
 def scores(stdout: str) -> dict[str, tuple[float, float, int]]:
     """Accuracy, loss and number of images of each line of `evaluate`."""
-    lines = re.findall(r"^(.+): accuracy ([\d.]+), loss ([\d.]+), (\d+) images$", stdout, re.MULTILINE)
+    lines = re.findall(
+        r"^(.+): accuracy ([\d.]+), loss ([\d.]+), calibration error [\d.]+, (\d+) images$", stdout, re.MULTILINE
+    )
     return {name: (float(accuracy), float(loss), int(count)) for name, accuracy, loss, count in lines}
 
 
@@ -105,6 +107,17 @@ def test_evaluate_scores_another_folder_as_predict_does(trained_run, images, pre
     found = scores(run_well("evaluate", trained_run, images).stdout)
     assert set(found) == {"plain", "with test-time augmentation"}
     assert found["plain"] == expected_scores(predicted)
+
+
+def test_evaluate_says_what_the_views_change(trained_run, images):
+    lines = run_well("evaluate", trained_run, images).stdout
+    found = scores(lines)
+    change, p_value = re.search(
+        r"^the views change the accuracy by ([-+][\d.]+), p = (.+)$", lines, re.MULTILINE
+    ).groups()
+    expected = found["with test-time augmentation"][0] - found["plain"][0]
+    assert float(change) == pytest.approx(expected, abs=1.1e-4)
+    assert 0 < float(p_value) <= 1
 
 
 def test_evaluate_looks_at_the_split_that_is_asked_for(trained_run, digits_folder):
@@ -189,3 +202,42 @@ def test_export_counts_versions_up_or_takes_the_one_that_is_given(trained_run, t
     ]
     assert versions == ["1", "7", "8"]
     assert_one_line(run("export", trained_run, tmp_path, "--version", 7), "version=7")
+
+
+def test_compare_names_what_differs_between_two_runs(trained_run, digits_folder, predicted, images, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(trained_run, other)
+    model = keras.models.load_model(other / "model.keras")
+    kernel, bias = model.layers[-1].get_weights()
+    model.layers[-1].set_weights([kernel, bias + np.array([3, 0, 0], np.float32)])
+    model.save(other / "model.keras")
+    journal = json.loads((other / "run.json").read_text())
+    journal["settings"]["seed"] = 4
+    (other / "run.json").write_text(json.dumps(journal))
+    done = run_well("compare", trained_run, other, images, "-o", tmp_path / "differing.csv", "--batch-size", 5)
+    lines = done.stdout.splitlines()
+    assert lines[:2] == ["settings that differ:", "seed: 0, 4"]
+    actual = {path: Path(path).parent.name for path in predicted}
+    after = table_of(run_well("predict", other, images).stdout)
+    accuracies = [np.mean([row[path]["predicted_class"] == actual[path] for path in row]) for row in (predicted, after)]
+    for directory, accuracy in zip((trained_run, other), accuracies, strict=True):
+        assert any(line.startswith(f"{directory}: accuracy {accuracy:.4f}") for line in lines)
+    with (tmp_path / "differing.csv").open(newline="") as file:
+        rows = {row["path"]: row for row in csv.DictReader(file)}
+    changed = {p for p in predicted if predicted[p]["predicted_class"] != after[p]["predicted_class"]}
+    assert set(rows) == changed
+    assert changed
+    assert all(row[str(other)] == after[path]["predicted_class"] for path, row in rows.items())
+    assert f"they differ on {len(changed)} images:" in lines
+    same = run_well("compare", trained_run, trained_run, "--split", "all").stdout
+    assert "the same settings" in same
+    assert "180 images" in same
+    assert "difference +0.0000, p = 1" in same
+
+
+def test_runs_with_other_classes_are_not_compared(trained_run, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(trained_run, other)
+    described = json.loads((other / "classifier.json").read_text())
+    (other / "classifier.json").write_text(json.dumps({**described, "class_names": ["a", "b", "c"]}))
+    assert_one_line(run("compare", trained_run, other), "the same classes to be compared", "a, b, c")

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn import metrics
 
-from keras_sgdr.evaluation.interpretation import interpret
+from keras_sgdr.evaluation.interpretation import interpret, mcnemar
 
 NAMES = ("cat", "dog", "<script>")
 
@@ -54,3 +55,25 @@ def test_certain_mistake_has_a_finite_loss():
 def test_what_does_not_fit_is_refused(probabilities, labels, received):
     with pytest.raises(ValueError, match=f"Received: .*{received}"):
         interpret(probabilities, labels, NAMES)
+
+
+def test_calibration_error_is_that_of_the_definition():
+    probabilities = np.array([[0.95, 0.05], [0.95, 0.05], [0.95, 0.05], [0.4, 0.6]])
+    result = interpret(probabilities, [0, 0, 1, 1], ["a", "b"])
+    # three images near .95, of which two thirds are right; one at .6, which is
+    assert result.calibration_error == pytest.approx((3 * (0.95 - 2 / 3) + (1 - 0.6)) / 4)
+    sure = interpret(np.eye(2)[[0, 1, 1]], [0, 1, 1], ["a", "b"])
+    assert sure.calibration_error == 0
+
+
+@pytest.mark.parametrize(("won", "lost"), [(0, 0), (3, 1), (0, 9), (20, 45), (300, 301)])
+def test_mcnemar_is_the_binomial_test_of_the_images_that_differ(won, lost):
+    both = np.ones(10)
+    one = np.concatenate([both, np.ones(won), np.zeros(lost)])
+    other = np.concatenate([both, np.zeros(won), np.ones(lost)])
+    labels = np.ones(len(one), int)
+    results = [interpret(np.stack([1 - hits, hits], axis=1), labels, ["a", "b"]) for hits in (one, other)]
+    expected = binomtest(won, won + lost).pvalue if won + lost else 1.0
+    assert mcnemar(*results) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="`other` must be of the same images"):
+        mcnemar(results[0], interpret([[1.0, 0.0]], [0], ["a", "b"]))

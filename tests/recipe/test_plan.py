@@ -59,7 +59,7 @@ def test_sizes_share_the_epochs_and_small_ones_take_less_time():
     small, large = (seconds_of(stages, name) for name in ("train_smaller", "train_all"))
     # a quarter of the pixels
     assert small - COSTS.prepare_train == pytest.approx(10 * (10 * 0.4 + 2 * 0.1) / 4)
-    assert large > 3 * small
+    assert large - COSTS.prepare_train > 3 * (small - COSTS.prepare_train)
 
 
 def test_a_short_time_shortens_the_cycle_and_at_last_leaves_views_out():
@@ -70,9 +70,7 @@ def test_a_short_time_shortens_the_cycle_and_at_last_leaves_views_out():
         assert (cycles.epochs == 20) == (share > 1)
         assert recipe.head_views == 2
     # what one epoch more would take does not fit any more
-    longer = plan(
-        recipe, IMAGES, COSTS, cycles.at_most(cycles.epochs + 1) if False else Cycles(cycles.epochs + 1, 1, 2)
-    )
+    longer = plan(recipe, IMAGES, COSTS, Cycles(cycles.epochs + 1, 1, 2))
     assert seconds_of(longer) > 0.9 * 0.6 * whole
     least = seconds_of(plan(Recipe(head_views=0), IMAGES, COSTS, Cycles(1, 1, 2)))
     recipe, cycles, _ = within(Recipe(), IMAGES, COSTS, 1.1 * least)
