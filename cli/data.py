@@ -21,6 +21,9 @@ from .train import FOLDER, layout_options, make_recipe, recipe_options
 @click.option("--labels", is_flag=True, help="Look for wrong labels too, by the activations of a backbone.")
 @click.option("--backbone", default="EfficientNetLite0", help="For --labels.")
 @click.option("--image-size", type=click.IntRange(min=1), default=224, help="For --labels, in pixels.")
+@click.option(
+    "--changes", type=click.Path(path_type=Path), help="A CSV file for what --labels suggests, for `relabel`."
+)
 @click.option("--quarantine", type=click.Path(path_type=Path), help="Move what cannot be read to this directory.")
 @click.option("--undo", is_flag=True, help="Move what --quarantine moved back, and check nothing.")
 def check(
@@ -30,6 +33,7 @@ def check(
     labels: bool,
     backbone: str,
     image_size: int,
+    changes: Path | None,
     quarantine: Path | None,
     undo: bool,
     **layout: Any,
@@ -54,20 +58,24 @@ def check(
         on_progress=_show_progress if sys.stderr.isatty() else None,
         **layout,
     )
-    curve = None
+    found = None
     if labels and not report.refused:
         from keras_sgdr.data.index.folder import index_folder
         from keras_sgdr.recipe.check_labels import check_labels
 
         recipe = make_recipe({"backbone": backbone, "image_size": image_size})
-        wrong, curve = check_labels(index_folder(folder, **layout), recipe=recipe, verbose=int(sys.stderr.isatty()))
-        report = dataclasses.replace(report, findings=(*report.findings, *wrong))
+        found = check_labels(index_folder(folder, **layout), recipe=recipe, verbose=int(sys.stderr.isatty()))
+        report = dataclasses.replace(report, findings=(*report.findings, *found.findings))
     if output_format == "json":
         click.echo(json.dumps(report.to_dict(), indent=1, ensure_ascii=False))
     else:
         click.echo(report.table())
-    if curve is not None:
-        click.echo(f"would more images help? {curve}", err=output_format == "json")
+    if found is not None:
+        click.echo(f"would more images help? {found.curve}", err=output_format == "json")
+        if changes is not None:
+            changes.parent.mkdir(parents=True, exist_ok=True)
+            found.write_changes(changes)
+            click.echo(f"look through {changes}, then: keras-sgdr relabel {folder} {changes}", err=True)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         report.write_csv(output)
@@ -120,3 +128,27 @@ def _undo(quarantine: Path | None) -> None:
 
 def _show_progress(done: int, total: int) -> None:
     click.echo(f"\r{done}/{total} images" + ("\n" if done == total else ""), nl=False, err=True)
+
+
+@click.command()
+@FOLDER
+@click.argument("changes", type=click.Path(path_type=Path), required=False)
+@layout_options
+@click.option("--undo", is_flag=True, help="Move everything back to where it was.")
+def relabel(folder: Path, changes: Path | None, undo: bool, **layout: Any) -> None:
+    """Move images of FOLDER to other classes as CHANGES says, a CSV file with the columns path and label.
+
+    The label is a class of FOLDER, or delete. Deleted images, and the journal for --undo, are in FOLDER/.relabelled.
+    """
+    from keras_sgdr.data.check.quarantine import restore
+    from keras_sgdr.data.check.relabel import JOURNAL
+    from keras_sgdr.data.check.relabel import relabel as move
+    from keras_sgdr.data.index.folder import index_folder
+
+    if undo:
+        click.echo(f"moved {len(restore(folder / JOURNAL))} images back")
+        return
+    if changes is None:
+        raise click.UsageError("CHANGES must be given, or --undo.")
+    moved = move(index_folder(folder, **layout), changes)
+    click.echo(f"moved {len(moved)} images; --undo moves them back")

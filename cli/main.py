@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from .data import check, show
+from .data import check, relabel, show
 from .demo import demo
 from .inference import compare, evaluate, export, predict
 from .machine import backbones, cache
@@ -92,7 +92,7 @@ def cli() -> None:
     """Turns a folder of images into a served image classifier, the way the fast.ai course teaches it."""
 
 
-for command in (check, show, train, lr_find, evaluate, compare, predict, export, demo, backbones, cache):
+for command in (check, relabel, show, train, lr_find, evaluate, compare, predict, export, demo, backbones, cache):
     cli.add_command(starts_quietly(command))
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import os
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from keras_sgdr.atomic_write import atomic_write
 from keras_sgdr.data.check.check_folder import Finding
+from keras_sgdr.data.index.file_names import in_utf8
 from keras_sgdr.data.index.split import FolderIndex, Split
 from keras_sgdr.evaluation.label_issues import find_label_issues, out_of_fold_probabilities
 from keras_sgdr.evaluation.learning_curve import LearningCurve, learning_curve
@@ -17,9 +22,30 @@ from keras_sgdr.recipe.builders import FEATURE_CACHE_BYTES, make_dataset, make_m
 from keras_sgdr.recipe.recipe import Recipe
 
 
-def check_labels(
-    index: FolderIndex, *, recipe: Recipe | None = None, verbose: int = 1
-) -> tuple[list[Finding], LearningCurve]:
+@dataclass(frozen=True, eq=False)
+class LabelCheck:
+    """What linear heads say of a folder.
+
+    Attributes:
+        findings: Of the kind "wrong label", the most certain first.
+        suggested: The class that each of them looks like.
+        curve: The heads' errors by the number of images.
+    """
+
+    findings: tuple[Finding, ...]
+    suggested: tuple[str, ...]
+    curve: LearningCurve
+
+    def write_changes(self, path: str | os.PathLike[str]) -> None:
+        """Writes the suggestions as a table for `relabel`, to be looked through before: path, label, detail."""
+        with atomic_write(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["path", "label", "detail"])
+            for finding, name in zip(self.findings, self.suggested, strict=True):
+                writer.writerow(in_utf8([finding.path, name, finding.detail]))
+
+
+def check_labels(index: FolderIndex, *, recipe: Recipe | None = None, verbose: int = 1) -> LabelCheck:
     """Finds images of the training and validation splits whose label is probably wrong, and what more images would do.
 
     Nothing is trained but linear heads: five for the labels, each without the images that it is asked about, and some
@@ -29,9 +55,6 @@ def check_labels(
         index: The images; they must all be readable.
         recipe: The backbone, and how it is shown the images.
         verbose: 1 shows the progress, 0 nothing.
-
-    Returns:
-        Findings of the kind "wrong label", the most certain first, and the heads' errors by the number of images.
     """
     recipe = recipe or Recipe()
     model = make_model(recipe, len(index.class_names), recipe.weights)
@@ -42,7 +65,7 @@ def check_labels(
     probabilities = out_of_fold_probabilities(activations, labels, num_classes=len(index.class_names), seed=recipe.seed)
     issues = find_label_issues(probabilities, labels)
     paths = [path for split in splits for path in split.paths]
-    findings = [
+    findings = tuple(
         Finding(
             "wrong label",
             paths[image],
@@ -50,8 +73,9 @@ def check_labels(
             f"{index.class_names[labels[image]]} ({probabilities[image, labels[image]]:.2f})",
         )
         for image, suggested in zip(issues.indices, issues.suggested, strict=True)
-    ]
-    return findings, learning_curve(*each, num_classes=len(index.class_names), seed=recipe.seed)
+    )
+    curve = learning_curve(*each, num_classes=len(index.class_names), seed=recipe.seed)
+    return LabelCheck(findings, tuple(index.class_names[label] for label in issues.suggested), curve)
 
 
 def _in_order(recipe: Recipe, model: Any, split: Split, verbose: int) -> tuple[Any, Any]:

@@ -200,3 +200,10 @@ def test_check_finds_wrong_labels_by_what_images_look_like(digits_folder, tmp_pa
         true, given_label = Path(row["path"]).name.split("-")[1], Path(row["path"]).parent.name
         assert f"looks like {true} (" in row["detail"] or f"rather than {given_label} (" in row["detail"]
     assert "wrong label" not in run(*given[:2]).stdout
+    run(*given, "--changes", tmp_path / "changes.csv")
+    assert "moved" in run_well("relabel", folder, tmp_path / "changes.csv").stdout
+    mended = [path for path in folder.rglob("swapped-*.png") if path.name.split("-")[1] == path.parent.name]
+    assert len(mended) >= 8
+    assert run_well("relabel", folder, "--undo").stdout == f"moved {len(found)} images back\n"
+    assert not [path for path in folder.rglob("swapped-*.png") if path.name.split("-")[1] == path.parent.name]
+    assert run("relabel", folder).exit_code == 2

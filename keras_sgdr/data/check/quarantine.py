@@ -47,20 +47,25 @@ def quarantine(
     if not paths:
         return []
     taken: set[str] = set()
-    moves = {path: _free_place(target, os.path.relpath(path, root), taken) for path in paths}
-    target.mkdir(parents=True, exist_ok=True)
+    moves = {path: free_place(target, os.path.relpath(path, root), taken) for path in paths}
+    move_all(moves, manifest)
+    return paths
+
+
+def move_all(moves: dict[str, str], manifest: Path) -> None:
+    """Moves files, each to the place that is given for it, when the list of them has been written for `restore`."""
+    manifest.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(manifest) as aside:
         aside.write_text(json.dumps(moves, indent=1), encoding="utf-8")
     for source, destination in moves.items():
         _move(source, destination)
-    return paths
 
 
 def restore(directory: str | os.PathLike[str]) -> list[str]:
-    """Puts back what `quarantine` moved to `directory`.
+    """Puts back what `quarantine`, or `relabel`, has moved.
 
     Args:
-        directory: Where the files went.
+        directory: Where the list of them is.
 
     Returns:
         The files that are back, sorted.
@@ -86,7 +91,7 @@ def restore(directory: str | os.PathLike[str]) -> list[str]:
     return sorted(back)
 
 
-def _free_place(target: Path, relative: str, taken: set[str]) -> str:
+def free_place(target: Path, relative: str, taken: set[str]) -> str:
     """Takes a path below `target` that is neither taken nor there, for a file from outside the folder too."""
     wanted = target.joinpath(*("_" if part == os.pardir else part for part in Path(relative).parts))
     place, number = wanted, 2
