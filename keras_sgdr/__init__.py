@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_sgdr._version import __version__ as __version__
 from keras_sgdr.checkpoint.training_checkpoint import TrainingCheckpoint
+from keras_sgdr.evaluation.tta_layer import TTA
 from keras_sgdr.lr_finder.lr_curve import LRCurve
 from keras_sgdr.lr_finder.lr_find import LRFinder, lr_find
 from keras_sgdr.lr_finder.lr_find_groups import lr_find_groups
@@ -58,6 +59,7 @@ _LAZY = {
 
 __all__ = [
     "SGDR",
+    "TTA",
     "CycleSnapshots",
     "DifferentialLR",
     "EfficientNetLite0",

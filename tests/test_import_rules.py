@@ -26,7 +26,7 @@ BACKENDS = {"tensorflow", "jax", "torch"}
 # Those that touch a backend's own objects, inside functions; their names say so.
 OF_A_BACKEND = {"checkpoint/torch_generators.py": {"torch"}}
 OF_A_BACKEND |= {"lr_finder/tensorflow_dataset_copy.py": {"tensorflow"}}
-EVERY_BACKEND = ("models/", "optimizers/", "schedules/", "checkpoint/", "lr_finder/", "evaluation/tta.py")
+EVERY_BACKEND = ("models/", "optimizers/", "schedules/", "checkpoint/", "lr_finder/", "evaluation/tta")
 
 
 def name_of(path: Path) -> str:

@@ -59,7 +59,8 @@ def relabel(index: FolderIndex, changes: str | os.PathLike[str]) -> dict[str, st
             raise InvalidValueError(f"An image may be named once. Received: path={named!r} again in {where}.")
         if label not in (DELETE, *index.class_names):
             raise InvalidValueError(
-                f"`label` must be {DELETE} or one of {', '.join(index.class_names)}. Received: label={label!r} in {where}."
+                f"`label` must be {DELETE} or one of {', '.join(index.class_names)}. Received: label={label!r} in "
+                f"{where}."
             )
         if label == DELETE:
             moves[source] = free_place(root / JOURNAL, os.path.relpath(source, root), taken)
@@ -79,7 +80,8 @@ def _rows(changes: Path) -> list[tuple[str, str, str]]:
         missing = {"path", "label"} - set(reader.fieldnames or ())
         if missing:
             raise InvalidValueError(
-                f"`changes` must have the columns path and label. Received: {changes} without {', '.join(sorted(missing))}."
+                f"`changes` must have the columns path and label. Received: {changes} without "
+                f"{', '.join(sorted(missing))}."
             )
         return [
             (f"row {reader.line_num} of {changes}", (row["path"] or "").strip(), (row["label"] or "").strip())
