@@ -34,7 +34,9 @@ def find_label_issues(probabilities: Any, labels: Any) -> LabelIssues:
     """Finds labels that are probably wrong, by confident learning.
 
     A class's threshold is the mean probability that the images with its label have for it. An image is confidently of
-    the most probable of the classes whose thresholds it reaches; if that is not its label, the label is an issue.
+    the most probable of the classes whose thresholds it reaches. From how many images with one label are confidently
+    of another class follows how many labels are wrong for each pair of classes; these are taken to be the images that
+    the probabilities speak against most.
 
     Args:
         probabilities: Shape `(n, num_classes)`, each row from a classifier that was not trained on that image, such as
@@ -44,7 +46,8 @@ def find_label_issues(probabilities: Any, labels: Any) -> LabelIssues:
     Raises:
         ValueError: If shapes do not fit together, or a class has no image.
 
-    Reference: Northcutt, Jiang and Chuang, 2021, https://arxiv.org/abs/1911.00068; cleanlab's `find_label_issues`.
+    Reference: Northcutt, Jiang and Chuang, 2021, https://arxiv.org/abs/1911.00068, "prune by noise rate", which is the
+    default of cleanlab's `find_label_issues`.
     """
     probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
     must = "`probabilities` must have a row for each label, and every class a label"
@@ -55,13 +58,22 @@ def find_label_issues(probabilities: Any, labels: Any) -> LabelIssues:
     of_label = probabilities[images, labels]
     thresholds = np.bincount(labels, of_label) / counts
     reached = np.where(probabilities >= thresholds, probabilities, -np.inf)
-    confident = np.where(np.isfinite(reached).any(axis=1), reached.argmax(axis=1), labels)
+    is_confident = np.isfinite(reached).any(axis=1)
+    joint = np.zeros((len(counts), len(counts)))
+    np.add.at(joint, (labels[is_confident], reached[is_confident].argmax(axis=1)), 1)
+    np.fill_diagonal(joint, np.maximum(joint.diagonal(), 1))  # a class of which nothing is confident keeps its labels
+    joint *= (counts / joint.sum(axis=1))[:, None]
+    is_issue = np.zeros(len(labels), bool)
+    for label, other in zip(*np.nonzero(~np.eye(len(counts), dtype=bool)), strict=True):
+        own = np.flatnonzero(labels == label)
+        against = np.argsort(probabilities[own, label] - probabilities[own, other], kind="stable")
+        is_issue[own[against[: round(joint[label, other])]]] = True
     others = probabilities.copy()
     others[images, labels] = -np.inf
     margins = of_label - others.max(axis=1)
-    issues = np.flatnonzero(confident != labels)
+    issues = np.flatnonzero(is_issue & (margins < 0))
     issues = issues[np.argsort(margins[issues], kind="stable")]
-    return LabelIssues(issues, confident[issues], margins[issues])
+    return LabelIssues(issues, others[issues].argmax(axis=1), margins[issues])
 
 
 def out_of_fold_probabilities(

@@ -28,8 +28,9 @@ def test_swapped_labels_are_found_with_the_class_that_they_were(noisy, probabili
     _, labels, wrong = noisy
     issues = find_label_issues(probabilities, labels)
     found = np.isin(np.arange(len(labels)), issues.indices)
-    assert (found & wrong).sum() / wrong.sum() > 0.9
-    assert (found & wrong).sum() / found.sum() > 0.8
+    # cleanlab 2.9 finds .899 of them in the same probabilities, with a precision of .890
+    assert (found & wrong).sum() / wrong.sum() > 0.85
+    assert (found & wrong).sum() / found.sum() > 0.85
     truth = load_digits().target[issues.indices]
     assert np.mean(issues.suggested[wrong[issues.indices]] == truth[wrong[issues.indices]]) > 0.95
     assert np.all(np.diff(issues.margins) >= 0)
@@ -56,7 +57,8 @@ def test_no_image_is_predicted_by_a_head_that_has_seen_it():
 def test_issues_are_those_of_the_definition():
     probabilities = np.array([[0.9, 0.1], [0.7, 0.3], [0.2, 0.8], [0.1, 0.9], [0.45, 0.55], [0.3, 0.7]])
     labels = np.array([0, 0, 0, 1, 1, 1])
-    # Thresholds: (.9 + .7 + .2) / 3 = .6 and (.9 + .55 + .7) / 3 = .717; the fifth reaches none of them.
+    # Thresholds: (.9 + .7 + .2) / 3 = .6 and (.9 + .55 + .7) / 3 = .717. The fifth and sixth reach none of them, so one
+    # of three labels 0 is wrong, and of the labels 1 none.
     issues = find_label_issues(probabilities, labels)
     assert issues.indices.tolist() == [2]
     assert issues.suggested.tolist() == [1]
