@@ -202,6 +202,8 @@ def compile_all(model: keras.Model, recipe: Recipe, rate: float = 1e-3) -> None:
         gradient_accumulation_steps=recipe.accumulate if recipe.accumulate > 1 else None,
     )
     _compile(model, DifferentialLR(inner, groups, rates), recipe.mixes_labels)
+    # The first step would do so while TensorFlow traces it, where making a variable takes twenty times as long.
+    model.optimizer.build(model.trainable_variables)
 
 
 def find_rate(
