@@ -63,6 +63,16 @@ def evaluate(
 
 
 @click.command()
+@RUN
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The file.  [default: RUN/report.html]")
+def report(run: Path, output: Path | None) -> None:
+    """Write what RUN chose and reached as one HTML file; also of a run that is under way."""
+    from keras_sgdr.recipe.report import write_report
+
+    click.echo(write_report(run, output))
+
+
+@click.command()
 @click.argument("run_a", type=click.Path(path_type=Path))
 @click.argument("run_b", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path), required=False)

@@ -13,7 +13,7 @@ import click
 
 from .data import check, relabel, show
 from .demo import demo
-from .inference import compare, evaluate, export, predict
+from .inference import compare, evaluate, export, predict, report
 from .machine import backbones, cache
 from .startup import starts_quietly
 from .train import lr_find, train
@@ -92,7 +92,21 @@ def cli() -> None:
     """Turns a folder of images into a served image classifier, the way the fast.ai course teaches it."""
 
 
-for command in (check, relabel, show, train, lr_find, evaluate, compare, predict, export, demo, backbones, cache):
+for command in (
+    check,
+    relabel,
+    show,
+    train,
+    lr_find,
+    evaluate,
+    report,
+    compare,
+    predict,
+    export,
+    demo,
+    backbones,
+    cache,
+):
     cli.add_command(starts_quietly(command))
 
 

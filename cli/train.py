@@ -192,6 +192,7 @@ def train(folder: Path, output: Path, dry_run: bool, **options: Any) -> None:
     FOLDER has train/ and valid/, and perhaps test/, each with a folder per class; or just a folder per class; or it is
     a CSV file.
     """
+    from keras_sgdr.recipe.report import write_report
     from keras_sgdr.recipe.train import plan_training, train_image_classifier
 
     handling = {name: options.pop(name) for name in ("resume", "moved", "overwrite")}
@@ -199,6 +200,7 @@ def train(folder: Path, output: Path, dry_run: bool, **options: Any) -> None:
         click.echo(plan_training(folder, recipe=make_recipe(options)))
         return
     train_image_classifier(folder, output=output, recipe=make_recipe(options), **handling)
+    click.echo(f"report: {write_report(output)}")
 
 
 @click.command("lr-find")

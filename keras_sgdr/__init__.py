@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from keras_sgdr.precompute.feature_cache import FeatureCache
     from keras_sgdr.precompute.precompute import precompute_features
     from keras_sgdr.recipe.recipe import Recipe
+    from keras_sgdr.recipe.report import write_report
     from keras_sgdr.recipe.train import plan_training, train_image_classifier
     from keras_sgdr.serving.savedmodel import export_savedmodel
 
@@ -55,6 +56,7 @@ _LAZY = {
     "side_on": "augmentation.random_view",
     "top_down": "augmentation.random_view",
     "train_image_classifier": "recipe.train",
+    "write_report": "recipe.report",
 }
 
 __all__ = [
@@ -97,6 +99,7 @@ __all__ = [
     "total_epochs",
     "train_image_classifier",
     "unfreeze",
+    "write_report",
 ]
 
 

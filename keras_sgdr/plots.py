@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,20 @@ def save_figure(figure: Any, path: str | os.PathLike[str]) -> None:
             figure.savefig(aside, format=path.suffix[1:] or "png", dpi=120, bbox_inches="tight")
     finally:
         plt.close(figure)
+
+
+def as_svg(figure: Any) -> str:
+    """Returns a figure as the text of an SVG image, the same text for the same figure, and frees it."""
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    text = io.StringIO()
+    try:
+        with mpl.rc_context({"svg.hashsalt": "keras_sgdr"}):
+            figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
+    finally:
+        plt.close(figure)
+    return text.getvalue()
 
 
 def plot_confusion_matrix(confusion: Any, class_names: Any) -> Any:
@@ -194,6 +209,34 @@ def plot_group_curves(curves: Any) -> Any:
     axes.set(xscale="log", xlabel="learning rate of one group, the others at 0", ylabel="smoothed loss")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def plot_reliability(confidence: Any, hits: Any, *, bins: int = 10) -> Any:
+    """Returns a figure of how often a classifier is right that is so sure, and of how many images are.
+
+    Args:
+        confidence: The probability of each image's predicted class, shape `(n,)`.
+        hits: Whether that is the true one, shape `(n,)`.
+        bins: Parts of equal width, of the range from 0 to 1.
+    """
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    confidence, hits = np.asarray(confidence, float), np.asarray(hits, float)
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    middles = (np.arange(bins) + 0.5) / bins
+    figure, (shares, numbers) = plt.subplots(2, 1, figsize=(5.5, 5), sharex=True, height_ratios=(3, 1))
+    seen = counts > 0
+    sure, right = (np.bincount(place, each, minlength=bins)[seen] / counts[seen] for each in (confidence, hits))
+    shares.plot([0, 1], [0, 1], color="0.6", linestyle=":", label="to be believed")
+    shares.plot(sure, right, marker="o", label="this classifier")
+    shares.set(ylabel="share that is right", ylim=(0, 1.02))
+    shares.legend(fontsize=8)
+    numbers.bar(middles, counts, width=0.9 / bins, color="0.6")
+    numbers.set(xlabel="probability of the predicted class", ylabel="images", xlim=(0, 1))
     figure.tight_layout()
     return figure
 

@@ -66,6 +66,10 @@ class Interpretation:
         """Returns the indices of the `k` images with the highest loss, worst first (all of them by default)."""
         return np.argsort(-self.losses, kind="stable")[:k]
 
+    def most_uncertain(self, k: int | None = None) -> Array:
+        """Returns the indices of the `k` images whose most probable class is least probable (all by default)."""
+        return np.argsort(self.probabilities.max(axis=1), kind="stable")[:k]
+
     def most_confused(self, min_count: int = 1) -> list[tuple[str, str, int]]:
         """Returns `(true class, predicted class, count)` for every confusion, the most frequent first.
 

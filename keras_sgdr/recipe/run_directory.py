@@ -104,7 +104,7 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.path)
         try:
-            previous = None if overwrite else _read_journal(self.path / _JOURNAL)
+            previous = None if overwrite else read_journal(self.path)
             if previous is not None and previous["stages"]:  # a run of which no stage has finished is none
                 self._check_resumable(previous, settings, resume)
                 self._stages = previous["stages"]
@@ -250,7 +250,7 @@ class RunDirectory:
 
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns the settings of the run in `path`, empty if no run is there."""
-    journal = _read_journal(Path(path) / _JOURNAL)
+    journal = read_journal(Path(path))
     return {} if journal is None else dict(journal["settings"])
 
 
@@ -276,7 +276,13 @@ def _shown(settings: Mapping[str, Any], names: list[str]) -> str:
     return ", ".join(f"no {name}" if value is None else f"{name}={value!r}" for name, value in values)
 
 
-def _read_journal(path: Path) -> dict[str, Any] | None:
+def read_journal(directory: Path) -> dict[str, Any] | None:
+    """Returns the settings, and what the finished stages have left, of the run in a directory; None if none is there.
+
+    Raises:
+        ValueError: If the file is not as a run writes it.
+    """
+    path = directory / _JOURNAL
     if not path.is_file():
         return None
     try:

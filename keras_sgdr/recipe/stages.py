@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from dataclasses import asdict
 from typing import Any
@@ -14,6 +15,7 @@ from keras_sgdr import plots
 from keras_sgdr.atomic_write import atomic_write
 from keras_sgdr.data.check.check_folder import check_folder
 from keras_sgdr.data.decode.corrupt_images import BadImage, refuse_images
+from keras_sgdr.data.index.file_names import in_utf8
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret, mcnemar, plot_mistakes
 from keras_sgdr.evaluation.tta import predict_tta, predict_views, with_and_without_views
 from keras_sgdr.lr_finder.lr_find import lr_find
@@ -197,6 +199,8 @@ def _evaluate(run: Run) -> dict[str, Any]:
     test = run.index.test if run.index.test is not None and run.index.test.labels is not None else None
     if test is not None:
         predictions["test"] = predict_tta(run.predictor, make_dataset(recipe, test), num_views=0, verbose=0)
+    predictions["labels"] = labels
+    predictions["paths"] = [in_utf8(os.path.relpath(path, run.index.directory)) for path in run.index.valid.paths]
     with atomic_write(run.directory.path / "predictions.npz") as aside:
         np.savez_compressed(aside, **predictions)
     _write_history(run)

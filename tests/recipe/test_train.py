@@ -87,6 +87,8 @@ def test_run_directory_holds_what_was_promised(trained_run):
         "model.keras",
         "classifier.json",
         "run.json",
+        "config.toml",
+        "report.html",
         "findings.csv",  # of 8 x 8 pixels, each is an odd size
         "history.csv",
         "predictions.npz",
@@ -101,7 +103,14 @@ def test_run_directory_holds_what_was_promised(trained_run):
         "export",
     }
     named = {name for stage in stages.STAGES for name in stage.artefacts}
-    assert named == {path.name for path in trained_run.iterdir()} - {"stdout.txt", ".lock", "run.json", "export"}
+    assert named == {path.name for path in trained_run.iterdir()} - {
+        "stdout.txt",
+        ".lock",
+        "run.json",
+        "config.toml",
+        "report.html",
+        "export",
+    }
 
 
 def test_history_has_every_epoch_of_every_stage(history):

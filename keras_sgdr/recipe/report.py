@@ -1,0 +1,231 @@
+"""Writes what a run was, chose and reached as one HTML file that a person opens."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import os
+import platform
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_sgdr import plots
+from keras_sgdr._version import __version__
+from keras_sgdr.atomic_write import atomic_write
+from keras_sgdr.data.index.file_names import in_utf8
+from keras_sgdr.data.index.split import FolderIndex
+from keras_sgdr.evaluation.interpretation import Interpretation, interpret, mcnemar
+from keras_sgdr.models.classifier import load_classifier
+from keras_sgdr.recipe.evaluate import dataset_for, recipe_of
+from keras_sgdr.recipe.run_directory import EVALUATE, FIND_HEAD_RATE, FIND_RATE, TRAIN_ALL, read_journal
+from keras_sgdr.recipe.train import digest_of, index_for
+from keras_sgdr.validation import InvalidValueError, MissingFileError
+
+REPORT = "report.html"
+_WORST, _SURE = 12, 6
+_THUMBNAIL, _QUALITY = 192, 82
+_MOST_CLASSES = 100
+
+
+def write_report(run: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Path:
+    """Writes `report.html` of a run, finished or under way: one file that opens without a network.
+
+    What a stage has not left yet is left out. The worst mistakes are shown as images if the folder of the run is still
+    there as it was.
+
+    Args:
+        run: The run directory.
+        path: The file; `report.html` in the run directory if None.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: If `run` is not the directory of a run.
+    """
+    directory = Path(run)
+    journal = read_journal(directory)
+    if journal is None:
+        raise InvalidValueError(f"`run` must be the directory of a run. Received: run={os.fspath(run)!r}, without one.")
+    path = directory / REPORT if path is None else Path(path)
+    page = _TEMPLATE.render(in_utf8(_contents(directory, journal)))
+    with atomic_write(path) as aside:
+        aside.write_text(page, encoding="utf-8")
+    return path
+
+
+def _contents(directory: Path, journal: dict[str, Any]) -> dict[str, Any]:
+    """Everything that the page shows, as texts, numbers, and images in data: addresses."""
+    settings, stages = journal["settings"], journal["stages"]
+    history = [row for values in stages.values() for row in values.get("history", [])]
+    contents: dict[str, Any] = {
+        "name": directory.resolve().name,
+        "settings": settings,
+        "stages": [(name, values.get("seconds", 0.0)) for name, values in stages.items()],
+        "total": sum(values.get("seconds", 0.0) for values in stages.values()),
+        "findings": stages.get("check", {}).get("findings", {}),
+        "history": history,
+        "head_rate": stages.get(FIND_HEAD_RATE),
+        "rate": stages.get(FIND_RATE),
+        "whole": stages.get(TRAIN_ALL),
+        "curves": [
+            (title, _curve(directory / f"{name}.csv"))
+            for name, title in (("lr_finder_head", "Step 2: the head"), ("lr_finder_all", "Step 7: the whole network"))
+            if (directory / f"{name}.csv").is_file()
+        ],
+        "schedule": _png(directory / "schedule.png"),
+        "losses": plots.as_svg(plots.plot_history(history)) if history else None,
+        "versions": {
+            "keras-sgdr": journal.get("version", __version__),
+            "keras": keras.__version__,
+            "tensorflow": tf.__version__,
+            "python": platform.python_version(),
+        },
+        "command": _command(directory, settings),
+    }
+    if EVALUATE in stages:
+        contents |= _results(directory, settings)
+    return contents
+
+
+def _results(directory: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    with np.load(directory / "predictions.npz") as file:
+        saved = dict(file)
+    names, labels = settings["classes"], saved["labels"]
+    plain, tta = (interpret(saved[each], labels, names) for each in ("plain", "tta"))
+    hits = plain.predictions == labels
+    return {
+        "plain": plain,
+        "tta": tta if settings["tta_views"] else None,
+        "p_value": mcnemar(plain, tta),
+        "confusion": plots.as_svg(plain.plot_confusion_matrix()) if len(names) <= _MOST_CLASSES else None,
+        "reliability": plots.as_svg(plots.plot_reliability(plain.probabilities.max(axis=1), hits)),
+        "classes": _classes(plain),
+        "confused": plain.most_confused()[:10],
+        "worst": _shown(directory, settings, plain, plain.top_losses(_WORST), saved["paths"]),
+        "unsure": _shown(directory, settings, plain, plain.most_uncertain(_SURE), saved["paths"]),
+    }
+
+
+def _classes(result: Interpretation) -> list[dict[str, Any]]:
+    """Precision, recall and F1 of each class, with the interval of its recall."""
+    confusion = result.confusion
+    rows = []
+    for label, name in enumerate(result.class_names):
+        right, actual, predicted = confusion[label, label], confusion[label].sum(), confusion[:, label].sum()
+        low, high = wilson_interval(int(right), int(actual))
+        rows.append(
+            {
+                "name": name,
+                "images": int(actual),
+                "precision": right / predicted if predicted else None,
+                "recall": right / actual if actual else None,
+                "low": low,
+                "high": high,
+                "f1": 2 * right / (actual + predicted) if actual + predicted else None,
+            }
+        )
+    return rows
+
+
+def wilson_interval(hits: int, total: int, *, z: float = 1.96) -> tuple[float, float]:
+    """Returns the interval that holds a share at 95 %, of which `hits` of `total` were seen (Wilson, 1927)."""
+    if not total:
+        return 0.0, 1.0
+    share, square = hits / total, z**2 / total
+    middle = (share + square / 2) / (1 + square)
+    half = z / (1 + square) * (share * (1 - share) / total + square / (4 * total)) ** 0.5
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _shown(
+    directory: Path, settings: dict[str, Any], result: Interpretation, indices: Any, paths: Any
+) -> list[dict[str, Any]]:
+    """Images with what they are and what they were taken for; as the model sees them, where they are still there."""
+    names = result.class_names
+    pictures: Sequence[str | None] = [None] * len(indices)
+    index = _index_of(settings, directory)
+    if index is not None and len(indices):
+        pictures = _pictures(directory, index, indices)
+    return [
+        {
+            "picture": picture,
+            "path": str(paths[i]),
+            "label": names[result.labels[i]],
+            "predicted": names[result.predictions[i]],
+            "probability": float(result.probabilities[i].max()),
+            "loss": float(result.losses[i]),
+        }
+        for i, picture in zip(indices, pictures, strict=True)
+    ]
+
+
+def _index_of(settings: dict[str, Any], directory: Path) -> FolderIndex | None:
+    try:
+        index = index_for(settings["folder"], recipe_of(directory))
+    except (InvalidValueError, MissingFileError):
+        return None
+    return index if digest_of(index) == settings["images"] else None
+
+
+def _pictures(directory: Path, index: FolderIndex, indices: Any) -> list[str]:
+    images = dataset_for(load_classifier(directory), index.valid.take(indices), len(indices))
+    (batch, _), *_ = images.as_numpy_iterator()
+    side = min(_THUMBNAIL, max(batch.shape[1:3]))
+    scaled = tf.image.resize(batch, (side, side), preserve_aspect_ratio=True, antialias=True)
+    return [
+        _data("image/jpeg", tf.io.encode_jpeg(tf.cast(tf.round(each), tf.uint8), quality=_QUALITY).numpy())
+        for each in scaled
+    ]
+
+
+def _curve(path: Path) -> str:
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = [[float(row[name]) for row in rows] for name in ("learning_rate", "loss", "smoothed_loss")]
+    return plots.as_svg(plots.plot_lr_curve(*columns))
+
+
+def _command(directory: Path, settings: dict[str, Any]) -> str:
+    words = ["keras-sgdr", "train", settings["folder"], "-o", "NEW", "--config", str(directory / "config.toml")]
+    return shlex.join(words)
+
+
+def _png(path: Path) -> str | None:
+    return _data("image/png", path.read_bytes()) if path.is_file() else None
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _time(seconds: float) -> str:
+    return f"{int(seconds + 0.5) // 60}:{int(seconds + 0.5) % 60:02}"
+
+
+_ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.PackageLoader("keras_sgdr.recipe", ""),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.filters |= {
+    "share": _share,
+    "time": _time,
+    "json": json.dumps,
+    "svg": lambda text: _data("image/svg+xml", text.encode()),
+}
+_TEMPLATE = _ENVIRONMENT.get_template("report.html.j2")
