@@ -18,18 +18,16 @@ _OF_A_CALL = {"config", "folder", "output", "dry_run", "resume", "moved", "overw
 _OF_THE_NETWORK = ("backbone", "image_size", "resize", "augmentation", "max_zoom")
 
 
-class _Numbers(click.ParamType):
-    """Numbers with commas between them."""
+def _numbers(kind: Any) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """Returns a callback that reads numbers with commas between them, or a file's list of them."""
 
-    name = "numbers"
-
-    def __init__(self, kind: click.ParamType) -> None:
-        self.kind = kind
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Returns them as a tuple."""
+    def read(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        if value is None:
+            return None
         parts = value.split(",") if isinstance(value, str) else value
-        return tuple(self.kind.convert(part, param, ctx) for part in parts)
+        return tuple(kind.convert(part, parameter, context) for part in parts)
+
+    return read
 
 
 def _read_config(context: click.Context, _: click.Parameter, path: Path | None) -> None:
@@ -158,9 +156,19 @@ def make_recipe(options: dict[str, Any]) -> Any:
 @click.option("--group-factor", type=click.FloatRange(min=1), default=1.75, help="From one group's rate to the next.")
 @click.option("--head-learning-rate", type=_RATE, help="Of --head-cycles, instead of step 2's suggestion.")
 @click.option("--learning-rate", type=_RATE, help="Of step 8, instead of what step 7 chooses.")
-@click.option("--learning-rates", type=_Numbers(_RATE), help="One for each layer group: 1e-4,1e-3,1e-2.")
 @click.option(
-    "--sizes", type=_Numbers(click.IntRange(min=1)), help="Step 8: image sizes, one after the other: 128,224."
+    "--learning-rates",
+    type=click.UNPROCESSED,
+    callback=_numbers(_RATE),
+    metavar="RATE,…",
+    help="One for each layer group: 1e-4,1e-3,1e-2.",
+)
+@click.option(
+    "--sizes",
+    type=click.UNPROCESSED,
+    callback=_numbers(click.IntRange(min=1)),
+    metavar="SIZE,…",
+    help="Step 8: image sizes, one after the other: 128,224.",
 )
 @click.option("--class-weight", type=click.Choice(["balanced"]), help="Let each class count as much in training.")
 @click.option("--oversample", is_flag=True, help="Repeat images of rare classes in training.")

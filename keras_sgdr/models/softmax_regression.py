@@ -71,7 +71,8 @@ def fit_softmax_regression(
     """
     shares = _shares(*train[1:])
     scale = _deviation(train[0], shares) or 1.0
-    inputs, labels = train[0] / scale, train[1]
+    inputs: Floats = np.asarray(train[0] / scale, np.float32)
+    labels = train[1]
     shape = (inputs.shape[1] + 1, num_classes)
     parameters, best = np.zeros(shape[0] * shape[1], np.float32), None
     for weight_decay in weight_decays:

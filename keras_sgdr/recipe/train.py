@@ -117,7 +117,7 @@ def train_image_classifier(
         "images": digest_of(index),
     }
     keras.utils.set_random_seed(recipe.seed)
-    handling = {"resume": resume, "overwrite": overwrite, "may_differ": ["folder"] if moved else []}
+    handling: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "may_differ": ["folder"] if moved else []}
     with RunDirectory(output, settings=settings, stages=STAGES, **handling) as directory:
         directory.write_text(CONFIG_FILE, _as_toml(recipe))
         run = Run(recipe, index, directory, verbose)

@@ -241,9 +241,9 @@ def _held_out_groups(split: Split, fraction: float, seed: int, group_by: str) ->
                 f"{strata[stratum][0]!r} with {np.sum(counts[stratum] > 0)} by group_by={group_by!r}. Add images of "
                 "others, or name a folder of validation images."
             )
-        group = min(spare, key=lambda group: (counts[:, group].sum(), _hash(str(names[group]), seed)))
-        held_out[group] = True
-        held += counts[:, group]
+        smallest = min(spare, key=lambda group: (counts[:, group].sum(), _hash(str(names[group]), seed)))
+        held_out[smallest] = True
+        held += counts[:, smallest]
     return held_out[group_of]
 
 
