@@ -110,7 +110,9 @@ def _results(directory: Path, settings: dict[str, Any]) -> dict[str, Any]:
         "reliability": plots.as_svg(plots.plot_reliability(plain.probabilities.max(axis=1), hits)),
         "classes": _classes(plain),
         "confused": plain.most_confused()[:10],
-        "worst": _shown(directory, settings, plain, plain.top_losses(_WORST), saved["paths"]),
+        "worst": _shown(
+            directory, settings, plain, [i for i in plain.top_losses() if not hits[i]][:_WORST], saved["paths"]
+        ),
         "unsure": _shown(directory, settings, plain, plain.most_uncertain(_SURE), saved["paths"]),
     }
 
@@ -212,7 +214,8 @@ def _share(value: float | None) -> str:
 
 
 def _time(seconds: float) -> str:
-    return f"{int(seconds + 0.5) // 60}:{int(seconds + 0.5) % 60:02}"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 _ENVIRONMENT = jinja2.Environment(

@@ -61,13 +61,26 @@ def test_page_tells_the_scores_and_choices_of_the_run(report, trained_run):
 def test_page_shows_plots_and_the_worst_mistakes_each_with_words_for_those_who_do_not_see_them(report, trained_run):
     images = report[1].attributes("img")
     kinds = [image["src"].partition(";")[0] for image in images]
-    # both finders, the history, the confusions, the reliability; the schedule; 12 worst and 6 least sure
+    # both finders, the history, the confusions, the reliability; the schedule; the mistakes and the 6 least sure
     assert (kinds.count("data:image/svg+xml"), kinds.count("data:image/png")) == (5, 1)
-    assert kinds.count("data:image/jpeg") == 18
     assert all(image["alt"] for image in images)
-    worst = np.load(trained_run / "predictions.npz")
-    losses = -np.log(worst["plain"][np.arange(36), worst["labels"]])
-    assert worst["paths"][np.argmax(losses)] in " ".join(report[1].texts)
+    saved = np.load(trained_run / "predictions.npz")
+    wrong = np.flatnonzero(saved["plain"].argmax(axis=1) != saved["labels"])
+    assert kinds.count("data:image/jpeg") == 6 + min(12, len(wrong))
+    text = " ".join(report[1].texts)
+    assert all(path in text for path in saved["paths"][wrong[:12]])
+    assert saved["paths"][saved["plain"].max(axis=1).argmin()] in text
+
+
+def test_page_shows_mistakes_where_there_are_some(trained_run, tmp_path):
+    directory = shutil.copytree(trained_run, tmp_path / "run")
+    saved = dict(np.load(directory / "predictions.npz"))
+    saved["plain"][3] = np.roll(np.eye(3)[saved["labels"][3]], 1) * 0.97 + 0.01
+    np.savez(directory / "predictions.npz", **saved)
+    page = Page(write_report(directory).read_text(encoding="utf-8"))
+    name = ("one", "seven", "zero")[saved["labels"][3]]
+    assert [image for image in page.attributes("img") if image["alt"].startswith(f"{name}, taken for ")]
+    assert saved["paths"][3] in " ".join(page.texts)
 
 
 def test_page_asks_nothing_of_a_network_and_reads_without_script(report):
