@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_sgdr.checkpoint.training_checkpoint import TrainingCheckpoint
 from keras_sgdr.data.check.duplicates import fingerprint
 from keras_sgdr.data.index.split import FolderIndex
-from keras_sgdr.recipe.builders import compile_all, make_dataset, make_model, make_training_data
+from keras_sgdr.recipe.builders import compile_all, make_dataset, make_model, make_training_data, with_labels_for
 from keras_sgdr.recipe.recipe import Recipe
 from keras_sgdr.recipe.run_directory import (
     CHECK,
@@ -34,7 +37,7 @@ from keras_sgdr.validation import InvalidValueError
 FIRST_CYCLE_STEPS = 196
 LEAST_FIRST_EPOCHS, MOST_FIRST_EPOCHS = 7, 70
 # Timed for the estimate: so many batches, after as many that are slower
-_TIMED_BATCHES, _WARM_BATCHES = 6, 2
+_TIMED_BATCHES, _WARM_BATCHES, _TIMED_EPOCHS = 6, 2, 4
 # Of a budget, what is kept for a machine that has other things to do
 _SPARE = 0.07
 _FINDER_STEPS = 50
@@ -89,6 +92,7 @@ class Costs:
         decode: To decode an image.
         predict: To predict on a batch.
         train: To train the whole network on a batch, augmentation included.
+        epoch: An epoch of training beyond its batches: to begin its validation, and to write the checkpoint.
         prepare_predict: Before the first prediction.
         prepare_train: Before the first step of training.
         parameters: Numbers that are the network's weights.
@@ -99,43 +103,75 @@ class Costs:
     decode: float
     predict: float
     train: float
+    epoch: float
     prepare_predict: float
     prepare_train: float
     parameters: int
     features: int
 
 
-class _BatchTimes(keras.callbacks.Callback):
-    """Notes when each batch ends."""
+class _Times(keras.callbacks.Callback):
+    """Notes when each batch of training ends, and each epoch with its validation."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.ends: list[float] = []
+        self.batches: list[float] = []
+        self.epochs: list[float] = []
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         super().on_train_batch_end(batch, logs)
-        self.ends.append(time.monotonic())
+        self.batches.append(time.monotonic())
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        super().on_epoch_end(epoch, logs)
+        self.epochs.append(time.monotonic())
 
 
 def measure(recipe: Recipe, index: FolderIndex) -> Costs:
-    """Times a few images and batches, on a model of its own with random weights."""
+    """Times a few images, batches and epochs, on a model of its own with random weights."""
     recipe = recipe.at_size(recipe.image_size)
     few = index.train.take(np.arange(min(len(index.train), _TIMED_BATCHES * recipe.batch_size)))
     model = make_model(recipe, len(index.class_names), None)
     batches, decode = _timed_passes(make_dataset(recipe, few))
     first, *rest = [_seconds(lambda: model.predict_on_batch(batches[0])) for _ in range(1 + _TIMED_BATCHES)]
+    predict = float(np.median(rest))
     compile_all(model, recipe)
     # Of images in memory, as a run keeps them where they fit
     data = make_training_data(recipe, few, cache="memory", verbose=0).repeat()
-    times, begun = _BatchTimes(), time.monotonic()
+    times, begun = _Times(), time.monotonic()
     model.fit(data, steps_per_epoch=_WARM_BATCHES + _TIMED_BATCHES, callbacks=[times], shuffle=False, verbose=0)
-    train = float(np.median(np.diff(times.ends[_WARM_BATCHES - 1 :])))
+    train = float(np.median(np.diff(times.batches[_WARM_BATCHES - 1 :])))
+    prepare_train = times.batches[0] - begun - train
+    epoch, prepare_valid = _epoch_beyond_batches(model, recipe, data, index, train + predict)
     with ThreadPoolExecutor() as pool:
         fingerprint(few.paths[0])  # which makes the function ready
         check = _seconds(lambda: list(pool.map(fingerprint, few.paths))) / len(few)
-    prepare_train = times.ends[0] - begun - train
-    sizes = model.count_params(), int(model.layers[-1].input.shape[-1])
-    return Costs(check, decode / len(few), float(np.median(rest)), train, first, prepare_train, *sizes)
+    return Costs(
+        check=check,
+        decode=decode / len(few),
+        predict=predict,
+        train=train,
+        epoch=epoch,
+        prepare_predict=first,
+        prepare_train=prepare_train + prepare_valid,
+        parameters=model.count_params(),
+        features=int(model.layers[-1].input.shape[-1]),
+    )
+
+
+def _epoch_beyond_batches(
+    model: keras.Model, recipe: Recipe, data: Any, index: FolderIndex, batch: float
+) -> tuple[float, float]:
+    """Returns what an epoch of one batch, and one of validation, takes beyond them, and the first one beyond others."""
+    valid = make_dataset(recipe, index.valid.take(np.arange(min(len(index.valid), recipe.batch_size))))
+    valid = with_labels_for(recipe, valid, len(index.class_names)).cache().repeat()
+    with tempfile.TemporaryDirectory() as directory:
+        times, begun = _Times(), time.monotonic()
+        checkpoint = TrainingCheckpoint(Path(directory) / "timed.checkpoint")
+        steps = {"steps_per_epoch": 1, "validation_steps": 1, "epochs": 1 + _TIMED_EPOCHS}
+        model.fit(data, validation_data=valid, callbacks=[checkpoint, times], shuffle=False, verbose=0, **steps)
+    epoch = float(np.median(np.diff(times.epochs)))
+    return max(0.0, epoch - batch), max(0.0, times.epochs[0] - begun - epoch)
 
 
 def _timed_passes(dataset: Any) -> tuple[list[Any], float]:
@@ -183,7 +219,7 @@ def plan(recipe: Recipe, num_images: dict[str, int], costs: Costs, cycles: Cycle
     shares = [(size / recipe.image_size) ** 2 for size in sizes]  # of the pixels, and so of the time
     ready, compiled, first = costs.prepare_predict, costs.prepare_train, shares[0]
     validation = valid_steps * costs.predict
-    epoch = steps * costs.train + validation
+    epoch = steps * costs.train + validation + costs.epoch
     activations = (train + valid) * costs.decode + (steps + valid_steps) * costs.predict * first
     views = recipe.head_views * (train * costs.decode + steps * costs.predict * first)
     live = recipe.head_cycles * first * (steps * costs.predict + validation)
@@ -273,7 +309,8 @@ def within(
             stages = plan(fewer, num_images, costs, shorter)
             if sum(stage.seconds for stage in stages) <= (1 - _SPARE) * seconds:
                 return fewer, shorter, stages
-    least = sum(stage.seconds for stage in stages) / (1 - _SPARE) / 60
+    spent = 60 * (recipe.max_minutes or 0) - seconds
+    least = (spent + sum(stage.seconds for stage in stages) / (1 - _SPARE)) / 60
     raise InvalidValueError(
         f"`max_minutes` must leave time for one epoch of everything, about {least:.1f} minutes here. Received: "
         f"max_minutes={recipe.max_minutes}. Give more, or a smaller `image_size` or `backbone`."

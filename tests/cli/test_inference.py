@@ -209,7 +209,7 @@ def test_compare_names_what_differs_between_two_runs(trained_run, digits_folder,
     shutil.copytree(trained_run, other)
     model = keras.models.load_model(other / "model.keras")
     kernel, bias = model.layers[-1].get_weights()
-    model.layers[-1].set_weights([kernel, bias + np.array([3, 0, 0], np.float32)])
+    model.layers[-1].set_weights([kernel, bias + np.array([300, 0, 0], np.float32)])
     model.save(other / "model.keras")
     journal = json.loads((other / "run.json").read_text())
     journal["settings"]["seed"] = 4

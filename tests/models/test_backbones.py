@@ -128,6 +128,7 @@ def test_descriptions_say_which_weights_are_here(tmp_path, monkeypatch):
     assert rows["VGG16"] == {
         "name": "VGG16",
         "parameters": 14_714_688,  # as published by Keras for the model without its top
+        "accuracy": 71.3,  # as published by Keras
         "default_size": 224,
         "min_size": 32,
         "preprocessing": "caffe",

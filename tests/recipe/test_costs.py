@@ -33,7 +33,8 @@ def test_a_run_begins_few_passes_and_traces_its_steps_once(counted, digits_folde
     recipe = Recipe(backbone=str(tiny_backbone), image_size=32, augmentation="basic", resize="squish", cycle_len=2)
     train_image_classifier(digits_folder, output=tmp_path / "run", recipe=recipe, verbose=0)
     # Before the finder went through its batches without beginning anew, there were 178 of them.
-    assert counted["iterators"] <= 25
-    # One training step each for the head's finder and for the whole network, which its finder and step 8 share.
-    assert counted["one_step_on_data"] <= 4
+    assert counted["iterators"] <= 26
+    # Training steps of the head's finder and of the whole network, which its finder and step 8 share (unless it is
+    # undone), and one of validation; Keras traces what makes variables twice.
+    assert counted["one_step_on_data"] <= 8
     assert sum(counted.values()) < 400

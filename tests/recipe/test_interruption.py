@@ -14,6 +14,14 @@ from keras_sgdr.recipe.run import Run
 from keras_sgdr.recipe.train import train_image_classifier
 
 
+@pytest.fixture(autouse=True)
+def default_handler():
+    """That of a program: the processes of pytest-xdist ignore Ctrl-C, and what is ignored stays so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_interrupts_at_once_unless_a_model_trains(number):
     interruption = Interruption()

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_sgdr import __version__
 from keras_sgdr.recipe.run_directory import RunDirectory, Stage, read_settings
 
 SETTINGS = {"image_size": 32, "seed": 0}
@@ -128,7 +129,11 @@ def test_write_that_fails_leaves_the_stage_unfinished(tmp_path):
 def test_journal_is_readable_json(tmp_path):
     recorded(tmp_path, "find", {"learning_rate": 0.5})
     journal = json.loads((tmp_path / "run.json").read_text())
-    assert journal == {"settings": SETTINGS, "stages": {"find": {"learning_rate": 0.5}}}
+    assert {name: journal[name] for name in ("settings", "stages")} == {
+        "settings": SETTINGS,
+        "stages": {"find": {"learning_rate": 0.5}},
+    }
+    assert journal["version"] == __version__
 
 
 def test_settings_can_be_read_back(tmp_path):
