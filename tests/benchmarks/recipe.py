@@ -39,15 +39,15 @@ HOPELESS = 0.02
 ABLATIONS = ("one rate for all groups", "cycles of 1, 2 and 4 parts", "batch norms trained")
 # Of the command line, as settings of the recipe
 OPTIONS: dict[str, dict[str, Any]] = {
-    "--sizes 48,64": {"sizes": (48, 64)},
-    "--class-weight balanced": {"class_weight": "balanced"},
-    "--oversample": {"oversample": True},
-    "--mixup 0.2": {"mixup": 0.2},
-    "--cutmix 1": {"cutmix": 1.0},
-    "--label-smoothing 0.1": {"label_smoothing": 0.1},
-    "--ema 0.98": {"ema": 0.98},
-    "--accumulate 2": {"accumulate": 2},
-    "--n-cycles 2": {"n_cycles": 2},
+    "sizes 48,64": {"sizes": (48, 64)},
+    "class-weight balanced": {"class_weight": "balanced"},
+    "oversample": {"oversample": True},
+    "mixup 0.2": {"mixup": 0.2},
+    "cutmix 1": {"cutmix": 1.0},
+    "label-smoothing 0.1": {"label_smoothing": 0.1},
+    "ema 0.98": {"ema": 0.98},
+    "accumulate 2": {"accumulate": 2},
+    "n-cycles 2": {"n_cycles": 2},
 }
 BATCH_SIZE, DROPOUT, MAX_ZOOM = 32, 0.2, 1.1
 
