@@ -42,8 +42,9 @@ _TIMED_BATCHES, _WARM_BATCHES, _TIMED_EPOCHS = 6, 2, 4
 _SPARE = 0.07
 _FINDER_STEPS = 50
 # What a stage makes ready, as a multiple of what the first prediction takes: measured on three small folders, where it
-# is half of the time. "start" is importing TensorFlow, making the model, and the report.
-_READY = {"start": 12.0, CHECK: 1.5, FIND_HEAD_RATE: 4.0, TRAIN_HEAD: 0.5, TRAIN_HEAD_AUGMENTED: 3.5}
+# is half of the time. The start is importing TensorFlow, making the model, and the report.
+_START = "start"
+_READY = {_START: 12.0, CHECK: 1.5, FIND_HEAD_RATE: 4.0, TRAIN_HEAD: 0.5, TRAIN_HEAD_AUGMENTED: 3.5}
 _READY |= {TRAIN_ALL: 1.0, EVALUATE: 4.0, EXPORT: 5.0}
 
 
@@ -232,7 +233,7 @@ def plan(recipe: Recipe, num_images: dict[str, int], costs: Costs, cycles: Cycle
     last = cycles.epochs - cycles.cycle_len * (len(sizes) - 1)
     smaller = "; ".join(f"{cycles.cycle_len} epochs of everything at {size} pixels" for size in sizes[:-1])
     what = {
-        "start": ("TensorFlow and the network; at the end the report", 0.0),
+        _START: ("TensorFlow and the network; at the end the report", 0.0),
         CHECK: (f"check {total} images", total * costs.check),
         FIND_HEAD_RATE: (f"activations of {train + valid} images; the finder", activations),
         TRAIN_HEAD: ("the head at its optimum", 0.0),
@@ -253,8 +254,9 @@ def plan(recipe: Recipe, num_images: dict[str, int], costs: Costs, cycles: Cycle
         ),
         EXPORT: ("model.keras and a SavedModel", 0.0),
     }
+    ready = {**_READY, TRAIN_HEAD_AUGMENTED: _READY[TRAIN_HEAD_AUGMENTED] if views or live else 0.0}
     return [
-        PlannedStage(name, words, seconds + _READY.get(name, 0.0) * costs.prepare_predict)
+        PlannedStage(name, words, seconds + ready.get(name, 0.0) * costs.prepare_predict)
         for name, (words, seconds) in what.items()
     ]
 
@@ -345,7 +347,7 @@ def replanned(
     longest = planned_cycles(recipe, num_images["train"])
     for epochs in range(longest.epochs, 0, -1):
         cycles = longest.at_most(epochs)
-        rest = [stage for stage in plan(recipe, num_images, costs, cycles) if stage.name not in took]
+        rest = [stage for stage in plan(recipe, num_images, costs, cycles) if stage.name not in (_START, *took)]
         rest = [replace(stage, seconds=slowness * stage.seconds) for stage in rest]
         if sum(stage.seconds for stage in rest) <= (1 - _SPARE) * seconds:
             break
