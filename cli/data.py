@@ -47,6 +47,8 @@ def check(
     if undo:
         _undo(quarantine)
         return
+    if changes is not None and not labels:
+        raise click.UsageError("--changes needs --labels.")
     from keras_sgdr.data.check import quarantine as moves
     from keras_sgdr.data.check.check_folder import check_folder
     from keras_sgdr.precompute.feature_cache import CHECKS, user_cache
@@ -58,13 +60,8 @@ def check(
         on_progress=_show_progress if sys.stderr.isatty() else None,
         **layout,
     )
-    found = None
-    if labels and not report.refused:
-        from keras_sgdr.data.index.folder import index_folder
-        from keras_sgdr.recipe.check_labels import check_labels
-
-        recipe = make_recipe({"backbone": backbone, "image_size": image_size})
-        found = check_labels(index_folder(folder, **layout), recipe=recipe, verbose=int(sys.stderr.isatty()))
+    found = _labels_of(folder, layout, report, backbone, image_size) if labels else None
+    if found is not None:
         report = dataclasses.replace(report, findings=(*report.findings, *found.findings))
     if output_format == "json":
         click.echo(json.dumps(report.to_dict(), indent=1, ensure_ascii=False))
@@ -86,6 +83,18 @@ def check(
         click.echo(f"moved {len(moved)} files{undo_hint}", err=True)
     if report.errors:
         raise SystemExit(1)
+
+
+def _labels_of(folder: Path, layout: dict[str, Any], report: Any, backbone: str, image_size: int) -> Any:
+    """Looks for wrong labels, if the folder is one that can be trained on."""
+    from keras_sgdr.data.index.folder import index_folder
+    from keras_sgdr.recipe.check_labels import check_labels
+
+    if report.refused:
+        click.echo("labels were not checked, for a training would refuse the folder", err=True)
+        return None
+    recipe = make_recipe({"backbone": backbone, "image_size": image_size})
+    return check_labels(index_folder(folder, **layout), recipe=recipe, verbose=int(sys.stderr.isatty()))
 
 
 @click.command()

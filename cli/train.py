@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 _RATE = click.FloatRange(min=0, min_open=True)
@@ -24,7 +25,7 @@ def _numbers(kind: Any) -> Callable[[click.Context, click.Parameter, Any], Any]:
     def read(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
         if value is None:
             return None
-        parts = value.split(",") if isinstance(value, str) else value
+        parts = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
         return tuple(kind.convert(part, parameter, context) for part in parts)
 
     return read
@@ -49,7 +50,7 @@ def _read_start(context: click.Context, _: click.Parameter, run: Path | None) ->
     settings = _settings_in(run / "config.toml")
     before = {name: settings[name] for name in _OF_THE_NETWORK if name in settings}
     context.default_map = {**before, **(context.default_map or {})}
-    return str(run)
+    return str(run.resolve())
 
 
 def _settings_in(path: Path) -> dict[str, Any]:
@@ -122,6 +123,10 @@ def make_recipe(options: dict[str, Any]) -> Any:
 
     if options.get("weights") == "none":
         options = {**options, "weights": None}
+    context = click.get_current_context(silent=True)
+    source = None if context is None else context.get_parameter_source("image_size")
+    if options.get("sizes") and source is not ParameterSource.COMMANDLINE:
+        options = {**options, "image_size": options["sizes"][-1]}
     return Recipe(**options)
 
 
@@ -204,6 +209,8 @@ def train(folder: Path, output: Path, dry_run: bool, **options: Any) -> None:
     from keras_sgdr.recipe.train import plan_training, train_image_classifier
 
     handling = {name: options.pop(name) for name in ("resume", "moved", "overwrite")}
+    if handling["moved"] and not handling["resume"]:
+        raise click.UsageError("--moved needs --resume.")
     if dry_run:
         click.echo(plan_training(folder, recipe=make_recipe(options)))
         return

@@ -105,6 +105,8 @@ def out_of_fold_probabilities(
     found = np.empty((len(labels), num_classes))
     for fold in range(num_folds):
         held = fold_of == fold
+        if not held.any():  # of very few images
+            continue
         train, valid = ((activations[each], labels[each]) for each in (~held, held))
         head = fit_softmax_regression(train, valid, num_classes=num_classes)
         logits = activations[held].astype(np.float64) @ head.kernel + head.bias

@@ -27,8 +27,9 @@ def split_at_frozen_boundary(model: keras.Model) -> tuple[keras.Model, keras.Mod
         model: A functional or sequential model with frozen layers, for instance after `freeze_to(model, -1)`.
 
     Returns:
-        The body and the rest, neither compiled. Where no single tensor carries everything (between NASNet's cells, or
-        inside a residual block), the body returns, and the rest takes, a list of tensors.
+        The body, the same one as before if the model was cut there already, and the rest, not compiled. Where no single
+        tensor carries everything (between NASNet's cells, or inside a residual block), the body returns, and the rest
+        takes, a list of tensors.
 
     Raises:
         ValueError: If nothing is frozen before the first trainable layer, or nothing is trainable.

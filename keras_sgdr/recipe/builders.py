@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -212,7 +213,9 @@ def find_rate(
     """Returns the finder's curve of the whole network."""
     data = make_training_data(recipe, split, cache=cache, verbose=verbose)
     curve = lr_find(model, data, start_lr=1e-5, end_lr=1.0, num_steps=num_steps, verbose=verbose)
-    return dataclasses.replace(curve, guessing_loss=guessing_loss(split.labels))
+    # With weights, each class counts as much.
+    guess = math.log(len(split.class_names)) if recipe.class_weight else guessing_loss(split.labels)
+    return dataclasses.replace(curve, guessing_loss=guess)
 
 
 def recompile_from(model: keras.Model, recipe: Recipe, group: int) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from keras_sgdr.atomic_write import atomic_write
 from keras_sgdr.data.check.check_folder import Finding
 from keras_sgdr.data.index.file_names import in_utf8
+from keras_sgdr.data.index.folder import check_trainable
 from keras_sgdr.data.index.split import FolderIndex, Split
 from keras_sgdr.evaluation.label_issues import find_label_issues, out_of_fold_probabilities
 from keras_sgdr.evaluation.learning_curve import LearningCurve, learning_curve
@@ -24,7 +25,7 @@ from keras_sgdr.recipe.recipe import Recipe
 
 @dataclass(frozen=True, eq=False)
 class LabelCheck:
-    """What linear heads say of a folder.
+    """What linear heads found in a folder.
 
     Attributes:
         findings: Of the kind "wrong label", the most certain first.
@@ -57,6 +58,7 @@ def check_labels(index: FolderIndex, *, recipe: Recipe | None = None, verbose: i
         verbose: 1 shows the progress, 0 nothing.
     """
     recipe = recipe or Recipe()
+    check_trainable(index)
     model = make_model(recipe, len(index.class_names), recipe.weights)
     freeze_to(model, -1)
     splits = (index.train, index.valid)

@@ -103,7 +103,12 @@ def compare_runs(
             f"Two runs must have the same classes to be compared. Received: {runs[0]} with "
             f"{', '.join(classifiers[0].class_names)}, {runs[1]} with {', '.join(classifiers[1].class_names)}."
         )
-    images = images_to_evaluate(run, before["folder"] if folder is None else folder, classifiers[0].class_names, split)
+    folder = before.get("folder") if folder is None else folder
+    if folder is None:
+        raise InvalidValueError(
+            f"`folder` must be given for a classifier that is of no run. Received: run={runs[0]!r}, folder=None."
+        )
+    images = images_to_evaluate(run, folder, classifiers[0].class_names, split)
     check_images(images.paths)
     results = [
         interpret(each.model.predict(dataset_for(each, images, batch_size), verbose=0), images.labels, each.class_names)

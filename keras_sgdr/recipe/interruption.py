@@ -1,4 +1,4 @@
-"""Ends a run that is told to end at the next batch, with all that it has done on the disk."""
+"""Ends a training at the next batch after Ctrl-C or SIGTERM, with all that it has done on the disk."""
 
 from __future__ import annotations
 

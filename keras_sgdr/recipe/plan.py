@@ -229,7 +229,7 @@ def plan(recipe: Recipe, num_images: dict[str, int], costs: Costs, cycles: Cycle
     views = recipe.head_views * (train * costs.decode + steps * costs.predict * first)
     live = recipe.head_cycles * first * (steps * costs.predict + validation)
     rate = recipe.top_learning_rate
-    finder = compiled + first * _FINDER_STEPS * costs.train
+    finder = compiled + first * _FINDER_STEPS * recipe.accumulate * costs.train
     last = cycles.epochs - cycles.cycle_len * (len(sizes) - 1)
     smaller = "; ".join(f"{cycles.cycle_len} epochs of everything at {size} pixels" for size in sizes[:-1])
     what = {

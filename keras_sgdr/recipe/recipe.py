@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -48,8 +49,8 @@ class Recipe:
         backbone: A name that `build_classifier` knows, or the path of a `.keras` file with a functional model of yours,
             from RGB images in [0, 255] to features; its weights are those in the file.
         weights: Of a backbone given by name: `"imagenet"`, the path of a weights file, or `None` for random ones.
-        start_from: The directory of a finished run whose network is gone on from, with more images or other classes;
-            the backbone must be that run's. Its head keeps what it knows of classes of the same name.
+        start_from: The directory of a finished run whose network this one begins with, for more images or other
+            classes; the backbone must be that run's. The head keeps what it knows of classes of the same name.
         image_size: Height and width of the model's input in pixels, one number for both.
         resize: How an image is brought to that size: `"crop"`, `"squish"` or `"pad"`.
         batch_size: Images per step, >= 1.
@@ -92,17 +93,18 @@ class Recipe:
             alone.
         class_weight: `"balanced"` lets each class count as much in training, by weights; None each image.
         oversample: Whether the images of rare classes are repeated in training until all classes have as many.
-        mixup: The strength (alpha) of MixUp, https://arxiv.org/abs/1710.09412, in step 8; 0 for none.
-        cutmix: The strength (alpha) of CutMix, https://arxiv.org/abs/1905.04899, in step 8; 0 for none.
-        label_smoothing: The share of each label in step 8 that is spread over all classes, in [0, 1).
+        mixup: The strength (alpha) of MixUp, https://arxiv.org/abs/1710.09412, in step 8 and in `head_cycles`; 0 for
+            none.
+        cutmix: The strength (alpha) of CutMix, https://arxiv.org/abs/1905.04899, there; 0 for none.
+        label_smoothing: The share of each label that is spread over all classes there, in [0, 1).
         ema: The momentum of a moving average of the weights in step 8, which is then what is measured and kept; 0.99
             averages over some hundred batches. 0 for none.
         accumulate: Batches whose gradients step 8 averages before each update.
         precision: In which numbers the network computes: `"auto"` is `"mixed_bfloat16"` or `"mixed_float16"` on a GPU
-            that gains by it, else `"float32"`.
+            that gains by it, else `"float32"`. A backbone from a `.keras` file keeps its own.
         group_by: A regular expression that finds in an image's path what must not be in training and validation both,
             such as `patient[0-9]+`, as in `index_folder`.
-        max_epochs: Epochs of step 8 at most: fewer cycles, or a shorter one.
+        max_epochs: Epochs of step 8 at most: fewer cycles, or a shorter one. Then step 8 is not tried a second time.
         max_minutes: Minutes that a run may take: its first stage times a few batches, and its cycles are planned to end
             in time; once more before step 8, by the time that is left. Then step 8 is not tried a second time.
         tta_views: Augmented views per image in the evaluation.
@@ -167,6 +169,7 @@ class Recipe:
             f"`image_cache` must be one of {IMAGE_CACHES}, or a directory such as ./images",
             image_cache=self.image_cache,
         )
+        object.__setattr__(self, "image_cache", cache)
         require(self.resize in RESIZES, f"`resize` must be one of {RESIZES}", resize=self.resize)
         values = {name: value for name, value in vars(self).items() if value is not None or name not in _MAY_BE_NONE}
         for name, least in _LEAST_INTEGERS.items():
@@ -211,17 +214,19 @@ class Recipe:
                 f"n_cycles={self.num_groups}, cycle_len=2."
             )
         require(
-            not self.gradual_unfreezing or (self.max_epochs is None and self.max_minutes is None),
-            "`gradual_unfreezing` must be off where a plan may be shortened, for it needs all of its cycles",
+            not self.gradual_unfreezing
+            or (self.max_epochs is None and self.max_minutes is None and self.sizes is None),
+            "`gradual_unfreezing` must be off with `sizes`, and where a plan may be shortened: it needs all its cycles",
             max_epochs=self.max_epochs,
             max_minutes=self.max_minutes,
+            sizes=self.sizes,
         )
         if self.learning_rates is not None:
-            rates = tuple(self.learning_rates)
+            rates = _floats(self.learning_rates)
             require(
                 len(rates) == self.num_groups and all(_RANGES["learning_rate"][1](rate) for rate in rates),
                 f"`learning_rates` must be {self.num_groups} finite numbers > 0, one for each of `num_groups`",
-                learning_rates=rates,
+                learning_rates=self.learning_rates,
             )
             require(
                 self.learning_rate is None,
@@ -231,9 +236,15 @@ class Recipe:
             )
             object.__setattr__(self, "learning_rates", rates)
         if self.sizes is not None:
-            sizes = tuple(self.sizes)
+            sizes = tuple(self.sizes) if isinstance(self.sizes, (list, tuple)) else (self.sizes,)
             for size in sizes:
                 require_integer("sizes", size)
+            require(
+                self.max_epochs is None or self.max_epochs >= len(sizes),
+                "`max_epochs` must be at least one for each of `sizes`",
+                max_epochs=self.max_epochs,
+                sizes=sizes,
+            )
             require(
                 len(sizes) > 1 and list(sizes) == sorted(set(sizes)),
                 "`sizes` must be two or more rising sizes",
@@ -260,3 +271,11 @@ class Recipe:
                 raise InvalidValueError(
                     f"`group_by` must be a regular expression. Received: group_by={self.group_by!r} ({error})."
                 ) from error
+
+
+def _floats(values: object) -> tuple[float, ...]:
+    """Returns numbers as floats, which JSON has; nothing where something else is among them."""
+    if not isinstance(values, (list, tuple)):
+        return ()
+    are_numbers = all(isinstance(value, numbers.Real) and not isinstance(value, bool) for value in values)
+    return tuple(float(value) for value in values) if are_numbers else ()

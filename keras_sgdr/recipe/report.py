@@ -25,11 +25,10 @@ from keras_sgdr.data.index.split import FolderIndex
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret, mcnemar
 from keras_sgdr.models.classifier import load_classifier
 from keras_sgdr.recipe.evaluate import dataset_for, recipe_of
-from keras_sgdr.recipe.run_directory import EVALUATE, FIND_HEAD_RATE, FIND_RATE, TRAIN_ALL, read_journal
+from keras_sgdr.recipe.run_directory import EVALUATE, FIND_HEAD_RATE, FIND_RATE, REPORT_FILE, TRAIN_ALL, read_journal
 from keras_sgdr.recipe.train import digest_of, index_for
 from keras_sgdr.validation import InvalidValueError, MissingFileError
 
-REPORT = "report.html"
 _WORST, _SURE = 12, 6
 _THUMBNAIL, _QUALITY = 192, 82
 _MOST_CLASSES = 100
@@ -55,7 +54,7 @@ def write_report(run: str | os.PathLike[str], path: str | os.PathLike[str] | Non
     journal = read_journal(directory)
     if journal is None:
         raise InvalidValueError(f"`run` must be the directory of a run. Received: run={os.fspath(run)!r}, without one.")
-    path = directory / REPORT if path is None else Path(path)
+    path = directory / REPORT_FILE if path is None else Path(path)
     page = _TEMPLATE.render(in_utf8(_contents(directory, journal)))
     with atomic_write(path) as aside:
         aside.write_text(page, encoding="utf-8")
@@ -92,7 +91,7 @@ def _contents(directory: Path, journal: dict[str, Any]) -> dict[str, Any]:
         "command": _command(directory, settings),
     }
     if EVALUATE in stages:
-        contents |= _results(directory, settings)
+        contents |= {"test_accuracy": stages[EVALUATE].get("test_accuracy"), **_results(directory, settings)}
     return contents
 
 

@@ -30,7 +30,7 @@ from keras_sgdr.recipe.interruption import Interruption
 from keras_sgdr.recipe.plan import Cycles, planned_cycles, run_bytes
 from keras_sgdr.recipe.progress_table import ProgressTable
 from keras_sgdr.recipe.recipe import Recipe
-from keras_sgdr.recipe.run_directory import FIT_PLAN, PLAN, TRAIN_SMALLER, RunDirectory
+from keras_sgdr.recipe.run_directory import FIT_PLAN, PLAN, TRAIN_HEAD_AUGMENTED, TRAIN_SMALLER, RunDirectory
 from keras_sgdr.validation import InvalidValueError
 
 # Decoded images are kept in memory up to this
@@ -189,8 +189,9 @@ class Run:
         Returns:
             One dictionary per epoch, those before a resumption included: `stage`, `epoch` from 1, and Keras's logs.
         """
-        # First, so that the others look at the averaged weights
-        averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if self.recipe.ema else []
+        # First, so that the others look at the averaged weights; the head has an optimizer of its own
+        averages = self.recipe.ema > 0 and stage != TRAIN_HEAD_AUGMENTED
+        averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if averages else []
         callbacks = (*averaging, *callbacks)
         with_state = [*averaging, *(callback for callback in callbacks if hasattr(callback, "get_state"))]
         checkpoint = TrainingCheckpoint(self.directory.unfinished(stage, attempt), callbacks=with_state)

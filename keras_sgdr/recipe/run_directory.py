@@ -24,6 +24,8 @@ TRAIN_HEAD, TRAIN_HEAD_AUGMENTED = "train_head", "train_head_augmented"
 FIND_RATE, FIT_PLAN, TRAIN_SMALLER, TRAIN_ALL = "find_rate", "fit_plan", "train_smaller", "train_all"
 EVALUATE, EXPORT = "evaluate", "export"
 _JOURNAL = "run.json"
+# What a person opens
+REPORT_FILE = "report.html"
 # One more whenever stages come, go, or leave something else for those after them
 _FORMAT = 1
 # The errors of a network drive that has no locks; there, two runs at once must not share a directory.

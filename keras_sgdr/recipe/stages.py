@@ -35,6 +35,7 @@ from keras_sgdr.recipe.run_directory import (
     FIND_RATE,
     FIT_PLAN,
     PLAN,
+    REPORT_FILE,
     TRAIN_ALL,
     TRAIN_HEAD,
     TRAIN_HEAD_AUGMENTED,
@@ -261,7 +262,7 @@ _CYCLES = ("n_cycles", "cycle_len", "cycle_mult", "gradual_unfreezing", "max_epo
 
 STAGES = (
     Stage(CHECK, _check, seed=0, artefacts=("findings.csv",)),
-    Stage(PLAN, _plan, seed=8, settings=("max_minutes",)),
+    Stage(PLAN, _plan, seed=8, settings=("max_minutes", "head_views")),
     Stage(
         FIND_HEAD_RATE,
         _find_head_rate,
@@ -310,5 +311,5 @@ STAGES = (
         settings=("tta_views", *_VIEWS),
         artefacts=("predictions.npz", "history.csv", "history.png", "confusion_matrix.png", "top_losses.png"),
     ),
-    Stage(EXPORT, _export, seed=7),
+    Stage(EXPORT, _export, seed=7, artefacts=(REPORT_FILE,)),
 )

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_sgdr.data.index.file_names import in_utf8
 from keras_sgdr.data.index.files import file_stamps
 from keras_sgdr.data.index.folder import FolderIndex, check_trainable, describe, index_folder
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret
@@ -21,17 +22,19 @@ from keras_sgdr.lr_finder.lr_curve import LRCurve
 from keras_sgdr.lr_finder.lr_find import lr_find
 from keras_sgdr.models.layer_groups import freeze_to
 from keras_sgdr.recipe.builders import (
+    chosen_precision,
     compile_all,
     compile_head,
     find_rate,
     make_features,
     make_model,
+    take_over,
     training_split,
 )
 from keras_sgdr.recipe.plan import PlannedStage, disk, measure, plan, planned_cycles, table, within
 from keras_sgdr.recipe.recipe import Recipe
 from keras_sgdr.recipe.run import Run, set_stage_seed
-from keras_sgdr.recipe.run_directory import FIT_PLAN, RunDirectory
+from keras_sgdr.recipe.run_directory import FIT_PLAN, RunDirectory, read_settings
 from keras_sgdr.recipe.stages import STAGES
 
 # The settings of a run, for `keras-sgdr train --config`
@@ -107,7 +110,10 @@ def train_image_classifier(
         result.tta.accuracy
         ```
     """
-    recipe = recipe or Recipe()
+    asked = recipe or Recipe()
+    # Of a run that goes on on another machine, what the first one has chosen
+    before = read_settings(output).get("precision") if resume and asked.precision == "auto" else None
+    recipe = dataclasses.replace(asked, precision=before or chosen_precision(asked.precision))
     index = index_for(folder, recipe)
     settings = {
         # a cache changes the time alone
@@ -119,7 +125,7 @@ def train_image_classifier(
     keras.utils.set_random_seed(recipe.seed)
     handling: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "may_differ": ["folder"] if moved else []}
     with RunDirectory(output, settings=settings, stages=STAGES, **handling) as directory:
-        directory.write_text(CONFIG_FILE, _as_toml(recipe))
+        directory.write_text(CONFIG_FILE, _as_toml(asked))
         run = Run(recipe, index, directory, verbose)
         run.say(describe(index))
         with run.interruption.handled():
@@ -173,8 +179,9 @@ def plan_training(folder: str | os.PathLike[str], *, recipe: Recipe | None = Non
 
 
 def _as_toml(recipe: Recipe) -> str:
-    """Returns settings as TOML; what is None is left out, but for the weights."""
+    """Returns settings as TOML; left out is what is None, but for the weights, and a name that is not UTF-8."""
     values = {**dataclasses.asdict(recipe), "weights": recipe.weights or "none"}
+    values = {name: value for name, value in values.items() if value == in_utf8(value)}
     # What JSON writes for these kinds of values is TOML too.
     lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items() if value is not None]
     return "\n".join(lines) + "\n"
@@ -198,12 +205,15 @@ def find_learning_rate(
     recipe = recipe or Recipe()
     index = index_for(folder, recipe)
     keras.utils.set_random_seed(recipe.seed)
-    model = make_model(recipe, len(index.class_names), recipe.weights)
+    model = make_model(recipe, len(index.class_names), None if recipe.start_from else recipe.weights)
+    if recipe.start_from:
+        take_over(model, recipe.start_from, index.class_names)
+    train = training_split(recipe, index)
     if whole_network:
         compile_all(model, recipe)
-        return find_rate(model, recipe, index.train, num_steps=num_steps)
+        return find_rate(model, recipe, train, num_steps=num_steps)
     freeze_to(model, -1)
-    features, head = make_features(recipe, model, index.train)
+    features, head = make_features(recipe, model, train)
     compile_head(head)
     return lr_find(head, features, num_steps=num_steps)
 

@@ -106,11 +106,12 @@ def train_smaller(run: Run) -> dict[str, Any]:
 def train_all(run: Run) -> dict[str, Any]:
     """Trains everything, and leaves the model the weights of the best cycle, or of the head if none is better."""
     rate = _rate(run)
+    has_limit = run.recipe.max_minutes is not None or run.recipe.max_epochs is not None
     history: list[Any] = []
     undone: list[Any] = []
     before = f"the network at {run.sizes[-2]} pixels" if len(run.sizes) > 1 else "the head"
     head, weights = run.candidate(before), run.model.get_weights()
-    for attempt in range(1, 2 if run.recipe.max_minutes else MAX_ATTEMPTS + 1):
+    for attempt in range(1, 1 + (1 if has_limit else MAX_ATTEMPTS)):
         rows, cycles, snapshots = _attempt(run, head, rate, attempt)
         candidates, best = [head, *cycles.candidates], cycles.best
         if best and not cycles.does_harm:

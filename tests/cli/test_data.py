@@ -207,3 +207,4 @@ def test_check_finds_wrong_labels_by_what_images_look_like(digits_folder, tmp_pa
     assert run_well("relabel", folder, "--undo").stdout == f"moved {len(found)} images back\n"
     assert not [path for path in folder.rglob("swapped-*.png") if path.name.split("-")[1] == path.parent.name]
     assert run("relabel", folder).exit_code == 2
+    assert run("check", folder, "--changes", tmp_path / "changes.csv").exit_code == 2

@@ -241,3 +241,6 @@ def test_runs_with_other_classes_are_not_compared(trained_run, tmp_path):
     described = json.loads((other / "classifier.json").read_text())
     (other / "classifier.json").write_text(json.dumps({**described, "class_names": ["a", "b", "c"]}))
     assert_one_line(run("compare", trained_run, other), "the same classes to be compared", "a, b, c")
+    shutil.copy(trained_run / "classifier.json", other)
+    (other / "run.json").unlink()
+    assert_one_line(run("compare", other, trained_run), "`folder` must be given")

@@ -72,3 +72,9 @@ def test_issues_are_those_of_the_definition():
 def test_shapes_that_do_not_fit_are_refused(probabilities, labels):
     with pytest.raises(ValueError, match="a row for each label, and every class a label"):
         find_label_issues(probabilities, labels)
+
+
+def test_fewer_images_than_folds_are_predicted_all_the_same():
+    activations = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    found = out_of_fold_probabilities(activations, np.array([0, 0, 1, 1]), num_classes=2)
+    assert np.allclose(found.sum(axis=1), 1)

@@ -122,6 +122,7 @@ def mixed_run(recipe, digits_folder, tmp_path_factory):
     """A run with all that changes step 8 at once, of two sizes of images."""
     output = tmp_path_factory.mktemp("run")
     settings = {"sizes": (24, 32), "mixup": 0.2, "label_smoothing": 0.1, "ema": 0.5, "accumulate": 2, "cycle_len": 4}
+    settings |= {"head_cycles": 1, "head_learning_rate": 1e-3}
     settings |= {"image_size": 32, "learning_rate": None, "learning_rates": (1e-3, 3e-3, 1e-2)}
     asked = dataclasses.replace(recipe, **settings)
     return train_image_classifier(digits_folder, output=output, recipe=asked, verbose=0)
@@ -129,7 +130,8 @@ def mixed_run(recipe, digits_folder, tmp_path_factory):
 
 def test_sizes_are_trained_at_one_after_the_other(mixed_run):
     stages = [row["stage"] for row in mixed_run.history]
-    assert stages == ["head", *["all, 24 px"] * 2, *["all"] * 2]
+    assert stages[:4] == ["head", "head, live", *["all, 24 px"] * 2]
+    assert {stage.partition(",")[0] for stage in stages[4:]} == {"all"}
     assert mixed_run.model.input_shape == (None, 32, 32, 3)
     recorded = json.loads((mixed_run.output / "run.json").read_text())
     assert recorded["settings"]["sizes"] == [24, 32]
@@ -149,6 +151,11 @@ def test_what_validates_is_the_plain_label_also_where_labels_are_mixed(mixed_run
         ({"learning_rates": (1.0, 1.0, 1.0), "learning_rate": 1.0}, "Only one of `learning_rate` and"),
         ({"sizes": (64,)}, "two or more rising sizes"),
         ({"sizes": (128, 64)}, "two or more rising sizes"),
+        ({"sizes": 224}, "two or more rising sizes"),
+        ({"sizes": (64, 96, 128), "max_epochs": 2}, "`max_epochs` must be at least one for each of `sizes`"),
+        ({"sizes": (64, 128), "gradual_unfreezing": True, "n_cycles": 2}, "`gradual_unfreezing` must be off with"),
+        ({"learning_rates": 1e-3}, "3 finite numbers > 0"),
+        ({"learning_rates": ("1e-3", 1e-3, 1e-3)}, "3 finite numbers > 0"),
         ({"sizes": (64, 0.5)}, "`sizes` must be an integer >= 1"),
         ({"sizes": (64, 128), "image_size": 96}, "be the last of them"),
         ({"oversample": True, "class_weight": "balanced"}, "rare classes would count twice"),
@@ -164,8 +171,12 @@ def test_settings_that_do_not_fit_are_refused(settings, message):
         Recipe(**settings)
 
 
-def test_sizes_end_with_the_models():
-    assert Recipe(sizes=[96, 128]).image_size == 128
+def test_settings_can_be_written_down_whatever_kind_they_came_as(tmp_path):
+    recipe = Recipe(sizes=[96, 128], learning_rates=np.float32([1, 2, 4]).tolist(), image_cache=tmp_path)
+    assert recipe.image_size == 128
+    rates = Recipe(learning_rates=tuple(np.float32([1, 2, 4]))).learning_rates
+    written = json.loads(json.dumps({**dataclasses.asdict(recipe), "rates": rates}))
+    assert (written["sizes"], written["rates"], written["image_cache"]) == ([96, 128], [1, 2, 4], str(tmp_path))
 
 
 @pytest.fixture
@@ -209,6 +220,12 @@ def test_a_class_whose_groups_are_all_large_gives_up_its_smallest(tmp_path):
             (tmp_path / name / group / f"{number}.jpg").write_bytes(b"\xff\xd8\xff")
     index = index_folder(tmp_path, valid_fraction=0.1, group_by="/[ab]/([a-z])/")
     assert index.valid.counts == {"a": 5, "b": 3}
+
+
+def test_a_group_is_looked_for_within_the_folder_alone(patients):
+    study = patients.rename(patients.with_name("patient7 study"))
+    index = index_folder(study, valid_fraction=0.3, group_by="patient[0-9]+")
+    assert len(patients_of(index.train)) > len(patients_of(index.valid)) > 0
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,6 @@ def test_run_directory_holds_what_was_promised(trained_run):
         ".lock",
         "run.json",
         "config.toml",
-        "report.html",
         "export",
     }
 

@@ -1,10 +1,12 @@
 """Moves images to the class folders that a table names, or away, and back."""
 
 import csv
+import io
 import os
 from pathlib import Path
 
 from keras_sgdr.data.check.quarantine import MANIFEST, free_place, move_all
+from keras_sgdr.data.index.file_names import in_utf8
 from keras_sgdr.data.index.split import FolderIndex
 from keras_sgdr.validation import FileThereError, InvalidValueError, MissingFileError
 
@@ -43,7 +45,11 @@ def relabel(index: FolderIndex, changes: str | os.PathLike[str]) -> dict[str, st
             f"Changes made before must be undone, or confirmed by removing {manifest}. Received: a journal of them."
         )
     places = {
-        _absolute(path): (index.folders.get(split.name, index.folders["train"]), split.class_names[label], path)
+        in_utf8(_absolute(path)): (
+            index.folders.get(split.name, index.folders["train"]),
+            split.class_names[label],
+            path,
+        )
         for split in (index.train, index.valid, index.test)
         if split is not None and split.labels is not None
         for path, label in zip(split.paths, split.labels, strict=True)
@@ -51,10 +57,10 @@ def relabel(index: FolderIndex, changes: str | os.PathLike[str]) -> dict[str, st
     moves: dict[str, str] = {}
     taken: set[str] = set()
     for where, named, label in _rows(Path(changes)):
-        path = next((each for each in (named, root / named) if _absolute(each) in places), None)
+        path = next((each for each in (named, root / named) if in_utf8(_absolute(each)) in places), None)
         if path is None:
             raise MissingFileError(f"`path` must be an image of {root}. Received: path={named!r} in {where}.")
-        folder, before, source = places[_absolute(path)]
+        folder, before, source = places[in_utf8(_absolute(path))]
         if source in moves:
             raise InvalidValueError(f"An image may be named once. Received: path={named!r} again in {where}.")
         if label not in (DELETE, *index.class_names):
@@ -75,18 +81,25 @@ def _rows(changes: Path) -> list[tuple[str, str, str]]:
     """Returns of each row where it stands, the path and the label."""
     if not changes.is_file():
         raise MissingFileError(f"`changes` must be an existing CSV file. Received: no file {changes}.")
-    with changes.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = {"path", "label"} - set(reader.fieldnames or ())
-        if missing:
-            raise InvalidValueError(
-                f"`changes` must have the columns path and label. Received: {changes} without "
-                f"{', '.join(sorted(missing))}."
-            )
-        return [
-            (f"row {reader.line_num} of {changes}", (row["path"] or "").strip(), (row["label"] or "").strip())
-            for row in reader
-        ]
+    try:
+        text = changes.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidValueError(
+            f"`changes` must be encoded in UTF-8. Received: {changes} with the byte {error.object[error.start]:#x}. "
+            "Save it anew as UTF-8."
+        ) from error
+    # Spreadsheets write semicolons or tabs in some countries.
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    missing = {"path", "label"} - set(reader.fieldnames or ())
+    if missing:
+        raise InvalidValueError(
+            f"`changes` must have the columns path and label. Received: {changes} without {', '.join(sorted(missing))}."
+        )
+    return [
+        (f"row {reader.line_num} of {changes}", (row["path"] or "").strip(), (row["label"] or "").strip())
+        for row in reader
+    ]
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_sgdr.data.index.split import FolderIndex, Split, split_called, split_off
+from keras_sgdr.data.index.split import FolderIndex, Split, split_called, split_off, with_classes
 from keras_sgdr.validation import InvalidValueError, MissingFileError
 
 _SHOWN = 50
@@ -61,20 +61,21 @@ def index_csv(
         ValueError: If a row is not understood, or a split would be empty or lack a class.
     """
     splits = read_csv(path, directory=directory, label_delimiter=label_delimiter, suffix=suffix)
+    root = os.fspath(Path(path).parent if directory is None else directory)
     if "all" in splits:
         if valid_fraction is None:
             raise InvalidValueError(
                 f"A CSV file without a `split` column needs `valid_fraction`. Received: valid_fraction=None and "
                 f"{path}. Pass valid_fraction=0.2, or add a column `split` with train or valid in it."
             )
-        trains, valids = split_off(splits["all"], fraction=valid_fraction, seed=seed, group_by=group_by)
+        trains, valids = split_off(splits["all"], fraction=valid_fraction, seed=seed, group_by=group_by, root=root)
         return FolderIndex(str(path), trains.class_names, trains, valids)
     if "train" not in splits:
         raise InvalidValueError(f"Train must have images. Received: no row of {path} for training.")
     if "valid" not in splits:
         if valid_fraction is None:
             raise InvalidValueError(f"Valid must have images. Received: no row of {path} with split='valid'.")
-        trains, valids = split_off(splits["train"], fraction=valid_fraction, seed=seed, group_by=group_by)
+        trains, valids = split_off(splits["train"], fraction=valid_fraction, seed=seed, group_by=group_by, root=root)
     else:
         trains, valids = splits["train"], splits["valid"]
     if trains.class_names != valids.class_names:
@@ -84,7 +85,10 @@ def index_csv(
             f"only in valid: {sorted(set(valids.class_names) - set(trains.class_names))} ({path})."
         )
     folders = {"valid": str(path)} if "valid" in splits else {}
-    return FolderIndex(str(path), trains.class_names, trains, valids, splits.get("test"), folders)
+    tests = splits.get("test")
+    if tests is not None and tests.labels is not None:
+        tests = with_classes(tests, trains.class_names, where=f"the test rows of {path}")
+    return FolderIndex(str(path), trains.class_names, trains, valids, tests, folders)
 
 
 def read_csv(

@@ -115,7 +115,7 @@ def index_folder(
         _check_same_classes(folders, class_names)
         valids = _labelled_split(folders["valid"], "valid", class_names, walk)
     elif valid_fraction is not None:
-        trains, valids = split_off(trains, fraction=valid_fraction, seed=seed, group_by=group_by)
+        trains, valids = split_off(trains, fraction=valid_fraction, seed=seed, group_by=group_by, root=directory)
     else:
         raise InvalidValueError(
             f"`directory` must have a folder of validation images, or be split here. Received: {directory}, with "

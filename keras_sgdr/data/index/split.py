@@ -1,5 +1,6 @@
 """Splits of a set of labelled images: what they hold, and how one is divided."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -154,7 +155,9 @@ def with_classes(split: Split, class_names: Sequence[str], *, where: str) -> Spl
     return replace(split, labels=positions[split.labels], class_names=tuple(class_names))
 
 
-def split_off(split: Split, *, fraction: float, seed: int, group_by: str | None = None) -> tuple[Split, Split]:
+def split_off(
+    split: Split, *, fraction: float, seed: int, group_by: str | None = None, root: str = "/"
+) -> tuple[Split, Split]:
     """Splits stratified by class: the same fraction of each class, chosen by the hash of its images' names.
 
     Args:
@@ -164,6 +167,7 @@ def split_off(split: Split, *, fraction: float, seed: int, group_by: str | None 
         group_by: A regular expression that finds in an image's path the name of its group (the first one in
             parentheses, if it has any). A group goes to one split as a whole, so that of a class no more than
             the fraction goes to the second one, or, where each group of it is larger, its smallest.
+        root: The folder that paths are searched below.
 
     Returns:
         The splits "train" and "valid".
@@ -172,7 +176,7 @@ def split_off(split: Split, *, fraction: float, seed: int, group_by: str | None 
         ValueError: If a class has a single image or group, which cannot be in both, or a path has no group.
     """
     if group_by is not None:
-        held_out = _held_out_groups(split, fraction, seed, group_by)
+        held_out = _held_out_groups(split, fraction, seed, group_by, root)
         return split.take(np.flatnonzero(~held_out), name="train"), split.take(np.flatnonzero(held_out), name="valid")
     chosen = np.zeros(len(split), dtype=bool)
     for name, positions in _strata(split):
@@ -218,9 +222,11 @@ def _fold(split: Split, held_out: npt.NDArray[np.bool_]) -> FolderIndex:
     return FolderIndex(str(PurePath(split.paths[0]).parent.parent), split.class_names, trains, valids)
 
 
-def _held_out_groups(split: Split, fraction: float, seed: int, group_by: str) -> npt.NDArray[np.bool_]:
+def _held_out_groups(split: Split, fraction: float, seed: int, group_by: str, root: str) -> npt.NDArray[np.bool_]:
     """Returns which images validate where images of one group must stay together."""
-    names, group_of = np.unique([_group_of(path, group_by) for path in split.paths], return_inverse=True)
+    names, group_of = np.unique(
+        [_group_of(os.path.relpath(path, root), group_by) for path in split.paths], return_inverse=True
+    )
     strata = list(_strata(split))
     counts = np.stack([np.bincount(group_of[positions], minlength=len(names)) for _, positions in strata])
     totals = counts.sum(axis=1)

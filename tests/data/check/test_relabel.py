@@ -86,6 +86,16 @@ def test_a_second_table_wants_the_first_settled(folder):
     relabel(index_folder(folder), table(folder, "train/cats/1.jpg,dogs,"))
 
 
+def test_a_table_as_a_spreadsheet_saves_it(folder):
+    changes = folder.parent / "changes.csv"
+    changes.write_bytes("path;label;detail\r\ntrain/cats/0.jpg;dogs;x\r\n".encode("utf-8-sig"))
+    assert len(relabel(index_folder(folder), changes)) == 1
+    changes.write_bytes("path,label\ntrain/cats/1.jpg,Öl\n".encode("cp1252"))
+    restore(folder / ".relabelled")
+    with pytest.raises(ValueError, match=r"encoded in UTF-8. Received: .*changes\.csv with the byte 0xd6"):
+        relabel(index_folder(folder), changes)
+
+
 def test_tables_and_columns_that_are_missing_are_named(folder):
     with pytest.raises(FileNotFoundError, match=r"no file .*none\.csv"):
         relabel(index_folder(folder), folder / "none.csv")

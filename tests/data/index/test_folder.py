@@ -479,6 +479,17 @@ def test_test_rows_of_a_csv_keep_their_labels(tmp_path):
     assert index_folder(write_csv(tmp_path, f"{head},test\n")).test.labels is None
 
 
+def test_test_rows_of_a_csv_that_lack_a_class_have_the_numbers_of_the_others(tmp_path):
+    touch(tmp_path, *(f"{number}.jpg" for number in range(8)))
+    rows = [f"{number}.jpg,{'abc'[number % 3]},{'train' if number < 3 else 'valid'}" for number in range(6)]
+    text = "\n".join(["file,label,split", *rows, "6.jpg,c,test", "7.jpg,b,test"])
+    test = index_folder(write_csv(tmp_path, text)).test
+    assert test.class_names == ("a", "b", "c")
+    assert dict(zip(names_of(test), test.labels.tolist(), strict=True)) == {"6.jpg": 2, "7.jpg": 1}
+    with pytest.raises(ValueError, match=r"the test rows of .* must have no other classes than a, b, c"):
+        index_folder(write_csv(tmp_path, text.replace("7.jpg,b", "7.jpg,d")))
+
+
 def test_csv_file_names_are_relative_to_the_given_folder(tmp_path):
     touch(tmp_path, "images/1.jpg", "images/2.jpg")
     path = write_csv(tmp_path, "filename,label\n1.jpg,a\n2.jpg,a\n")
