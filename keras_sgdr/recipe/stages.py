@@ -24,7 +24,8 @@ from keras_sgdr.models.layer_groups import freeze_to
 from keras_sgdr.precompute.feature_cache import CHECKS, user_cache
 from keras_sgdr.recipe.builders import compile_all, compile_head, find_rate, fit_head, make_augmentation, make_dataset
 from keras_sgdr.recipe.candidates import best_of, is_no_better_than_guessing, largest_share
-from keras_sgdr.recipe.plan import Costs, PlannedStage, measure, replanned, table, within
+from keras_sgdr.recipe.costs import Costs, measure
+from keras_sgdr.recipe.plan import PlannedStage, replanned, table, within
 from keras_sgdr.recipe.rate_choice import choose_rate
 from keras_sgdr.recipe.run import Run
 from keras_sgdr.recipe.run_directory import (

@@ -31,7 +31,8 @@ from keras_sgdr.recipe.builders import (
     take_over,
     training_split,
 )
-from keras_sgdr.recipe.plan import PlannedStage, disk, measure, plan, planned_cycles, table, within
+from keras_sgdr.recipe.costs import measure
+from keras_sgdr.recipe.plan import PlannedStage, disk, plan, planned_cycles, table, within
 from keras_sgdr.recipe.recipe import Recipe
 from keras_sgdr.recipe.run import Run, set_stage_seed
 from keras_sgdr.recipe.run_directory import FIT_PLAN, RunDirectory, read_settings

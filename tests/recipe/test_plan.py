@@ -9,7 +9,8 @@ from keras_sgdr import Recipe
 from keras_sgdr.data.dataset import free_space
 from keras_sgdr.recipe import run as recipe_run
 from keras_sgdr.recipe import stages
-from keras_sgdr.recipe.plan import Costs, Cycles, PlannedStage, plan, planned_cycles, replanned, within
+from keras_sgdr.recipe.costs import Costs
+from keras_sgdr.recipe.plan import Cycles, PlannedStage, plan, planned_cycles, replanned, within
 from keras_sgdr.recipe.train import train_image_classifier
 
 COSTS = Costs(
