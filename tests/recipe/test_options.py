@@ -218,7 +218,7 @@ def test_a_class_whose_groups_are_all_large_gives_up_its_smallest(tmp_path):
         (tmp_path / name / group).mkdir(parents=True)
         for number in range(count):
             (tmp_path / name / group / f"{number}.jpg").write_bytes(b"\xff\xd8\xff")
-    index = index_folder(tmp_path, valid_fraction=0.1, group_by="/[ab]/([a-z])/")
+    index = index_folder(tmp_path, valid_fraction=0.1, group_by="[ab]/([a-z])/")
     assert index.valid.counts == {"a": 5, "b": 3}
 
 
