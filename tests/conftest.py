@@ -80,6 +80,23 @@ def tiny_options(tiny_backbone):
 
 
 @pytest.fixture(scope="session")
+def tiny_recipe(tiny_backbone):
+    """A recipe that takes seconds: no finder of the whole network, no views, one epoch of everything."""
+    from keras_sgdr import Recipe
+
+    return Recipe(
+        backbone=str(tiny_backbone),
+        image_size=32,
+        augmentation="basic",
+        resize="squish",
+        head_views=0,
+        cycle_len=1,
+        learning_rate=1e-3,
+        tta_views=0,
+    )
+
+
+@pytest.fixture(scope="session")
 def trained_run(digits_folder, tiny_options, tmp_path_factory):
     """The directory of a run of the whole recipe, both finders included, by the command line.
 

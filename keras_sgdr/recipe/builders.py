@@ -111,6 +111,12 @@ def training_split(recipe: Recipe, index: FolderIndex) -> Split:
     return index.train.oversampled() if recipe.oversample else index.train
 
 
+def count_images(recipe: Recipe, index: FolderIndex) -> dict[str, int]:
+    """Returns how many images each split has, those of rare classes as often as they are trained on."""
+    splits = {"train": training_split(recipe, index), "valid": index.valid, "test": index.test}
+    return {name: len(split) for name, split in splits.items() if split is not None}
+
+
 def make_training_data(recipe: Recipe, split: Split, **options: Any) -> Any:
     """Returns what step 8 is trained on: images augmented and shuffled, and mixed and weighted as the recipe says."""
     mixing = random_view.mixing_layers(mixup=recipe.mixup, cutmix=recipe.cutmix)
@@ -135,7 +141,14 @@ def with_labels_for(recipe: Recipe, dataset: Any, num_classes: int, *, label_smo
 
 
 def make_features(
-    recipe: Recipe, model: keras.Model, split: Split, *, views: int = 0, cache: Any = None, verbose: int = 1
+    recipe: Recipe,
+    model: keras.Model,
+    split: Split,
+    *,
+    views: int = 0,
+    class_weight: str | None = None,
+    cache: Any = None,
+    verbose: int = 1,
 ) -> tuple[Any, keras.Model]:
     """Returns activations at the model's frozen boundary, kept for later runs, and the rest of the model.
 
@@ -144,14 +157,14 @@ def make_features(
         model: The classifier, frozen up to where the activations are wanted.
         split: The images.
         views: How many augmented views of each, of which every epoch has one; with 0 the images as they are.
+        class_weight: What each class counts for the head, as in `load_dataset`.
         cache: Where the decoded images are kept, as in `load_dataset`.
         verbose: 1 shows the progress.
     """
     augmentation = make_augmentation(recipe) if views else None
-    weights = {"class_weight": recipe.class_weight} if split.name == "train" else {}
     return precompute_features(
         model,
-        make_dataset(recipe, split, augmentation=augmentation, cache=cache, verbose=verbose, **weights),
+        make_dataset(recipe, split, augmentation=augmentation, class_weight=class_weight, cache=cache, verbose=verbose),
         directory=user_cache(max_bytes=FEATURE_CACHE_BYTES),
         views=max(views, 1),
         seed=recipe.seed,

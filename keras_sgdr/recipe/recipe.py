@@ -222,42 +222,9 @@ class Recipe:
             sizes=self.sizes,
         )
         if self.learning_rates is not None:
-            rates = _floats(self.learning_rates)
-            require(
-                len(rates) == self.num_groups and all(_RANGES["learning_rate"][1](rate) for rate in rates),
-                f"`learning_rates` must be {self.num_groups} finite numbers > 0, one for each of `num_groups`",
-                learning_rates=self.learning_rates,
-            )
-            require(
-                self.learning_rate is None,
-                "Only one of `learning_rate` and `learning_rates` may be given",
-                learning_rate=self.learning_rate,
-                learning_rates=rates,
-            )
-            object.__setattr__(self, "learning_rates", rates)
+            self._check_rates(self.learning_rates)
         if self.sizes is not None:
-            sizes = tuple(self.sizes) if isinstance(self.sizes, (list, tuple)) else (self.sizes,)
-            for size in sizes:
-                require_integer("sizes", size)
-            require(
-                self.max_epochs is None or self.max_epochs >= len(sizes),
-                "`max_epochs` must be at least one for each of `sizes`",
-                max_epochs=self.max_epochs,
-                sizes=sizes,
-            )
-            require(
-                len(sizes) > 1 and list(sizes) == sorted(set(sizes)),
-                "`sizes` must be two or more rising sizes",
-                sizes=sizes,
-            )
-            require(
-                self.image_size in (IMAGE_SIZE, sizes[-1]),
-                "`image_size` must be left out where `sizes` are given, or be the last of them",
-                image_size=self.image_size,
-                sizes=sizes,
-            )
-            object.__setattr__(self, "sizes", tuple(map(int, sizes)))
-            object.__setattr__(self, "image_size", self.sizes[-1])
+            self._check_sizes(self.sizes)
         require(
             not (self.oversample and self.class_weight),
             "Only one of `oversample` and `class_weight` may be given, or rare classes would count twice",
@@ -271,6 +238,45 @@ class Recipe:
                 raise InvalidValueError(
                     f"`group_by` must be a regular expression. Received: group_by={self.group_by!r} ({error})."
                 ) from error
+
+    def _check_rates(self, learning_rates: object) -> None:
+        rates = _floats(learning_rates)
+        require(
+            len(rates) == self.num_groups and all(_RANGES["learning_rate"][1](rate) for rate in rates),
+            f"`learning_rates` must be {self.num_groups} finite numbers > 0, one for each of `num_groups`",
+            learning_rates=learning_rates,
+        )
+        require(
+            self.learning_rate is None,
+            "Only one of `learning_rate` and `learning_rates` may be given",
+            learning_rate=self.learning_rate,
+            learning_rates=rates,
+        )
+        object.__setattr__(self, "learning_rates", rates)
+
+    def _check_sizes(self, given: object) -> None:
+        sizes = tuple(given) if isinstance(given, (list, tuple)) else (given,)
+        for size in sizes:
+            require_integer("sizes", size)
+        require(
+            self.max_epochs is None or self.max_epochs >= len(sizes),
+            "`max_epochs` must be at least one for each of `sizes`",
+            max_epochs=self.max_epochs,
+            sizes=sizes,
+        )
+        require(
+            len(sizes) > 1 and list(sizes) == sorted(set(sizes)),
+            "`sizes` must be two or more rising sizes",
+            sizes=sizes,
+        )
+        require(
+            self.image_size in (IMAGE_SIZE, sizes[-1]),
+            "`image_size` must be left out where `sizes` are given, or be the last of them",
+            image_size=self.image_size,
+            sizes=sizes,
+        )
+        object.__setattr__(self, "sizes", tuple(map(int, sizes)))
+        object.__setattr__(self, "image_size", int(sizes[-1]))
 
 
 def _floats(values: object) -> tuple[float, ...]:

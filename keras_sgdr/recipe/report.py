@@ -29,7 +29,7 @@ from keras_sgdr.recipe.run_directory import EVALUATE, FIND_HEAD_RATE, FIND_RATE,
 from keras_sgdr.recipe.train import digest_of, index_for
 from keras_sgdr.validation import InvalidValueError, MissingFileError
 
-_WORST, _SURE = 12, 6
+_WORST, _UNSURE = 12, 6
 _THUMBNAIL, _QUALITY = 192, 82
 _MOST_CLASSES = 100
 
@@ -101,6 +101,8 @@ def _results(directory: Path, settings: dict[str, Any]) -> dict[str, Any]:
     names, labels = settings["classes"], saved["labels"]
     plain, tta = (interpret(saved[each], labels, names) for each in ("plain", "tta"))
     hits = plain.predictions == labels
+    worst = [int(i) for i in plain.top_losses() if not hits[i]][:_WORST]
+    shown = _shown(directory, settings, plain, [*worst, *map(int, plain.most_uncertain(_UNSURE))], saved["paths"])
     return {
         "plain": plain,
         "tta": tta if settings["tta_views"] else None,
@@ -109,10 +111,8 @@ def _results(directory: Path, settings: dict[str, Any]) -> dict[str, Any]:
         "reliability": plots.as_svg(plots.plot_reliability(plain.probabilities.max(axis=1), hits)),
         "classes": _classes(plain),
         "confused": plain.most_confused()[:10],
-        "worst": _shown(
-            directory, settings, plain, [i for i in plain.top_losses() if not hits[i]][:_WORST], saved["paths"]
-        ),
-        "unsure": _shown(directory, settings, plain, plain.most_uncertain(_SURE), saved["paths"]),
+        "worst": shown[: len(worst)],
+        "unsure": shown[len(worst) :],
     }
 
 
@@ -148,24 +148,22 @@ def wilson_interval(hits: int, total: int, *, z: float = 1.96) -> tuple[float, f
 
 
 def _shown(
-    directory: Path, settings: dict[str, Any], result: Interpretation, indices: Any, paths: Any
+    directory: Path, settings: dict[str, Any], result: Interpretation, indices: Sequence[int], paths: Any
 ) -> list[dict[str, Any]]:
     """Images with what they are and what they were taken for; as the model sees them, where they are still there."""
     names = result.class_names
-    pictures: Sequence[str | None] = [None] * len(indices)
     index = _index_of(settings, directory)
-    if index is not None and len(indices):
-        pictures = _pictures(directory, index, indices)
+    images = [None] * len(indices) if index is None or not indices else _thumbnails(directory, index, indices)
     return [
         {
-            "picture": picture,
+            "image": image,
             "path": str(paths[i]),
             "label": names[result.labels[i]],
             "predicted": names[result.predictions[i]],
             "probability": float(result.probabilities[i].max()),
             "loss": float(result.losses[i]),
         }
-        for i, picture in zip(indices, pictures, strict=True)
+        for i, image in zip(indices, images, strict=True)
     ]
 
 
@@ -177,7 +175,7 @@ def _index_of(settings: dict[str, Any], directory: Path) -> FolderIndex | None:
     return index if digest_of(index) == settings["images"] else None
 
 
-def _pictures(directory: Path, index: FolderIndex, indices: Any) -> list[str]:
+def _thumbnails(directory: Path, index: FolderIndex, indices: Sequence[int]) -> list[str | None]:
     images = dataset_for(load_classifier(directory), index.valid.take(indices), len(indices))
     (batch, _), *_ = images.as_numpy_iterator()
     side = min(_THUMBNAIL, max(batch.shape[1:3]))

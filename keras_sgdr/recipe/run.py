@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import Any
@@ -105,7 +106,8 @@ class Run:
             freeze_to(self.model, -1)
             self.say("step 1: precompute the activations of the frozen backbone")
             # Of the training images as they are, one pass is all: they are not worth their room.
-            train, head = make_features(self.recipe, self.model, self.train, verbose=self.verbose)
+            options: dict[str, Any] = {"class_weight": self.recipe.class_weight, "verbose": self.verbose}
+            train, head = make_features(self.recipe, self.model, self.train, **options)
             valid, _ = make_features(self.recipe, self.model, self.index.valid, **self.kept)
             self._features = train, valid, head
         return self._features
@@ -116,7 +118,8 @@ class Run:
         if self._features_of_views is None:
             freeze_to(self.model, -1)
             self.say(f"precompute the activations of {views} augmented views")
-            features, _ = make_features(self.recipe, self.model, self.train, views=views, **self.kept)
+            options: dict[str, Any] = {"views": views, "class_weight": self.recipe.class_weight, **self.kept}
+            features, _ = make_features(self.recipe, self.model, self.train, **options)
             self._features_of_views = features.repeat(views)
         return self._features_of_views
 
@@ -124,12 +127,6 @@ class Run:
     def steps_per_epoch(self) -> int:
         """Batches of the training images."""
         return -(-len(self.train) // self.recipe.batch_size)
-
-    @property
-    def num_images(self) -> dict[str, int]:
-        """How many images each split has, those of rare classes as often as they are trained on."""
-        splits = {"train": self.train, "valid": self.index.valid, "test": self.index.test}
-        return {name: len(split) for name, split in splits.items() if split is not None}
 
     @property
     def elapsed(self) -> float:
@@ -140,7 +137,7 @@ class Run:
     def head_views(self) -> int:
         """The recipe's, or fewer where the time is short."""
         planned = self.directory.finished(PLAN) or {}
-        return int(planned.get("head_views", self.recipe.head_views))
+        return int(min(self.recipe.head_views, planned.get("head_views", math.inf)))
 
     @property
     def cycles(self) -> Cycles:
@@ -190,7 +187,7 @@ class Run:
             One dictionary per epoch, those before a resumption included: `stage`, `epoch` from 1, and Keras's logs.
         """
         # First, so that the others look at the averaged weights; the head has an optimizer of its own
-        averages = self.recipe.ema > 0 and stage != TRAIN_HEAD_AUGMENTED
+        averages = stage != TRAIN_HEAD_AUGMENTED and self.recipe.ema > 0
         averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if averages else []
         callbacks = (*averaging, *callbacks)
         with_state = [*averaging, *(callback for callback in callbacks if hasattr(callback, "get_state"))]

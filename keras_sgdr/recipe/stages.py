@@ -22,7 +22,15 @@ from keras_sgdr.lr_finder.lr_find import lr_find
 from keras_sgdr.models.classifier import CLASSIFIER_FILE, MODEL_FILE
 from keras_sgdr.models.layer_groups import freeze_to
 from keras_sgdr.precompute.feature_cache import CHECKS, user_cache
-from keras_sgdr.recipe.builders import compile_all, compile_head, find_rate, fit_head, make_augmentation, make_dataset
+from keras_sgdr.recipe.builders import (
+    compile_all,
+    compile_head,
+    count_images,
+    find_rate,
+    fit_head,
+    make_augmentation,
+    make_dataset,
+)
 from keras_sgdr.recipe.candidates import best_of, is_no_better_than_guessing, largest_share
 from keras_sgdr.recipe.costs import Costs, measure
 from keras_sgdr.recipe.plan import PlannedStage, replanned, table, within
@@ -82,7 +90,9 @@ def _plan(run: Run) -> dict[str, Any]:
         return {}
     run.say("plan: time a few batches")
     costs = measure(run.asked, run.index)
-    recipe, _, stages = within(run.asked, run.num_images, costs, 60 * run.asked.max_minutes - run.elapsed)
+    recipe, _, stages = within(
+        run.asked, count_images(run.asked, run.index), costs, 60 * run.asked.max_minutes - run.elapsed
+    )
     run.say(table(stages))
     return {"costs": asdict(costs), "head_views": recipe.head_views, "stages": [asdict(stage) for stage in stages]}
 
@@ -95,7 +105,7 @@ def _fit_plan(run: Run) -> dict[str, Any]:
     left = 60 * run.asked.max_minutes - run.elapsed
     cycles, stages = replanned(
         run.asked,
-        run.num_images,
+        count_images(run.asked, run.index),
         Costs(**before["costs"]),
         [PlannedStage(**stage) for stage in before["stages"]],
         run.directory.seconds,
@@ -258,12 +268,14 @@ def _precompute_all(run: Run) -> None:
 
 _VIEWS = ("augmentation", "max_zoom")
 _GROUPS = ("num_groups", "group_factor")
-_UPDATES = ("mixup", "cutmix", "label_smoothing", "ema", "accumulate")
-_CYCLES = ("n_cycles", "cycle_len", "cycle_mult", "gradual_unfreezing", "max_epochs")
+_MIXES = ("mixup", "cutmix", "label_smoothing")
+_UPDATES = (*_MIXES, "ema", "accumulate")
+_LIMITS = ("max_epochs", "max_minutes")
+_CYCLES = ("n_cycles", "cycle_len", "cycle_mult", *_LIMITS)
 
 STAGES = (
     Stage(CHECK, _check, seed=0, artefacts=("findings.csv",)),
-    Stage(PLAN, _plan, seed=8, settings=("max_minutes", "head_views")),
+    Stage(PLAN, _plan, seed=8, settings=("max_minutes",)),
     Stage(
         FIND_HEAD_RATE,
         _find_head_rate,
@@ -278,7 +290,7 @@ STAGES = (
         _train_head_augmented,
         seed=3,
         saves_weights=True,
-        settings=("head_learning_rate", "head_cycles", "head_views", *_VIEWS, *_UPDATES),
+        settings=("head_learning_rate", "head_cycles", "head_views", *_VIEWS, *_MIXES),
         prepare=_precompute_all,
     ),
     Stage(
@@ -302,7 +314,7 @@ STAGES = (
         train_all,
         seed=5,
         saves_weights=True,
-        settings=("learning_rate", "learning_rates", *_GROUPS, *_VIEWS, *_UPDATES),
+        settings=("learning_rate", "learning_rates", "gradual_unfreezing", *_LIMITS, *_GROUPS, *_VIEWS, *_UPDATES),
         artefacts=("schedule.png", MODEL_FILE, CLASSIFIER_FILE),
     ),
     Stage(

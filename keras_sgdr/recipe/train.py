@@ -25,6 +25,7 @@ from keras_sgdr.recipe.builders import (
     chosen_precision,
     compile_all,
     compile_head,
+    count_images,
     find_rate,
     make_features,
     make_model,
@@ -118,7 +119,7 @@ def train_image_classifier(
     index = index_for(folder, recipe)
     settings = {
         # a cache changes the time alone
-        **{name: _as_json(value) for name, value in dataclasses.asdict(recipe).items() if name != "image_cache"},
+        **{name: value for name, value in _as_json(recipe).items() if name != "image_cache"},
         "folder": str(Path(folder).resolve()),
         "classes": list(index.class_names),
         "images": digest_of(index),
@@ -169,9 +170,7 @@ def plan_training(folder: str | os.PathLike[str], *, recipe: Recipe | None = Non
     """
     recipe = recipe or Recipe()
     index = index_for(folder, recipe)
-    splits = {"train": training_split(recipe, index), "valid": index.valid, "test": index.test}
-    num_images = {name: len(split) for name, split in splits.items() if split is not None}
-    costs = measure(recipe, index)
+    num_images, costs = count_images(recipe, index), measure(recipe, index)
     if recipe.max_minutes is not None:
         *_, stages = within(recipe, num_images, costs, 60 * recipe.max_minutes)
     else:
@@ -181,15 +180,21 @@ def plan_training(folder: str | os.PathLike[str], *, recipe: Recipe | None = Non
 
 def _as_toml(recipe: Recipe) -> str:
     """Returns settings as TOML; left out is what is None, but for the weights, and a name that is not UTF-8."""
-    values = {**dataclasses.asdict(recipe), "weights": recipe.weights or "none"}
-    values = {name: value for name, value in values.items() if value == in_utf8(value)}
+    values = {**_as_json(recipe), "weights": recipe.weights or "none"}
     # What JSON writes for these kinds of values is TOML too.
-    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in values.items() if value is not None]
+    lines = [
+        f"{name} = {json.dumps(value, ensure_ascii=False)}"
+        for name, value in values.items()
+        if value is not None and value == in_utf8(value)
+    ]
     return "\n".join(lines) + "\n"
 
 
-def _as_json(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def _as_json(recipe: Recipe) -> dict[str, Any]:
+    """Returns the settings as they are when they have been written to a journal and read again."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(recipe).items()
+    }
 
 
 def find_learning_rate(
@@ -214,7 +219,7 @@ def find_learning_rate(
         compile_all(model, recipe)
         return find_rate(model, recipe, train, num_steps=num_steps)
     freeze_to(model, -1)
-    features, head = make_features(recipe, model, train)
+    features, head = make_features(recipe, model, train, class_weight=recipe.class_weight)
     compile_head(head)
     return lr_find(head, features, num_steps=num_steps)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import keras
@@ -16,20 +17,6 @@ from keras_sgdr.recipe import builders
 from keras_sgdr.recipe.run import Run
 from keras_sgdr.recipe.run_directory import RunDirectory
 from keras_sgdr.recipe.train import train_image_classifier
-
-
-@pytest.fixture(scope="module")
-def recipe(tiny_backbone):
-    return Recipe(
-        backbone=str(tiny_backbone),
-        image_size=32,
-        augmentation="basic",
-        resize="squish",
-        head_views=0,
-        cycle_len=1,
-        learning_rate=1e-3,
-        tta_views=0,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +37,11 @@ def training_data(recipe, folder):
     return [np.concatenate(column) for column in zip(*batches, strict=True)]
 
 
-def test_mixed_images_carry_the_labels_of_both(recipe, digits_folder):
-    plain, labels = training_data(recipe, digits_folder)
+def test_mixed_images_carry_the_labels_of_both(tiny_recipe, digits_folder):
+    plain, labels = training_data(tiny_recipe, digits_folder)
     assert labels.dtype == np.int32
     for setting in ({"mixup": 0.4}, {"cutmix": 1.0}):
-        images, mixed = training_data(dataclasses.replace(recipe, **setting), digits_folder)
+        images, mixed = training_data(dataclasses.replace(tiny_recipe, **setting), digits_folder)
         assert images.shape == plain.shape
         assert np.allclose(mixed.sum(axis=1), 1)
         assert np.mean(mixed.max(axis=1) < 0.999) > 0.3, setting
@@ -62,15 +49,15 @@ def test_mixed_images_carry_the_labels_of_both(recipe, digits_folder):
         assert set(np.count_nonzero(mixed, axis=1)) == {1, 2}
 
 
-def test_smoothing_spreads_a_share_of_each_label(recipe, digits_folder):
-    _, labels = training_data(recipe, digits_folder)
-    _, smoothed = training_data(dataclasses.replace(recipe, label_smoothing=0.3), digits_folder)
+def test_smoothing_spreads_a_share_of_each_label(tiny_recipe, digits_folder):
+    _, labels = training_data(tiny_recipe, digits_folder)
+    _, smoothed = training_data(dataclasses.replace(tiny_recipe, label_smoothing=0.3), digits_folder)
     assert np.allclose(smoothed, 0.7 * np.eye(3)[labels] + 0.1)
 
 
-def test_the_optimizer_averages_gradients_and_weights_and_has_the_given_rates(recipe):
+def test_the_optimizer_averages_gradients_and_weights_and_has_the_given_rates(tiny_recipe):
     rates = (1e-4, 1e-3, 1e-2)
-    asked = dataclasses.replace(recipe, accumulate=3, ema=0.9, learning_rate=None, learning_rates=rates)
+    asked = dataclasses.replace(tiny_recipe, accumulate=3, ema=0.9, learning_rate=None, learning_rates=rates)
     model = builders.make_model(asked, 3, None)
     builders.compile_all(model, asked, asked.top_learning_rate)
     assert isinstance(model.optimizer, DifferentialLR)
@@ -80,11 +67,11 @@ def test_the_optimizer_averages_gradients_and_weights_and_has_the_given_rates(re
     assert model.optimizer.learning_rates == pytest.approx([rate / 10 for rate in rates])
 
 
-def test_balanced_weights_and_repeated_images_let_rare_classes_count_as_much(recipe, skewed_folder, tmp_path):
-    _, labels, weights = training_data(dataclasses.replace(recipe, class_weight="balanced"), skewed_folder)
+def test_balanced_weights_and_repeated_images_let_rare_classes_count_as_much(tiny_recipe, skewed_folder, tmp_path):
+    _, labels, weights = training_data(dataclasses.replace(tiny_recipe, class_weight="balanced"), skewed_folder)
     totals = [weights[labels == label].sum() for label in range(3)]
     assert np.allclose(totals, totals[0])
-    oversampled = dataclasses.replace(recipe, oversample=True)
+    oversampled = dataclasses.replace(tiny_recipe, oversample=True)
     index = index_folder(skewed_folder, valid_fraction=0.2)
     with RunDirectory(tmp_path, settings={}) as directory:
         run = Run(oversampled, index, directory, 0)
@@ -98,8 +85,8 @@ def test_balanced_weights_and_repeated_images_let_rare_classes_count_as_much(rec
 @pytest.mark.parametrize(
     ("policy", "computes"), [("float32", "float32"), ("mixed_bfloat16", "bfloat16"), ("auto", "float32")]
 )
-def test_precision_is_the_networks_and_stays_its_own(recipe, policy, computes):
-    model = builders.make_model(dataclasses.replace(recipe, precision=policy), 3, None)
+def test_precision_is_the_networks_and_stays_its_own(tiny_recipe, policy, computes):
+    model = builders.make_model(dataclasses.replace(tiny_recipe, precision=policy), 3, None)
     # The backbone in the file has its own policy: what is ours is the head's dropout.
     assert model.get_layer("head_dropout").compute_dtype == computes
     assert model.layers[-1].compute_dtype == "float32"
@@ -118,13 +105,13 @@ def test_precision_by_the_gpus_that_are_there(monkeypatch, capabilities, expecte
 
 
 @pytest.fixture(scope="module")
-def mixed_run(recipe, digits_folder, tmp_path_factory):
+def mixed_run(tiny_recipe, digits_folder, tmp_path_factory):
     """A run with all that changes step 8 at once, of two sizes of images."""
     output = tmp_path_factory.mktemp("run")
     settings = {"sizes": (24, 32), "mixup": 0.2, "label_smoothing": 0.1, "ema": 0.5, "accumulate": 2, "cycle_len": 4}
     settings |= {"head_cycles": 1, "head_learning_rate": 1e-3}
     settings |= {"image_size": 32, "learning_rate": None, "learning_rates": (1e-3, 3e-3, 1e-2)}
-    asked = dataclasses.replace(recipe, **settings)
+    asked = dataclasses.replace(tiny_recipe, **settings)
     return train_image_classifier(digits_folder, output=output, recipe=asked, verbose=0)
 
 
@@ -135,6 +122,8 @@ def test_sizes_are_trained_at_one_after_the_other(mixed_run):
     assert mixed_run.model.input_shape == (None, 32, 32, 3)
     recorded = json.loads((mixed_run.output / "run.json").read_text())
     assert recorded["settings"]["sizes"] == [24, 32]
+    written = tomllib.loads((mixed_run.output / "config.toml").read_text())
+    assert (written["sizes"], written["learning_rates"]) == ([24, 32], [1e-3, 3e-3, 1e-2])
     assert recorded["stages"]["train_all"]["candidates"][0]["name"] == "the network at 24 pixels"
 
 

@@ -103,20 +103,6 @@ def test_a_run_without_a_limit_times_nothing(digits_folder, tiny_recipe, tmp_pat
     assert all(values["seconds"] >= 0 for values in journal.values())
 
 
-@pytest.fixture(scope="module")
-def tiny_recipe(tiny_backbone):
-    return Recipe(
-        backbone=str(tiny_backbone),
-        image_size=32,
-        augmentation="basic",
-        resize="squish",
-        head_views=0,
-        cycle_len=1,
-        learning_rate=1e-3,
-        tta_views=0,
-    )
-
-
 def test_a_run_fits_its_minutes_and_says_what_it_planned(digits_folder, tiny_recipe, tmp_path, capsys, monkeypatch):
     """On a machine that is said to take 10 seconds for a batch; how well times are measured, no test can tell."""
     slow = dataclasses.replace(COSTS, train=10.0, prepare_train=20.0, prepare_predict=5.0)

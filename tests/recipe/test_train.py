@@ -29,19 +29,9 @@ from tests.conftest import DIGITS
 
 
 @pytest.fixture(scope="module")
-def tiny(tiny_backbone):
-    """A recipe that takes seconds: no finder, no views, one epoch of everything."""
-    return Recipe(
-        backbone=str(tiny_backbone),
-        image_size=32,
-        augmentation="basic",
-        resize="squish",
-        head_views=0,
-        cycle_len=1,
-        tta_views=0,
-        head_learning_rate=1e-3,
-        learning_rate=1e-3,
-    )
+def tiny(tiny_recipe):
+    """And without the head's finder."""
+    return dataclasses.replace(tiny_recipe, head_learning_rate=1e-3)
 
 
 def test_keeping_decoded_images_changes_nothing(digits_folder, tiny, tmp_path, monkeypatch):
@@ -456,6 +446,7 @@ def test_stages_list_the_settings_that_they_read(digits_folder, tiny, tmp_path, 
     monkeypatch.setattr(train, "STAGES", tuple(map(recorded, stages.STAGES)))
     monkeypatch.setattr(train, "Run", lambda recipe, *rest: Run(Recording(recipe), *rest))
     recipe = dataclasses.replace(tiny, head_views=1, head_cycles=1, learning_rate=None, head_learning_rate=None)
+    recipe = dataclasses.replace(recipe, image_size=32, sizes=(24, 32))
     train_image_classifier(digits_folder, output=tmp_path / "run", recipe=recipe, verbose=0)
     may_change = {name for stage in stages.STAGES for name in stage.settings}
     assert may_change <= {field.name for field in dataclasses.fields(Recipe)}

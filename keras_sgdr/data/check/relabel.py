@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from keras_sgdr.data.check.quarantine import MANIFEST, free_place, move_all
+from keras_sgdr.data.index.csv import read_text
 from keras_sgdr.data.index.file_names import in_utf8
 from keras_sgdr.data.index.split import FolderIndex
 from keras_sgdr.validation import FileThereError, InvalidValueError, MissingFileError
@@ -81,15 +82,8 @@ def _rows(changes: Path) -> list[tuple[str, str, str]]:
     """Returns of each row where it stands, the path and the label."""
     if not changes.is_file():
         raise MissingFileError(f"`changes` must be an existing CSV file. Received: no file {changes}.")
-    try:
-        text = changes.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidValueError(
-            f"`changes` must be encoded in UTF-8. Received: {changes} with the byte {error.object[error.start]:#x}. "
-            "Save it anew as UTF-8."
-        ) from error
     # Spreadsheets write semicolons or tabs in some countries.
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    text, delimiter = read_text(changes)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     missing = {"path", "label"} - set(reader.fieldnames or ())
     if missing:

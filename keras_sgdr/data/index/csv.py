@@ -138,23 +138,8 @@ def read_csv(
 
 def _read(path: Path, folder: Path, suffix: str) -> tuple[tuple[str, ...], list[_Row]]:
     """Returns the names of the columns of labels, and the rows."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidValueError(
-            f"A CSV file must be encoded in UTF-8. Received: {path} with the byte {error.object[error.start]:#x}. Save "
-            "it anew as UTF-8."
-        ) from error
-    header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
-    try:
-        lines = [(reader.line_num, cells) for cells in reader if cells]
-    except csv.Error as error:
-        raise InvalidValueError(
-            f"A CSV file must be one that can be read. Received: {path}, line {reader.line_num}: {error}. Look for a "
-            "quote that is not closed."
-        ) from error
+    text, delimiter = read_text(path)
+    lines = _lines(path, text, delimiter)
     names = [name.strip() for name in (lines[0][1] if lines else [])]
     # Without a name are what pandas calls the index, and what stands behind a last comma.
     places = [place for place, name in enumerate(names) if name]
@@ -189,6 +174,34 @@ def _read(path: Path, folder: Path, suffix: str) -> tuple[tuple[str, ...], list[
             "they lack it."
         )
     return labels, rows
+
+
+def read_text(path: Path) -> tuple[str, str]:
+    """Returns what a CSV file holds, and its delimiter: of commas, semicolons and tabs what the header has most of.
+
+    Raises:
+        ValueError: If the file is not encoded in UTF-8.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidValueError(
+            f"A CSV file must be encoded in UTF-8. Received: {path} with the byte {error.object[error.start]:#x}. Save "
+            "it anew as UTF-8."
+        ) from error
+    return text, max(",;\t", key=text.partition("\n")[0].count)
+
+
+def _lines(path: Path, text: str, delimiter: str) -> list[tuple[int, list[str]]]:
+    """Returns the number and the cells of each line that is not empty."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    try:
+        return [(reader.line_num, cells) for cells in reader if cells]
+    except csv.Error as error:
+        raise InvalidValueError(
+            f"A CSV file must be one that can be read. Received: {path}, line {reader.line_num}: {error}. Look for a "
+            "quote that is not closed."
+        ) from error
 
 
 def _check_order(path: Path, folder: Path, columns: list[str], rows: list[dict[str, str]], suffix: str) -> None:
