@@ -446,7 +446,7 @@ def test_stages_list_the_settings_that_they_read(digits_folder, tiny, tmp_path, 
     monkeypatch.setattr(train, "STAGES", tuple(map(recorded, stages.STAGES)))
     monkeypatch.setattr(train, "Run", lambda recipe, *rest: Run(Recording(recipe), *rest))
     recipe = dataclasses.replace(tiny, head_views=1, head_cycles=1, learning_rate=None, head_learning_rate=None)
-    recipe = dataclasses.replace(recipe, image_size=32, sizes=(24, 32))
+    recipe = dataclasses.replace(recipe, sizes=(20, 24, 32))  # of which the second is compiled anew
     train_image_classifier(digits_folder, output=tmp_path / "run", recipe=recipe, verbose=0)
     may_change = {name for stage in stages.STAGES for name in stage.settings}
     assert may_change <= {field.name for field in dataclasses.fields(Recipe)}
