@@ -279,7 +279,7 @@ def test_lr_find_is_of_the_head_alone_or_of_the_whole_network(digits_folder, tin
 def test_weights_are_imagenets_or_those_of_a_file_or_random(digits_folder, tmp_path, monkeypatch):
     models = []
 
-    def capture(recipe, model, split):
+    def capture(recipe, model, split, **_):
         models.append(model)
         raise InvalidValueError("captured")
 
