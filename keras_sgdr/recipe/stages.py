@@ -18,21 +18,18 @@ from keras_sgdr.data.decode.corrupt_images import BadImage, refuse_images
 from keras_sgdr.data.index.file_names import in_utf8
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret, mcnemar, plot_mistakes
 from keras_sgdr.evaluation.tta import predict_tta, predict_views, with_and_without_views
-from keras_sgdr.lr_finder.lr_find import lr_find
 from keras_sgdr.models.classifier import CLASSIFIER_FILE, MODEL_FILE
-from keras_sgdr.models.layer_groups import freeze_to
 from keras_sgdr.precompute.feature_cache import CHECKS, user_cache
 from keras_sgdr.recipe.builders import (
     compile_all,
-    compile_head,
     count_images,
     find_rate,
-    fit_head,
     make_augmentation,
     make_dataset,
 )
-from keras_sgdr.recipe.candidates import best_of, is_no_better_than_guessing, largest_share
+from keras_sgdr.recipe.candidates import is_no_better_than_guessing, largest_share
 from keras_sgdr.recipe.costs import Costs, measure
+from keras_sgdr.recipe.head import find_head_rate, precompute_all, train_head, train_head_augmented
 from keras_sgdr.recipe.plan import PlannedStage, replanned, table, within
 from keras_sgdr.recipe.rate_choice import choose_rate
 from keras_sgdr.recipe.run import Run
@@ -52,14 +49,7 @@ from keras_sgdr.recipe.run_directory import (
     Stage,
 )
 from keras_sgdr.recipe.whole_network import train_all, train_smaller
-from keras_sgdr.schedules.sgdr_scheduler import SGDRScheduler
 from keras_sgdr.serving.savedmodel import export_savedmodel
-from keras_sgdr.validation import InvalidValueError
-
-# The rule of `LRCurve.suggest` for a new head
-SUGGESTION = "valley"
-# The head's rate where the finder has no answer: Adam's own
-HEAD_RATE = 1e-3
 
 
 def _check(run: Run) -> dict[str, Any]:
@@ -115,73 +105,6 @@ def _fit_plan(run: Run) -> dict[str, Any]:
     return {"cycles": asdict(cycles), "stages": [asdict(stage) for stage in stages]}
 
 
-def _find_head_rate(run: Run) -> dict[str, Any]:
-    if run.recipe.head_learning_rate is not None:
-        return {"learning_rate": run.recipe.head_learning_rate, "why": "given"}
-    train, _, head = run.precompute()
-    compile_head(head)
-    run.say("step 2: find the head's learning rate")
-    curve = lr_find(head, train.repeat(), verbose=run.verbose)
-    run.keep_curve(curve, "lr_finder_head")
-    try:
-        rate, why = curve.suggest(SUGGESTION), f"the {SUGGESTION} of the curve"
-    except InvalidValueError as error:
-        # A small folder or random weights can give a curve without an answer; that is no reason to lose the run.
-        rate, why = HEAD_RATE, f"the usual one, for the curve holds no answer ({error})"
-    run.say(f"the head's rate: {rate:.1e}, {why}; see {run.directory.path / 'lr_finder_head.png'}")
-    return {"learning_rate": rate, "why": why}
-
-
-def _train_head(run: Run) -> dict[str, Any]:
-    train, valid, head = run.precompute()
-    run.say("step 3: train the head to its optimum on precomputed activations")
-    if run.recipe.start_from is None:
-        return _at_optimum(run, "head", [train], valid, head)
-    before, weights = run.candidate(f"the head of {run.recipe.start_from}"), run.model.layers[-1].get_weights()
-    values = _at_optimum(run, "head", [train], valid, head)
-    if best_of([before, run.candidate("the new head")]) == 0:
-        run.say(f"best on the validation images: {before}")
-        run.model.layers[-1].set_weights(weights)
-    return values
-
-
-def _train_head_augmented(run: Run) -> dict[str, Any]:
-    recipe = run.recipe
-    if not run.head_views and not recipe.head_cycles:
-        return {"history": []}
-    before, weights = run.candidate("the head of step 3"), run.model.layers[-1].get_weights()
-    values: dict[str, Any] = {"history": []}
-    if run.head_views:
-        train, valid, head = run.precompute()
-        run.say("step 4: train the head to its optimum on the activations of augmented views too")
-        values = _at_optimum(run, "head, augmented", [train, run.precompute_views()], valid, head)
-    if recipe.head_cycles:
-        freeze_to(run.model, -1)
-        compile_head(run.model, mixes_labels=recipe.mixes_labels)
-        run.say("step 4: train the head with augmentation")
-        rate = recipe.head_learning_rate or run.directory.stages[FIND_HEAD_RATE]["learning_rate"]
-        schedule = SGDRScheduler(rate, cycle_len=1, n_cycles=recipe.head_cycles)
-        rows = run.fit(TRAIN_HEAD_AUGMENTED, "head, live", recipe.head_cycles, schedule)
-        values["history"] += rows
-    candidates = [before, run.candidate("the head of step 4")]
-    best = best_of(candidates)
-    if best == 0:
-        run.model.layers[-1].set_weights(weights)
-    run.say(f"best on the validation images: {candidates[best]}")
-    return {**values, "best": candidates[best].name}
-
-
-def _at_optimum(run: Run, stage: str, train: list[Any], valid: Any, head: keras.Model) -> dict[str, Any]:
-    found = fit_head(train, valid, head)
-    run.say(
-        f"validation loss {found.loss:.4f}, accuracy {found.accuracy:.4f}, with weight decay {found.weight_decay:g}, "
-        "chosen on the validation images"
-    )
-    row = {"stage": stage, "epoch": 1, "loss": found.train_loss, "accuracy": found.train_accuracy}
-    row |= {"val_loss": found.loss, "val_accuracy": found.accuracy}
-    return {"history": [row], "weight_decay": found.weight_decay}
-
-
 def _find_rate(run: Run) -> dict[str, Any]:
     given = run.recipe.top_learning_rate
     if given is not None:
@@ -212,7 +135,7 @@ def _evaluate(run: Run) -> dict[str, Any]:
     if test is not None:
         predictions["test"] = predict_tta(run.predictor, make_dataset(recipe, test), num_views=0, verbose=0)
     predictions["labels"] = labels
-    predictions["paths"] = [in_utf8(os.path.relpath(path, run.index.directory)) for path in run.index.valid.paths]
+    predictions["paths"] = [in_utf8(os.path.relpath(path, run.index.root)) for path in run.index.valid.paths]
     with atomic_write(run.directory.path / "predictions.npz") as aside:
         np.savez_compressed(aside, **predictions)
     _write_history(run)
@@ -260,12 +183,6 @@ def _write_history(run: Run) -> None:
         writer.writerows(run.history)
 
 
-def _precompute_all(run: Run) -> None:
-    if run.head_views:
-        run.precompute()
-        run.precompute_views()
-
-
 _VIEWS = ("augmentation", "max_zoom")
 _GROUPS = ("num_groups", "group_factor")
 _MIXES = ("mixup", "cutmix", "label_smoothing")
@@ -278,20 +195,20 @@ STAGES = (
     Stage(PLAN, _plan, seed=8, settings=("max_minutes",)),
     Stage(
         FIND_HEAD_RATE,
-        _find_head_rate,
+        find_head_rate,
         seed=1,
         may_be_given_later=("head_learning_rate",),
         artefacts=("lr_finder_head.png", "lr_finder_head.csv"),
         prepare=Run.precompute,
     ),
-    Stage(TRAIN_HEAD, _train_head, seed=2, saves_weights=True, prepare=Run.precompute),
+    Stage(TRAIN_HEAD, train_head, seed=2, saves_weights=True, prepare=Run.precompute),
     Stage(
         TRAIN_HEAD_AUGMENTED,
-        _train_head_augmented,
+        train_head_augmented,
         seed=3,
         saves_weights=True,
         settings=("head_learning_rate", "head_cycles", "head_views", *_VIEWS, *_MIXES),
-        prepare=_precompute_all,
+        prepare=precompute_all,
     ),
     Stage(
         FIND_RATE,

@@ -124,6 +124,9 @@ def test_train_reads_a_table_of_names_without_suffix(trained):
     predictions = np.load(trained[0] / "predictions.npz")
     assert predictions["plain"].shape == (images["valid"], 3)
     assert predictions["test"].shape == (images["test"], 3)
+    # as seen from the folder of the images, not from the table's
+    class_names = json.loads((trained[0] / "classifier.json").read_text())["class_names"]
+    assert {path.split("/")[0] for path in predictions["paths"]} == set(class_names)
 
 
 def test_train_makes_the_model_that_was_asked_for(trained):

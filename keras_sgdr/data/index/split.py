@@ -124,6 +124,14 @@ class FolderIndex:
     folders: Mapping[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
 
+    @property
+    def root(self) -> str:
+        """The folder that paths are shown from: of a CSV file, the innermost one that holds all its images."""
+        if not self.directory.lower().endswith(".csv"):
+            return self.directory
+        splits = [split for split in (self.train, self.valid, self.test) if split is not None]
+        return os.path.commonpath([path.rpartition("/")[0] for split in splits for path in split.paths])
+
 
 # How people call them; in any case of letters.
 SPLIT_NAMES = {
