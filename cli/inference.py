@@ -65,11 +65,13 @@ def evaluate(
 @click.command()
 @RUN
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The file.  [default: RUN/report.html]")
-def report(run: Path, output: Path | None) -> None:
+@click.option("--watch", is_flag=True, help="Write it again after each stage until the run ends; the page reloads.")
+def report(run: Path, output: Path | None, watch: bool) -> None:
     """Write what RUN chose and reached as one HTML file; also of a run that is under way."""
-    from keras_sgdr.recipe.report import write_report
+    from keras_sgdr.recipe.report import watch_report, write_report
 
-    click.echo(write_report(run, output))
+    for path in watch_report(run, output) if watch else [write_report(run, output)]:
+        click.echo(path)
 
 
 @click.command()

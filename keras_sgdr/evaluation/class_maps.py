@@ -39,9 +39,9 @@ def class_maps(model: keras.Model, images: Any, labels: Any) -> np.ndarray:
     fits = images.ndim == 4 and labels.shape == images.shape[:1]
     require(fits, "`labels` must have a class for each image", images=images.shape, labels=labels.shape)
     features, head = _features_of(model), model.layers[-1]
-    split = keras.Model(model.input, [features, head.input])
+    split = keras.Model(model.inputs, [features, head.input])
     with tf.GradientTape() as tape:
-        places, pooled = split(images, training=False)
+        places, pooled = split([images], training=False)
         # Before the softmax: its gradient vanishes where the classifier is certain.
         logits = tf.cast(pooled, tf.float32) @ head.kernel + (0.0 if head.bias is None else head.bias)
         chosen = tf.gather(logits, labels[:, None], batch_dims=1)

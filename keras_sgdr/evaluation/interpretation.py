@@ -18,6 +18,21 @@ Array = npt.NDArray[Any]
 _BINS = 15
 
 
+@dataclass(frozen=True)
+class Threshold:
+    """From which probability on a classifier answers.
+
+    Attributes:
+        probability: The lowest highest probability of an image that is answered.
+        precision: The share of right answers among those, on the images that it was chosen on.
+        answered: The share of these images that is answered.
+    """
+
+    probability: float
+    precision: float
+    answered: float
+
+
 @dataclass(frozen=True, eq=False)
 class Interpretation:
     """The predictions of a classifier on labelled images, and their losses.
@@ -141,6 +156,33 @@ def mcnemar(one: Interpretation, other: Interpretation) -> float:
     won, lost = int(np.sum(hits & ~others)), int(np.sum(others & ~hits))
     tail = sum(math.comb(won + lost, count) for count in range(min(won, lost) + 1))
     return min(1.0, 2 * tail / 2 ** (won + lost))
+
+
+def threshold_for(result: Interpretation, precision: float) -> Threshold:
+    """Returns the threshold at which as many images as possible are answered, and a share of `precision` rightly.
+
+    Args:
+        result: Predictions on images that the model was not trained on.
+        precision: The share of right answers that is wanted, in (0, 1].
+
+    Raises:
+        ValueError: If no threshold reaches it, for the classifier is wrong where it is most certain.
+    """
+    require(0 < precision <= 1, "`precision` must be in (0, 1]", precision=precision)
+    confidence = result.probabilities.max(axis=1)
+    order = np.argsort(-confidence, kind="stable")
+    hits = (result.predictions == result.labels)[order]
+    reached = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    # Images with the same probability are answered together or not at all.
+    is_last = np.append(np.diff(confidence[order]) < 0, True)
+    enough = np.flatnonzero((reached >= precision) & is_last)
+    if not len(enough):
+        raise InvalidValueError(
+            f"`precision` must be one that the model reaches. Received: precision={precision}; the highest that any "
+            f"threshold has is {reached[is_last].max():.3f}."
+        )
+    last = enough[-1]
+    return Threshold(float(confidence[order[last]]), float(reached[last]), float((last + 1) / len(hits)))
 
 
 def _check_shapes(probabilities: Array, labels: Array, class_names: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ def predict_tta(
     augmentation: Any = None,
     seed: int = 0,
     merge: str = "mean",
-    plain_weight: float | None = None,
+    plain_weight: float | str | None = None,
     from_logits: bool = False,
     verbose: int = 1,
 ) -> Array:
@@ -54,8 +54,9 @@ def predict_tta(
         seed: Seed of the views, for augmentations of this package.
         merge: `"mean"`, `"gmean"` (geometric), `"max"` or `"min"`. The weights apply to the means; after
             any other than `"mean"` the rows are scaled to sum to 1 again.
-        plain_weight: Weight of the plain prediction in [0, 1]. Defaults to fast.ai 0.7's, one plain
-            copy for every four views begun: `ceil(n / 4) / (ceil(n / 4) + n)`, which is 1/5 for 4 views.
+        plain_weight: Weight of the plain prediction in [0, 1], or by name: `"fastai_0.7"`, the default, one plain
+            copy for every four views begun: `ceil(n / 4) / (ceil(n / 4) + n)`, which is 1/5 for 4 views;
+            `"fastai_1"`, 0.4; `"fastai_2"`, 0.25.
         from_logits: Whether the model ends in logits; they are turned into probabilities first.
         verbose: 1 shows a progress bar, 0 nothing.
 
@@ -138,21 +139,26 @@ def with_and_without_views(batches: Iterable[Array]) -> tuple[Array, Array]:
     return np.concatenate(plain), np.concatenate(merged)
 
 
-def view_weights(num_views: int, plain_weight: float | None = None) -> Array:
+def view_weights(num_views: int, plain_weight: float | str | None = None) -> Array:
     """Returns the weight of the plain prediction and of each view; they sum to 1.
 
     Args:
         num_views: Augmented views, >= 0.
-        plain_weight: In [0, 1], or `None` for fast.ai 0.7's rule (see `predict_tta`).
+        plain_weight: As in `predict_tta`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
     """
     require_integer("num_views", num_views, low=0)
     if num_views == 0:
         return np.ones(1)
-    if plain_weight is None:
-        copies = -(-num_views // 4)
-        plain_weight = copies / (copies + num_views)
-    require(0 <= plain_weight <= 1, "`plain_weight` must be in [0, 1]", plain_weight=plain_weight)
-    return np.array([plain_weight] + [(1 - plain_weight) / num_views] * num_views)
+    copies = -(-num_views // 4)
+    named = {None: copies / (copies + num_views), "fastai_1": 0.4, "fastai_2": 0.25}
+    named["fastai_0.7"] = named[None]
+    share = named.get(plain_weight) if plain_weight is None or isinstance(plain_weight, str) else plain_weight
+    must = "`plain_weight` must be in [0, 1], 'fastai_0.7', 'fastai_1' or 'fastai_2'"
+    require(share is not None and 0 <= share <= 1, must, plain_weight=plain_weight)
+    return np.array([share] + [(1 - share) / num_views] * num_views)
 
 
 def merge_views(probabilities: Array, weights: Array, merge: str = "mean") -> Array:

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from keras_sgdr.evaluation.tta import view_weights
 from keras_sgdr.validation import InvalidValueError, require
 
 ops = keras.ops
@@ -60,6 +61,15 @@ _KINDS: dict[str, Callable[[], list[View]]] = {
 }
 
 
+# How the next view's probabilities join those so far
+_MERGES: dict[str, Callable[[Any, Any], Any]] = {
+    "mean": ops.add,
+    "gmean": ops.add,
+    "max": ops.maximum,
+    "min": ops.minimum,
+}
+
+
 def _after(first: View, second: View) -> View:
     return lambda images: second(first(images))
 
@@ -86,8 +96,10 @@ class TTA(keras.layers.Layer):
             (left to right: 2 views), `"dihedral"` (the 8 symmetries of a square, for square images), `"five_crops"`
             (four corners and the centre, 7/8 as high and wide), `"ten_crops"` (those, and mirrored), `"zooms"` (1, 1.1
             and 1.2 times, centred).
-        weights: One for each view, >= 0 and not all 0; the same for all if None. They are scaled to sum to 1.
-        merge: `"mean"`, or `"gmean"` for the geometric mean.
+        weights: One for each view, >= 0 and not all 0, which are scaled to sum to 1; the same for all if None; or that
+            of the plain image among the others by name, as in `predict_tta`: `"fastai_0.7"`, `"fastai_1"` or
+            `"fastai_2"` (for kinds of views that begin with the plain one).
+        merge: `"mean"`, `"gmean"` for the geometric mean, `"max"` or `"min"`, which have no weights.
 
     Raises:
         ValueError: If a view or merge is unknown, or there is not a weight for each view.
@@ -104,7 +116,7 @@ class TTA(keras.layers.Layer):
         model: keras.Model,
         views: str | Sequence[str] = ("flip",),
         *,
-        weights: Sequence[float] | None = None,
+        weights: Sequence[float] | str | None = None,
         merge: str = "mean",
         **options: Any,
     ) -> None:
@@ -112,16 +124,25 @@ class TTA(keras.layers.Layer):
         kinds = (views,) if isinstance(views, str) else tuple(views)
         unknown = [kind for kind in kinds if kind not in _KINDS]
         require(bool(kinds) and not unknown, f"`views` must be of {', '.join(_KINDS)}", views=views)
-        require(merge in ("mean", "gmean"), "`merge` must be 'mean' or 'gmean'", merge=merge)
+        require(merge in _MERGES, f"`merge` must be one of {', '.join(_MERGES)}", merge=merge)
         self.model, self.kinds, self.merge = model, kinds, merge
         self._views = [_joined(parts) for parts in itertools.product(*(_KINDS[kind]() for kind in kinds))]
-        given = [1.0] * len(self._views) if weights is None else [float(weight) for weight in weights]
+        given = self._weights_of(weights)
         if len(given) != len(self._views) or min(given) < 0 or not 0 < math.fsum(given) < math.inf:
             raise InvalidValueError(
                 f"`weights` must be {len(self._views)} numbers >= 0, one for each view, not all 0. Received: "
                 f"weights={weights}."
             )
         self.view_weights = [weight / math.fsum(given) for weight in given]
+
+    def _weights_of(self, weights: Sequence[float] | str | None) -> list[float]:
+        if weights is None:
+            return [1.0] * len(self._views)
+        if not isinstance(weights, str):
+            return [float(weight) for weight in weights]
+        begins_plain = not {"five_crops", "ten_crops"} & set(self.kinds)
+        require(begins_plain, "`views` must begin with the plain image for weights by name", views=self.kinds)
+        return [float(weight) for weight in view_weights(len(self._views) - 1, weights)]
 
     @property
     def num_views(self) -> int:
@@ -135,12 +156,15 @@ class TTA(keras.layers.Layer):
             raise InvalidValueError(
                 f"`views` may be 'dihedral' for square images. Received: images of {images.shape[1:3]} pixels."
             )
-        merged: Any = 0.0
+        merged = None
         for view, weight in zip(self._views, self.view_weights, strict=True):
             probabilities = ops.cast(self.model(view(images), training=False), "float32")
             if self.merge == "gmean":
                 probabilities = ops.log(ops.maximum(probabilities, 1e-30))
-            merged = merged + weight * probabilities
+            if self.merge in ("mean", "gmean"):
+                probabilities = weight * probabilities
+            # One after the other: the views of a batch are never in memory together.
+            merged = probabilities if merged is None else _MERGES[self.merge](merged, probabilities)
         if self.merge == "gmean":
             merged = ops.exp(merged)
         return merged / ops.sum(merged, axis=-1, keepdims=True)

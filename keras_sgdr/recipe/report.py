@@ -8,7 +8,8 @@ import json
 import os
 import platform
 import shlex
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,31 @@ from keras_sgdr._version import __version__
 from keras_sgdr.atomic_write import atomic_write
 from keras_sgdr.data.index.file_names import in_utf8
 from keras_sgdr.data.index.split import FolderIndex
+from keras_sgdr.evaluation.class_maps import class_maps, overlay
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret, mcnemar
+from keras_sgdr.evaluation.label_issues import find_label_issues
 from keras_sgdr.models.classifier import load_classifier
 from keras_sgdr.recipe.evaluate import dataset_for, recipe_of
-from keras_sgdr.recipe.run_directory import EVALUATE, FIND_HEAD_RATE, FIND_RATE, REPORT_FILE, TRAIN_ALL, read_journal
+from keras_sgdr.recipe.run_directory import (
+    EVALUATE,
+    EXPORT,
+    FIND_HEAD_RATE,
+    FIND_RATE,
+    REPORT_FILE,
+    TRAIN_ALL,
+    read_journal,
+)
 from keras_sgdr.recipe.train import digest_of, index_for
 from keras_sgdr.validation import InvalidValueError, MissingFileError
 
-_WORST, _UNSURE = 12, 6
+_WORST, _SUSPECTS, _UNSURE = 12, 12, 6
 _THUMBNAIL, _QUALITY = 192, 82
 _MOST_CLASSES = 100
 
 
-def write_report(run: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Path:
+def write_report(
+    run: str | os.PathLike[str], path: str | os.PathLike[str] | None = None, *, refresh: int | None = None
+) -> Path:
     """Writes `report.html` of a run, finished or under way: one file that opens without a network.
 
     What a stage has not left yet is left out. The worst mistakes are shown as images if the folder of the run is still
@@ -43,6 +56,7 @@ def write_report(run: str | os.PathLike[str], path: str | os.PathLike[str] | Non
     Args:
         run: The run directory.
         path: The file; `report.html` in the run directory if None.
+        refresh: Seconds after which a browser loads the page again while the run is under way; never if None.
 
     Returns:
         The file.
@@ -55,10 +69,34 @@ def write_report(run: str | os.PathLike[str], path: str | os.PathLike[str] | Non
     if journal is None:
         raise InvalidValueError(f"`run` must be the directory of a run. Received: run={os.fspath(run)!r}, without one.")
     path = directory / REPORT_FILE if path is None else Path(path)
-    page = _TEMPLATE.render(in_utf8(_contents(directory, journal)))
+    is_under_way = EXPORT not in journal["stages"]
+    page = _TEMPLATE.render(in_utf8(_contents(directory, journal)), refresh=refresh if is_under_way else None)
     with atomic_write(path) as aside:
         aside.write_text(page, encoding="utf-8")
     return path
+
+
+def watch_report(
+    run: str | os.PathLike[str], path: str | os.PathLike[str] | None = None, *, seconds: int = 5
+) -> Iterator[Path]:
+    """Writes the report of a run under way whenever a stage has ended, until the last one has; yields it each time.
+
+    Args:
+        run: As in `write_report`, as what follows.
+        path: The file.
+        seconds: How often to look, and how often a browser loads the page again.
+
+    Raises:
+        ValueError: If `run` is not the directory of a run.
+    """
+    seen: list[str] | None = None
+    while seen is None or EXPORT not in seen:
+        stages = list((read_journal(Path(run)) or {}).get("stages", ()))
+        if stages == seen:
+            time.sleep(seconds)
+            continue
+        yield write_report(run, path, refresh=seconds)
+        seen = stages
 
 
 def _contents(directory: Path, journal: dict[str, Any]) -> dict[str, Any]:
@@ -101,8 +139,12 @@ def _results(directory: Path, settings: dict[str, Any]) -> dict[str, Any]:
     names, labels = settings["classes"], saved["labels"]
     plain, tta = (interpret(saved[each], labels, names) for each in ("plain", "tta"))
     hits = plain.predictions == labels
-    worst = [int(i) for i in plain.top_losses() if not hits[i]][:_WORST]
-    shown = _shown(directory, settings, plain, [*worst, *map(int, plain.most_uncertain(_UNSURE))], saved["paths"])
+    lists = {
+        "worst": [int(i) for i in plain.top_losses() if not hits[i]][:_WORST],
+        "suspects": _suspects(plain),
+        "unsure": [int(i) for i in plain.most_uncertain(_UNSURE)],
+    }
+    shown = _shown(directory, settings, plain, sorted({i for each in lists.values() for i in each}), saved["paths"])
     return {
         "plain": plain,
         "tta": tta if settings["tta_views"] else None,
@@ -111,9 +153,17 @@ def _results(directory: Path, settings: dict[str, Any]) -> dict[str, Any]:
         "reliability": plots.as_svg(plots.plot_reliability(plain.probabilities.max(axis=1), hits)),
         "classes": _classes(plain),
         "confused": plain.most_confused()[:10],
-        "worst": shown[: len(worst)],
-        "unsure": shown[len(worst) :],
+        **{name: [shown[i] for i in indices] for name, indices in lists.items()},
     }
+
+
+def _suspects(result: Interpretation) -> list[int]:
+    """The validation images whose label is probably wrong, as the model tells, which was not trained on them."""
+    labels, present = result.labels, np.unique(result.labels)
+    # Confident learning wants images of every class that it may name.
+    probabilities = result.probabilities[:, present]
+    shares = probabilities / np.maximum(probabilities.sum(axis=1, keepdims=True), 1e-12)
+    return [int(i) for i in find_label_issues(shares, np.searchsorted(present, labels)).indices[:_SUSPECTS]]
 
 
 def _classes(result: Interpretation) -> list[dict[str, Any]]:
@@ -149,22 +199,22 @@ def wilson_interval(hits: int, total: int, *, z: float = 1.96) -> tuple[float, f
 
 def _shown(
     directory: Path, settings: dict[str, Any], result: Interpretation, indices: Sequence[int], paths: Any
-) -> list[dict[str, Any]]:
+) -> dict[int, dict[str, Any]]:
     """Images with what they are and what they were taken for; as the model sees them, where they are still there."""
     names = result.class_names
     index = _index_of(settings, directory)
-    images = [None] * len(indices) if index is None or not indices else _thumbnails(directory, index, indices)
-    return [
-        {
-            "image": image,
+    images = {} if index is None or not indices else _images(directory, index, indices, result.predictions)
+    return {
+        i: {
+            **images.get(i, {"image": None, "map": None}),
             "path": str(paths[i]),
             "label": names[result.labels[i]],
             "predicted": names[result.predictions[i]],
             "probability": float(result.probabilities[i].max()),
             "loss": float(result.losses[i]),
         }
-        for i, image in zip(indices, images, strict=True)
-    ]
+        for i in indices
+    }
 
 
 def _index_of(settings: dict[str, Any], directory: Path) -> FolderIndex | None:
@@ -175,11 +225,25 @@ def _index_of(settings: dict[str, Any], directory: Path) -> FolderIndex | None:
     return index if digest_of(index) == settings["images"] else None
 
 
-def _thumbnails(directory: Path, index: FolderIndex, indices: Sequence[int]) -> list[str | None]:
-    images = dataset_for(load_classifier(directory), index.valid.take(indices), len(indices))
-    (batch, _), *_ = images.as_numpy_iterator()
-    side = min(_THUMBNAIL, max(batch.shape[1:3]))
-    scaled = tf.image.resize(batch, (side, side), preserve_aspect_ratio=True, antialias=True)
+def _images(
+    directory: Path, index: FolderIndex, indices: Sequence[int], predictions: Any
+) -> dict[int, dict[str, str | None]]:
+    """Validation images, and what in them speaks for the class that they were taken for."""
+    classifier = load_classifier(directory)
+    (batch, _), *_ = dataset_for(classifier, index.valid.take(indices), len(indices)).as_numpy_iterator()
+    images = _thumbnails(batch)
+    try:
+        maps: Sequence[str | None] = _thumbnails(
+            overlay(batch, class_maps(classifier.model, batch, predictions[list(indices)]))
+        )
+    except InvalidValueError:  # a backbone of the user's that has no feature map
+        maps = [None] * len(indices)
+    return {i: {"image": image, "map": drawn} for i, image, drawn in zip(indices, images, maps, strict=True)}
+
+
+def _thumbnails(images: Any) -> list[str]:
+    side = min(_THUMBNAIL, max(images.shape[1:3]))
+    scaled = tf.image.resize(images, (side, side), preserve_aspect_ratio=True, antialias=True)
     return [
         _data("image/jpeg", tf.io.encode_jpeg(tf.cast(tf.round(each), tf.uint8), quality=_QUALITY).numpy())
         for each in scaled

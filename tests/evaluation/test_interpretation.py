@@ -3,7 +3,8 @@ import pytest
 from scipy.stats import binomtest
 from sklearn import metrics
 
-from keras_sgdr.evaluation.interpretation import interpret, mcnemar
+from keras_sgdr.evaluation.interpretation import interpret, mcnemar, threshold_for
+from keras_sgdr.validation import InvalidValueError
 
 NAMES = ("cat", "dog", "<script>")
 
@@ -77,3 +78,25 @@ def test_mcnemar_is_the_binomial_test_of_the_images_that_differ(won, lost):
     assert mcnemar(*results) == pytest.approx(expected)
     with pytest.raises(ValueError, match="`other` must be of the same images"):
         mcnemar(results[0], interpret([[1.0, 0.0]], [0], ["a", "b"]))
+
+
+@pytest.mark.parametrize("precision", [0.6, 0.8, 0.95])
+def test_threshold_answers_as_many_images_as_the_precision_allows(precision):
+    draw = np.random.default_rng(0)
+    # of two decimals, so that many images have the same probability
+    probabilities = draw.dirichlet(np.full(4, 0.4), 2000).round(2)
+    labels = np.array([draw.choice(4, p=row / row.sum()) for row in probabilities])
+    result = interpret(probabilities, labels, ("one", "two", "three", "four"))
+    found = threshold_for(result, precision)
+    confidence, hits = result.probabilities.max(axis=1), result.predictions == labels
+    reached = {value: hits[confidence >= value].mean() for value in set(confidence)}
+    assert found.probability == min(value for value, share in reached.items() if share >= precision)
+    assert found.precision == pytest.approx(reached[found.probability])
+    assert found.answered == pytest.approx((confidence >= found.probability).mean())
+
+
+def test_a_precision_that_no_threshold_has_is_refused_with_the_highest():
+    # the two most certain are wrong and right, with the same probability
+    result = interpret([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]], [0, 1, 0], ("a", "b"))
+    with pytest.raises(InvalidValueError, match=r"0\.500"):
+        threshold_for(result, 0.9)

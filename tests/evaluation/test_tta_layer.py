@@ -89,6 +89,26 @@ def test_weights_and_the_geometric_mean(model, images):
     assert np.allclose(TTA(model, weights=[3, 1], merge="gmean")(images), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(("name", "plain_weight"), [("fastai_0.7", 2 / 7), ("fastai_1", 0.4), ("fastai_2", 0.25)])
+def test_weights_by_name_are_those_of_the_plain_image(model, images, name, plain_weight):
+    # six views, of which five are not the plain one: fast.ai 0.7 takes two plain copies for them (PEERS.md)
+    plain, *others = [
+        model.predict(np.ascontiguousarray(zoomed), verbose=0)
+        for flipped in VIEWS["flip"](images)
+        for zoomed in VIEWS["zooms"](np.ascontiguousarray(flipped))
+    ]
+    expected = plain_weight * plain + (1 - plain_weight) * np.mean(others, axis=0)
+    assert np.allclose(TTA(model, ["flip", "zooms"], weights=name)(images), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(("merge", "expected"), [("max", np.max), ("min", np.min)])
+def test_the_largest_and_the_smallest_of_all_views(model, images, merge, expected):
+    views = [model.predict(np.ascontiguousarray(view), verbose=0) for view in VIEWS["dihedral"](images)]
+    merged = expected(views, axis=0)
+    merged /= merged.sum(axis=1, keepdims=True)
+    assert np.allclose(TTA(model, "dihedral", merge=merge)(images), merged, atol=1e-6)
+
+
 def test_a_saved_model_has_the_layer_with_all_of_it(model, images, tmp_path):
     tta = TTA(model, ["flip", "zooms"], weights=[3, 1, 1, 2, 1, 0], merge="gmean")
     served = keras.Sequential([keras.Input((SIZE, SIZE, 3)), tta])
@@ -106,7 +126,9 @@ def test_a_saved_model_has_the_layer_with_all_of_it(model, images, tmp_path):
     [
         ({"views": "mirror"}, "`views` must be of flip, dihedral"),
         ({"views": ()}, "`views` must be of"),
-        ({"merge": "max"}, "`merge` must be 'mean' or 'gmean'"),
+        ({"merge": "median"}, "`merge` must be one of mean, gmean, max, min"),
+        ({"weights": "fastai_3"}, "'fastai_0.7', 'fastai_1' or 'fastai_2'"),
+        ({"views": "five_crops", "weights": "fastai_1"}, "begin with the plain image"),
         ({"weights": [1.0]}, "`weights` must be 2 numbers >= 0"),
         ({"weights": [0, 0]}, "not all 0"),
         ({"weights": [2, -1]}, "`weights` must be 2 numbers >= 0"),

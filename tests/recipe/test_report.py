@@ -1,5 +1,7 @@
 """The page that a run leaves: what is on it, that names are escaped, and that nothing is asked of a network."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -7,9 +9,11 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.stats import binomtest
 
-from keras_sgdr.recipe.report import wilson_interval, write_report
+from keras_sgdr.evaluation.label_issues import find_label_issues
+from keras_sgdr.recipe.report import watch_report, wilson_interval, write_report
 from tests.cli.command_line import assert_one_line, run, run_well
 
 VOID = {"meta", "img", "br"}
@@ -61,12 +65,14 @@ def test_page_tells_the_scores_and_choices_of_the_run(report, trained_run):
 def test_page_shows_plots_and_the_worst_mistakes_each_with_words_for_those_who_do_not_see_them(report, trained_run):
     images = report[1].attributes("img")
     kinds = [image["src"].partition(";")[0] for image in images]
-    # both finders, the history, the confusions, the reliability; the schedule; the mistakes and the 6 least sure
+    # both finders, the history, the confusions, the reliability; the schedule
     assert (kinds.count("data:image/svg+xml"), kinds.count("data:image/png")) == (5, 1)
     assert all(image["alt"] for image in images)
     saved = np.load(trained_run / "predictions.npz")
     wrong = np.flatnonzero(saved["plain"].argmax(axis=1) != saved["labels"])
-    assert kinds.count("data:image/jpeg") == 6 + min(12, len(wrong))
+    suspects = find_label_issues(saved["plain"], saved["labels"]).indices
+    # the mistakes, each with its map; the labels to look at; the 6 least sure
+    assert kinds.count("data:image/jpeg") == 2 * min(12, len(wrong)) + min(12, len(suspects)) + 6
     text = " ".join(report[1].texts)
     assert all(path in text for path in saved["paths"][wrong[:12]])
     assert saved["paths"][saved["plain"].max(axis=1).argmin()] in text
@@ -81,6 +87,24 @@ def test_page_shows_mistakes_where_there_are_some(trained_run, tmp_path):
     name = ("one", "seven", "zero")[saved["labels"][3]]
     assert [image for image in page.attributes("img") if image["alt"].startswith(f"{name}, taken for ")]
     assert saved["paths"][3] in " ".join(page.texts)
+
+
+def test_page_names_labels_that_are_probably_wrong_and_maps_what_speaks_for_the_mistake(trained_run, tmp_path):
+    directory = shutil.copytree(trained_run, tmp_path / "run")
+    saved = dict(np.load(directory / "predictions.npz"))
+    # sure of all, and of one that it is another class than its label says
+    saved["plain"] = np.eye(3)[saved["labels"]] * 0.85 + 0.05
+    saved["plain"][5] = np.roll(np.eye(3)[saved["labels"][5]], 1) * 0.97 + 0.01
+    np.savez(directory / "predictions.npz", **saved)
+    page = Page(write_report(directory).read_text(encoding="utf-8"))
+    cards = [each["data-path"] for each in page.attributes("figure") if "data-path" in each]
+    assert cards.count(saved["paths"][5]) == 2  # a mistake, and a label to look at
+    assert "Labels to look at" in page.texts
+    name = ("one", "seven", "zero")[saved["plain"][5].argmax()]
+    (drawn,) = [image for image in page.attributes("img") if image["alt"] == f"What in it speaks for {name}, in red"]
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn["src"].partition(",")[2]))), float)
+    assert (pixels[..., 0] - pixels[..., 2]).max() > 50  # red somewhere
+    assert (pixels[..., 2] - pixels[..., 0]).max() > 50  # blue elsewhere
 
 
 def test_page_asks_nothing_of_a_network_and_reads_without_script(report):
@@ -121,10 +145,27 @@ def test_page_of_a_run_under_way_has_what_is_there(trained_run, tmp_path):
     assert "The worst mistakes" not in text
 
 
+def test_a_run_is_watched_until_it_ends(trained_run, tmp_path):
+    directory = shutil.copytree(trained_run, tmp_path / "run")
+    whole = (directory / "run.json").read_text()
+    journal = json.loads(whole)
+    for stage in ("evaluate", "export"):
+        del journal["stages"][stage]
+    (directory / "run.json").write_text(json.dumps(journal))
+    reloads = []
+    for path in watch_report(directory, seconds=1):
+        page = Page(path.read_text(encoding="utf-8"))
+        reloads.append([each["content"] for each in page.attributes("meta") if each.get("http-equiv") == "refresh"])
+        (directory / "run.json").write_text(whole)  # the run ends
+    assert reloads == [["1"], []]
+
+
 def test_command_writes_where_it_is_told(trained_run, tmp_path):
     done = run_well("report", trained_run, "-o", tmp_path / "page.html")
     assert done.stdout.strip() == str(tmp_path / "page.html")
     assert Page((tmp_path / "page.html").read_text(encoding="utf-8")).attributes("main")
+    # the run has ended: there is nothing to wait for
+    assert run_well("report", trained_run, "-o", tmp_path / "page.html", "--watch").stdout == done.stdout
     assert_one_line(run("report", tmp_path), "`run` must be the directory of a run")
 
 
