@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ _RATE = click.FloatRange(min=0, min_open=True)
 
 # Of `train`, what says where and how it runs, and what a run that goes on from another one shares with it
 _OF_A_CALL = {"config", "folder", "output", "dry_run", "resume", "moved", "overwrite"}
+_OF_A_CALL |= {"quiet", "log_format", "csv_log", "tensorboard"}
 _OF_THE_NETWORK = ("backbone", "image_size", "resize", "augmentation", "max_zoom")
 
 
@@ -199,7 +202,20 @@ def make_recipe(options: dict[str, Any]) -> Any:
 @click.option("--resume", is_flag=True, help="Go on with the unfinished run in OUTPUT.")
 @click.option("--moved", is_flag=True, help="With --resume: FOLDER has another path than before, and the same images.")
 @click.option("--overwrite", is_flag=True, help="Begin again in OUTPUT.")
-def train(folder: Path, output: Path, dry_run: bool, **options: Any) -> None:
+@click.option("--quiet", is_flag=True, help="Print nothing but errors and warnings.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="json: one object in a line.")
+@click.option("--csv-log", is_flag=True, help="Write each epoch to OUTPUT/log.csv as it ends, by Keras's CSVLogger.")
+@click.option("--tensorboard", is_flag=True, help="Write to OUTPUT/tensorboard, by Keras's TensorBoard.")
+def train(
+    folder: Path,
+    output: Path,
+    dry_run: bool,
+    quiet: bool,
+    log_format: str,
+    csv_log: bool,
+    tensorboard: bool,
+    **options: Any,
+) -> None:
     """Train a classifier on FOLDER by the eight steps.
 
     FOLDER has train/ and valid/, and perhaps test/, each with a folder per class; or just a folder per class; or it is
@@ -214,8 +230,38 @@ def train(folder: Path, output: Path, dry_run: bool, **options: Any) -> None:
     if dry_run:
         click.echo(plan_training(folder, recipe=make_recipe(options)))
         return
-    train_image_classifier(folder, output=output, recipe=make_recipe(options), **handling)
-    click.echo(f"report: {write_report(output)}")
+    is_text = log_format == "text"
+
+    def print_event(event: dict[str, Any]) -> None:
+        click.echo(json.dumps(event, ensure_ascii=False))
+
+    train_image_classifier(
+        folder,
+        output=output,
+        recipe=make_recipe(options),
+        callbacks=_loggers(output, csv_log=csv_log, tensorboard=tensorboard),
+        on_event=None if quiet or is_text else print_event,
+        verbose=int(is_text and not quiet),
+        **handling,
+    )
+    report = write_report(output)
+    if not quiet:
+        click.echo(f"report: {report}" if is_text else json.dumps({"event": "report", "path": str(report)}))
+
+
+def _loggers(output: Path, *, csv_log: bool, tensorboard: bool) -> list[Any]:
+    """Keras's own callbacks that write down what happens."""
+    import keras
+
+    loggers: list[Any] = []
+    if csv_log:
+        output.mkdir(parents=True, exist_ok=True)
+        loggers.append(keras.callbacks.CSVLogger(output / "log.csv", append=True))
+    if tensorboard:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise click.UsageError("--tensorboard needs the package tensorboard: pip install tensorboard")
+        loggers.append(keras.callbacks.TensorBoard(output / "tensorboard"))
+    return loggers
 
 
 @click.command("lr-find")

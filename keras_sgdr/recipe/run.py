@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -46,9 +47,19 @@ class Run:
         index: The images.
         directory: The journal and the weights so far, which are loaded.
         verbose: Whether to print.
+        callbacks: Keras callbacks for each training by gradients.
+        on_event: Is called with what happens, as `train_image_classifier` says.
     """
 
-    def __init__(self, recipe: Recipe, index: FolderIndex, directory: RunDirectory, verbose: int) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        index: FolderIndex,
+        directory: RunDirectory,
+        verbose: int,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        on_event: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
         self._begun, self._before = time.monotonic(), sum(directory.seconds.values())
         self.asked = recipe
         self.index = index
@@ -57,6 +68,7 @@ class Run:
         self.directory = directory
         self.interruption = Interruption()
         self.verbose = verbose
+        self._callbacks, self._on_event = tuple(callbacks), on_event
         # How `load_dataset` keeps decoded images
         self.kept: dict[str, Any] = {"cache": _image_cache(recipe.image_cache), "verbose": verbose}
         weights = None if directory.has_weights or recipe.start_from else recipe.weights
@@ -91,8 +103,14 @@ class Run:
         self._build(self.recipe.at_size(image_size), None)
         self.model.set_weights(weights)
 
+    def tell(self, event: str, **values: Any) -> None:
+        """Passes on what happened, if somebody listens."""
+        if self._on_event is not None:
+            self._on_event({"event": event, **values})
+
     def say(self, text: str) -> None:
-        """Prints a line, if the run is to print at all."""
+        """Passes a line on, and prints it, if the run is to print at all."""
+        self.tell("message", text=text)
         if self.verbose:
             sys.stdout.write(f"{text}\n")
             sys.stdout.flush()
@@ -201,6 +219,11 @@ class Run:
         train = make_training_data(self.recipe, self.train, initial_step=start.step, **self.kept)
         valid = with_labels_for(self.recipe, self.valid_images(), len(self.index.class_names))
         table = [ProgressTable()] if self.verbose else []
+        events = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: self.tell(
+                "epoch", stage=name, epoch=epoch + 1, **{key: float(value) for key, value in (logs or {}).items()}
+            )
+        )
         log = self.model.fit(
             # Without end, they begin once; before each pass TensorFlow prepares their graph, which takes a second.
             train.repeat(),
@@ -209,7 +232,14 @@ class Run:
             validation_steps=len(valid),
             initial_epoch=start.epoch,
             epochs=start.epoch if start.stopped else max(start.epoch, epochs),
-            callbacks=[*table, *callbacks, checkpoint, self.interruption.callback(checkpoint, self.say)],
+            callbacks=[
+                *table,
+                *callbacks,
+                events,
+                *self._callbacks,
+                checkpoint,
+                self.interruption.callback(checkpoint, self.say),
+            ],
             shuffle=False,  # is for arrays; left at its default, Keras warns that it has no effect on a dataset
             verbose=0,
         ).history

@@ -210,7 +210,8 @@ class RunDirectory:
             # An old model beside a new journal would be taken for the new run's.
             for name in (name for stage in self._all_stages for name in stage.artefacts):
                 (self.path / name).unlink(missing_ok=True)
-            shutil.rmtree(self.path / "export", ignore_errors=True)
+            for name in ("export", "tensorboard"):
+                shutil.rmtree(self.path / name, ignore_errors=True)
 
     def _check_resumable(self, previous: dict[str, Any], settings: dict[str, Any], resume: bool) -> None:
         state = "a finished run" if "export" in previous["stages"] else "an unfinished run"

@@ -232,7 +232,7 @@ STAGES = (
         seed=5,
         saves_weights=True,
         settings=("learning_rate", "learning_rates", "gradual_unfreezing", *_LIMITS, *_GROUPS, *_VIEWS, *_UPDATES),
-        artefacts=("schedule.png", MODEL_FILE, CLASSIFIER_FILE),
+        artefacts=("schedule.png", "log.csv", MODEL_FILE, CLASSIFIER_FILE),
     ),
     Stage(
         EVALUATE,

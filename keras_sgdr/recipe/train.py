@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,8 @@ def train_image_classifier(
     resume: bool = False,
     moved: bool = False,
     overwrite: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    on_event: Callable[[dict[str, Any]], None] | None = None,
     verbose: int = 1,
 ) -> TrainingResult:
     """Trains a classifier on a folder of images by the course's eight steps, evaluates and exports it.
@@ -100,6 +103,9 @@ def train_image_classifier(
             later stages read may be others than before.
         moved: The folder of a resumed run has another path now; names and sizes of its images must be the same.
         overwrite: Begin again in an `output` that holds a run already.
+        callbacks: Keras callbacks of yours, for each `fit` of the run: that of step 8, and of `head_cycles`.
+        on_event: Is called with a dictionary of JSON values whose `"event"` is `"message"` (with `text`), `"epoch"`
+            (with `stage`, `epoch` from 1, and Keras's logs) or `"stage"`, one that has ended (with `name`, `seconds`).
         verbose: 1 prints a line per stage, a table of epochs and progress bars; 0 nothing.
 
     Raises:
@@ -128,7 +134,7 @@ def train_image_classifier(
     handling: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "may_differ": ["folder"] if moved else []}
     with RunDirectory(output, settings=settings, stages=STAGES, **handling) as directory:
         directory.write_text(CONFIG_FILE, _as_toml(asked))
-        run = Run(recipe, index, directory, verbose)
+        run = Run(recipe, index, directory, verbose, callbacks, on_event)
         run.say(describe(index))
         with run.interruption.handled():
             _run_stages(run)
@@ -153,6 +159,7 @@ def _run_stages(run: Run) -> None:
         values["seconds"] = round(time.monotonic() - begun, 2)
         saves = stage.saves_weights and "checkpoint" not in values
         directory.record(stage.name, values, run.model if saves else None)
+        run.tell("stage", name=stage.name, seconds=values["seconds"])
 
 
 def plan_training(folder: str | os.PathLike[str], *, recipe: Recipe | None = None) -> str:

@@ -1,5 +1,6 @@
 """`keras-sgdr train` from a file of settings, from a finished run, on a folder that has moved, and not at all."""
 
+import csv
 import json
 import shutil
 import tomllib
@@ -38,10 +39,24 @@ def test_a_run_goes_on_from_another_with_its_network_and_its_way_to_read_images(
     assert load_classifier(continued[0]).class_names == ("aslant", "one", "zero")
 
 
+def _check_events(events, directory):
+    """What happened, each an object in a line: every stage, every epoch, and nothing that is none."""
+    names = [event["name"] for event in events if event["event"] == "stage"]
+    assert names == list(json.loads((directory / "run.json").read_text())["stages"])
+    with (directory / "history.csv").open(newline="") as file:
+        (row,) = [row for row in csv.DictReader(file) if row["stage"] == "all"]
+    (epoch,) = [event for event in events if event["event"] == "epoch"]
+    assert (epoch["stage"], epoch["epoch"], epoch["val_loss"]) == ("all", 1, pytest.approx(float(row["val_loss"])))
+    assert events[-1] == {"event": "report", "path": str(directory / "report.html")}
+    assert any("3 classes" in event["text"] for event in events if event["event"] == "message")
+
+
 def test_a_body_that_is_gone_on_from_is_that_of_the_run(more_images, trained_run, tmp_path):
     # A rate of next to nothing leaves the body as it was.
     still = ["--head-views", 0, "--cycle-len", 1, "--learning-rate", 1e-12, "--tta-views", 0]
-    run_well("train", more_images, "-o", tmp_path / "run", "--from", trained_run, *still)
+    given = ("train", more_images, "-o", tmp_path / "run", "--from", trained_run, *still)
+    printed = run_well(*given, "--log-format", "json").stdout
+    _check_events([json.loads(line) for line in printed.splitlines()], tmp_path / "run")
     before, after = (load_classifier(path).model.get_weights() for path in (trained_run, tmp_path / "run"))
     for one, other in zip(before[:-2], after[:-2], strict=True):
         assert np.allclose(one, other, atol=1e-6)

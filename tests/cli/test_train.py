@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import shutil
+import sys
 
 import keras
 import numpy as np
@@ -104,7 +105,8 @@ def trained(table, tiny_backbone, trained_run, tmp_path_factory):
     unread = ("label_delimiter", "train", "valid", "test")
     given = {name: value for name, value in SETTINGS.items() if name not in unread}
     given |= {"backbone": tiny_backbone, "image_cache": directory.parent / "images"}
-    arguments = ["train", table, "-o", directory, *as_options(given)]
+    (directory / "log.csv").write_text("of the run before\n")
+    arguments = ["train", table, "-o", directory, "--csv-log", *as_options(given)]
     assert_one_line(run(*arguments), "resume", "overwrite")
     return directory, run_well(*arguments, "--overwrite").stdout
 
@@ -147,6 +149,15 @@ def test_train_takes_the_given_rates_and_leaves_the_finders_out(trained):
     assert float(live["learning_rate"]) == pytest.approx(SETTINGS["head_learning_rate"] * last, rel=1e-4)
     stages = json.loads((trained[0] / "run.json").read_text())["stages"]
     assert stages["find_rate"]["learning_rate"] == SETTINGS["learning_rate"]
+
+
+def test_train_writes_each_epoch_as_keras_does(trained):
+    with (trained[0] / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    trained_epochs = [row for row in history(trained[0]) if row["stage"] in ("head, live", "all", "all, undone")]
+    assert [row["epoch"] for row in rows] == [str(int(row["epoch"]) - 1) for row in trained_epochs]  # Keras's, from 0
+    for name in ("loss", "val_loss", "val_accuracy"):
+        assert [float(row[name]) for row in rows] == pytest.approx([float(row[name]) for row in trained_epochs])
 
 
 def test_train_plans_the_cycles_and_the_groups_that_were_asked_for(trained):
@@ -211,7 +222,16 @@ def test_resume_of_a_finished_run_trains_nothing(digits_folder, trained_run, tin
     cycles = ["--head-cycles", 1, "--n-cycles", 2, "--cycle-len", 1, "--tta-views", 2]
     result = run_well("train", digits_folder, "-o", directory, *tiny_options, *cycles, "--resume")
     assert result.stdout.count("done before") == len(STAGES)
+    assert run_well("train", digits_folder, "-o", directory, *tiny_options, *cycles, "--resume", "--quiet").stdout == ""
     assert {name: (directory / name).read_bytes() for name in before} == before
+
+
+def test_tensorboard_needs_its_package(digits_folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    result = run("train", digits_folder, "-o", tmp_path / "run", "--tensorboard")
+    assert result.exit_code == 2
+    assert "pip install tensorboard" in result.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_overwrite_begins_again_and_removes_what_the_run_before_has_left(trained, trained_run):
