@@ -20,7 +20,7 @@ RUN = click.argument("run", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--split", type=click.Choice(["train", "valid", "test", "all"]), help="Which images of FOLDER.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, help="Images per step.")
-@click.option("--tta-views", type=click.IntRange(min=0), default=4, help="Augmented views per image; 0 for none.")
+@click.option("--tta", help="Views to average over, as of `train`.  [default: what RUN has chosen]")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A directory for the plots of the mistakes.")
 @name_options
 def evaluate(
@@ -28,7 +28,7 @@ def evaluate(
     folder: Path,
     split: str | None,
     batch_size: int,
-    tta_views: int,
+    tta: str | None,
     output: Path | None,
     **layout: Any,
 ) -> None:
@@ -40,9 +40,9 @@ def evaluate(
     from keras_sgdr.evaluation.interpretation import mcnemar
     from keras_sgdr.recipe.evaluate import evaluate_run
 
-    options: dict[str, Any] = {"split": split, "batch_size": batch_size, "tta_views": tta_views, "plots": output}
+    options: dict[str, Any] = {"split": split, "batch_size": batch_size, "tta": tta, "plots": output}
     results = evaluate_run(run, folder, **options, **layout)
-    names = {"plain": "plain", "tta": "with test-time augmentation"}
+    names = {"plain": "plain", "tta": "with views"}
     plain = results["plain"]
     missing = [name for label, name in enumerate(plain.class_names) if label not in plain.labels]
     if missing:
@@ -107,7 +107,8 @@ def compare(
 def predict(run: Path, paths: tuple[Path, ...], output_format: str, output: Path | None, batch_size: int) -> None:
     """Predict the class of images, PATHS being files or folders, with the classifier in RUN.
 
-    A file that is no image is named on standard error, the others are predicted, and the exit code is 1.
+    A file that is no image is named on standard error, the others are predicted, and the exit code is 1. Where RUN is
+    to answer only above a probability (`train --answer-precision`), the class is empty below it.
     """
     from keras_sgdr.atomic_write import atomic_write
     from keras_sgdr.data.index.file_names import in_utf8, printable
@@ -136,16 +137,18 @@ def predict(run: Path, paths: tuple[Path, ...], output_format: str, output: Path
 @click.option("--version", type=click.IntRange(min=1), help="Defaults to one more than the highest there.")
 def export(run: Path, directory: Path, version: int | None) -> None:
     """Export the classifier in RUN to DIRECTORY/VERSION, for TensorFlow Serving."""
+    from keras_sgdr.evaluation.tta_layer import with_views
     from keras_sgdr.models.classifier import load_classifier
     from keras_sgdr.serving.savedmodel import export_savedmodel
 
     classifier = load_classifier(run)
     path = export_savedmodel(
-        classifier.model,
+        with_views(classifier.model, classifier.views),
         directory,
         class_names=classifier.class_names,
         version=version,
         resize=classifier.resize,
+        threshold=classifier.threshold,
     )
     click.echo(path)
 
@@ -154,24 +157,16 @@ def _csv(predictions: Any) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "predicted_class", "probability", *predictions.class_names])
-    for path, row in zip(predictions.paths, predictions.probabilities, strict=True):
-        best = int(row.argmax())
+    for path, row, name in zip(predictions.paths, predictions.probabilities, predictions.predicted, strict=True):
         cells = [f"{value:.8f}" for value in row]
-        writer.writerow([path, predictions.class_names[best], cells[best], *cells])
+        writer.writerow([path, name or "", cells[int(row.argmax())], *cells])
     return text.getvalue()
 
 
 def _json(predictions: Any) -> str:
     rows = []
-    for path, row in zip(predictions.paths, predictions.probabilities, strict=True):
-        probabilities = {name: float(value) for name, value in zip(predictions.class_names, row, strict=True)}
-        best = int(row.argmax())
-        rows.append(
-            {
-                "path": str(path),
-                "predicted_class": predictions.class_names[best],
-                "probability": float(row[best]),
-                "probabilities": probabilities,
-            }
-        )
+    for path, row, name in zip(predictions.paths, predictions.probabilities, predictions.predicted, strict=True):
+        probabilities = {each: float(value) for each, value in zip(predictions.class_names, row, strict=True)}
+        best = float(row.max())
+        rows.append({"path": str(path), "predicted_class": name, "probability": best, "probabilities": probabilities})
     return json.dumps(rows, indent=1, ensure_ascii=False) + "\n"

@@ -195,7 +195,12 @@ def make_recipe(options: dict[str, Any]) -> Any:
     default="auto",
     help="Numbers the network computes in; auto takes mixed ones on a GPU that gains by it.",
 )
-@click.option("--tta-views", type=click.IntRange(min=0), default=4, help="Evaluation: augmented views per image.")
+@click.option("--tta", default="auto", help="Views to average over: auto, off, or kinds such as flip,zoom.")
+@click.option(
+    "--answer-precision",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Share of answers that is to be right; below the probability for it: don't know.",
+)
 @click.option("--max-epochs", type=click.IntRange(min=1), help="Step 8: epochs at most.")
 @click.option("--max-minutes", type=_RATE, help="Plan the run so that it ends within this time.")
 @click.option("--dry-run", is_flag=True, help="Print the plan with its times, and train nothing.")

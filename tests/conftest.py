@@ -92,7 +92,7 @@ def tiny_recipe(tiny_backbone):
         head_views=0,
         cycle_len=1,
         learning_rate=1e-3,
-        tta_views=0,
+        tta="off",
     )
 
 
@@ -107,7 +107,7 @@ def trained_run(digits_folder, tiny_options, tmp_path_factory):
     from keras_sgdr_cli.main import cli
 
     def make(output):
-        cycles = ["--head-cycles", "1", "--n-cycles", "2", "--cycle-len", "1", "--tta-views", "2"]
+        cycles = ["--head-cycles", "1", "--n-cycles", "2", "--cycle-len", "1", "--tta", "flip"]
         done = CliRunner().invoke(cli, ["train", str(digits_folder), "-o", str(output), *tiny_options, *cycles])
         assert done.exit_code == 0, done.output
         (output / "stdout.txt").write_text(done.stdout)

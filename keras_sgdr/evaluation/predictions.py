@@ -18,6 +18,7 @@ from keras_sgdr.data.decode.decode_image import decode_image
 from keras_sgdr.data.index.file_names import as_bytes
 from keras_sgdr.data.index.files import files_below, is_folder
 from keras_sgdr.data.index.layout import is_image
+from keras_sgdr.evaluation.tta_layer import with_views
 from keras_sgdr.models.classifier import Classifier
 from keras_sgdr.validation import InvalidValueError, MissingFileError, require_integer
 
@@ -30,12 +31,15 @@ class Predictions:
         paths: The files that are images, in the order in which they were given.
         probabilities: float32, shape `(len(paths), num_classes)`.
         class_names: One name per column.
+        predicted: For each row the name of the most probable class; None where its probability is below the
+            classifier's threshold: "don't know".
         rejected: `(path, reason)` of each file that could not be read as an image.
     """
 
     paths: tuple[str, ...]
     probabilities: npt.NDArray[Any]
     class_names: tuple[str, ...]
+    predicted: tuple[str | None, ...]
     rejected: tuple[tuple[str, str], ...]
 
 
@@ -43,6 +47,8 @@ def predict_files(
     classifier: Classifier, paths: Sequence[str | os.PathLike[str]], *, batch_size: int = 32, verbose: int = 0
 ) -> Predictions:
     """Returns the class probabilities of image files; files that are no images are listed in `rejected`.
+
+    Where the classifier has views, its probabilities are averages over them.
 
     Args:
         classifier: A trained classifier, as `load_classifier` returns it.
@@ -58,6 +64,7 @@ def predict_files(
     files = [file for path in paths for file in _files(os.fspath(path))]
     if not files:
         raise InvalidValueError(f"`paths` must hold at least one image. Received: {', '.join(map(str, paths))}.")
+    model = with_views(classifier.model, classifier.views)
     good: list[str] = []
     rejected: list[tuple[str, str]] = []
     rows = [np.zeros((0, len(classifier.class_names)), "float32")]
@@ -70,10 +77,15 @@ def predict_files(
             good += [path for path, image in zip(chunk, decoded, strict=True) if not isinstance(image, str)]
             rejected += [(path, image) for path, image in zip(chunk, decoded, strict=True) if isinstance(image, str)]
             if images:
-                rows.append(classifier.model.predict_on_batch(np.stack(images)))
+                rows.append(model.predict_on_batch(np.stack(images)))
             if bar is not None:
                 bar.add(len(chunk))
-    return Predictions(tuple(good), np.concatenate(rows), tuple(classifier.class_names), tuple(rejected))
+    probabilities, names = np.concatenate(rows), tuple(classifier.class_names)
+    is_sure = probabilities.max(axis=1) >= (classifier.threshold or 0)
+    predicted = [
+        names[best] if sure else None for best, sure in zip(probabilities.argmax(axis=1), is_sure, strict=True)
+    ]
+    return Predictions(tuple(good), probabilities, names, tuple(predicted), tuple(rejected))
 
 
 def _files(path: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -130,15 +131,6 @@ def predict_views(
         raise InvalidValueError(f"`dataset` must hold at least one batch. Received: dataset={dataset!r}.")
 
 
-def with_and_without_views(batches: Iterable[Array]) -> tuple[Array, Array]:
-    """Returns the plain predictions and `predict_tta`'s, from what `predict_views` yields."""
-    plain, merged = [], []
-    for views in batches:
-        plain.append(merge_views(views[:1], view_weights(0)))
-        merged.append(merge_views(views, view_weights(len(views) - 1)))
-    return np.concatenate(plain), np.concatenate(merged)
-
-
 def view_weights(num_views: int, plain_weight: float | str | None = None) -> Array:
     """Returns the weight of the plain prediction and of each view; they sum to 1.
 
@@ -153,11 +145,12 @@ def view_weights(num_views: int, plain_weight: float | str | None = None) -> Arr
     if num_views == 0:
         return np.ones(1)
     copies = -(-num_views // 4)
-    named = {None: copies / (copies + num_views), "fastai_1": 0.4, "fastai_2": 0.25}
-    named["fastai_0.7"] = named[None]
-    share = named.get(plain_weight) if plain_weight is None or isinstance(plain_weight, str) else plain_weight
+    named = {"fastai_0.7": copies / (copies + num_views), "fastai_1": 0.4, "fastai_2": 0.25}
+    if plain_weight is None:
+        plain_weight = "fastai_0.7"
+    share = named.get(plain_weight, math.nan) if isinstance(plain_weight, str) else plain_weight
     must = "`plain_weight` must be in [0, 1], 'fastai_0.7', 'fastai_1' or 'fastai_2'"
-    require(share is not None and 0 <= share <= 1, must, plain_weight=plain_weight)
+    require(0 <= share <= 1, must, plain_weight=plain_weight)
     return np.array([share] + [(1 - share) / num_views] * num_views)
 
 

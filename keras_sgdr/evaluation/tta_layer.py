@@ -57,6 +57,7 @@ _KINDS: dict[str, Callable[[], list[View]]] = {
     "dihedral": lambda: [_plain, *map(_turned, (1, 2, 3)), _flipped, *map(_turned_and_flipped, (1, 2, 3))],
     "five_crops": lambda: _crops(_CROP_ZOOM),
     "ten_crops": lambda: [*_crops(_CROP_ZOOM), *(_after(crop, _flipped) for crop in _crops(_CROP_ZOOM))],
+    "zoom": lambda: [_plain, _window(1.1, 0.5, 0.5)],
     "zooms": lambda: [_plain, _window(1.1, 0.5, 0.5), _window(1.2, 0.5, 0.5)],
 }
 
@@ -94,8 +95,8 @@ class TTA(keras.layers.Layer):
         model: A classifier: images `(batch, height, width, 3)` in [0, 255] of a fixed size → probabilities.
         views: Kinds of views; of several, all combinations are taken, in the order of `itertools.product`: `"flip"`
             (left to right: 2 views), `"dihedral"` (the 8 symmetries of a square, for square images), `"five_crops"`
-            (four corners and the centre, 7/8 as high and wide), `"ten_crops"` (those, and mirrored), `"zooms"` (1, 1.1
-            and 1.2 times, centred).
+            (four corners and the centre, 7/8 as high and wide), `"ten_crops"` (those, and mirrored), `"zoom"` (1 and
+            1.1 times, centred), `"zooms"` (1, 1.1 and 1.2 times).
         weights: One for each view, >= 0 and not all 0, which are scaled to sum to 1; the same for all if None; or that
             of the plain image among the others by name, as in `predict_tta`: `"fastai_0.7"`, `"fastai_1"` or
             `"fastai_2"` (for kinds of views that begin with the plain one).
@@ -184,3 +185,15 @@ class TTA(keras.layers.Layer):
     def from_config(cls, config: dict[str, Any]) -> TTA:
         """Returns the layer of a config."""
         return cls(keras.saving.deserialize_keras_object(config.pop("model")), **config)
+
+
+def with_views(model: keras.Model, views: Sequence[str]) -> keras.Model:
+    """Returns a model that averages over views of each image, or the model itself where there are none.
+
+    Args:
+        model: A classifier for images of one size.
+        views: As in `TTA`.
+    """
+    if not views:
+        return model
+    return keras.Sequential([keras.Input(model.input_shape[1:], name="images"), TTA(model, views)], name=model.name)

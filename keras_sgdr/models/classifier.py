@@ -31,12 +31,16 @@ class Classifier:
         class_names: The classes, in the order of the probabilities.
         image_size: (height, width) that the model takes, in pixels.
         resize: How an image was brought to that size in training, as `load_dataset(resize=…)` has it.
+        views: The kinds of views over which `TTA` averages, as the run has chosen them; none for the plain image.
+        threshold: The probability below which its answer is "don't know"; None where it always answers.
     """
 
     model: keras.Model
     class_names: tuple[str, ...]
     image_size: tuple[int, int]
     resize: str
+    views: tuple[str, ...] = ()
+    threshold: float | None = None
 
 
 def build_classifier(
@@ -122,6 +126,8 @@ def save_classifier(
     *,
     class_names: Sequence[str],
     resize: str = "crop",
+    views: Sequence[str] = (),
+    threshold: float | None = None,
 ) -> None:
     """Saves a classifier as `model.keras` and `classifier.json`, each written beside its place and then renamed.
 
@@ -132,10 +138,37 @@ def save_classifier(
         directory: Where to; made if it is missing.
         class_names: One different name per class, in the order of the model's output.
         resize: How images were brought to the model's size, as `load_dataset(resize=…)` has it.
+        views: As in `Classifier`, as what follows.
+        threshold: In [0, 1], or None.
 
     Raises:
         ValueError: If the names do not fit the model, or its input size is not fixed.
     """
+    described = _described(model, class_names, resize, views, threshold)
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    # A model of the same layers that was never compiled: the optimizer's slots would triple the file.
+    with atomic_write(folder / MODEL_FILE) as aside:
+        keras.Model(model.inputs, model.outputs, name=model.name).save(aside)
+    _write_description(folder, described)
+
+
+def describe_classifier(
+    model: keras.Model,
+    directory: str | os.PathLike[str],
+    *,
+    class_names: Sequence[str],
+    resize: str,
+    views: Sequence[str],
+    threshold: float | None,
+) -> None:
+    """Writes `classifier.json` anew beside a `model.keras` that stays as it is; arguments as of `save_classifier`."""
+    _write_description(Path(directory), _described(model, class_names, resize, views, threshold))
+
+
+def _described(
+    model: keras.Model, class_names: Sequence[str], resize: str, views: Sequence[str], threshold: float | None
+) -> dict[str, Any]:
     height, width = model.input_shape[1:3]
     names = list(class_names)
     if len(set(names)) != model.output_shape[-1] or len(names) != len(set(names)):
@@ -147,12 +180,11 @@ def save_classifier(
         raise InvalidValueError(
             f"`model` must have a fixed input size. Received: a model of input shape {model.input_shape}."
         )
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    # A model of the same layers that was never compiled: the optimizer's slots would triple the file.
-    with atomic_write(folder / MODEL_FILE) as aside:
-        keras.Model(model.inputs, model.outputs, name=model.name).save(aside)
     described = {"class_names": names, "image_size": [height, width], "resize": resize, "keras": keras.__version__}
+    return {**described, "views": list(views), "threshold": threshold}
+
+
+def _write_description(folder: Path, described: dict[str, Any]) -> None:
     with atomic_write(folder / CLASSIFIER_FILE) as aside:
         aside.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -181,6 +213,7 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
     try:
         described = json.loads((folder / CLASSIFIER_FILE).read_text(encoding="utf-8"))
         names, (height, width), resize = described["class_names"], described["image_size"], described["resize"]
+        views, threshold = tuple(described.get("views", ())), described.get("threshold")
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidValueError(
             f"`path` must hold a {CLASSIFIER_FILE} with class_names, image_size and resize ({error!r}). "
@@ -193,7 +226,7 @@ def load_classifier(path: str | os.PathLike[str]) -> Classifier:
             f"{model.output_shape}. Received: path={str(path)!r} with {len(names)} classes at {height}x{width}. "
             "Save the classifier again."
         )
-    return Classifier(model, tuple(names), (height, width), resize)
+    return Classifier(model, tuple(names), (height, width), resize, views, threshold)
 
 
 def _load_model(path: Path) -> keras.Model:

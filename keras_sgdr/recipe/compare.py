@@ -13,6 +13,7 @@ from keras_sgdr.atomic_write import atomic_write
 from keras_sgdr.data.decode.corrupt_images import check_images
 from keras_sgdr.data.index.file_names import in_utf8, printable
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret, mcnemar
+from keras_sgdr.evaluation.tta_layer import with_views
 from keras_sgdr.models.classifier import load_classifier
 from keras_sgdr.recipe.evaluate import dataset_for, images_to_evaluate
 from keras_sgdr.recipe.run_directory import read_settings
@@ -111,7 +112,11 @@ def compare_runs(
     images = images_to_evaluate(run, folder, classifiers[0].class_names, split)
     check_images(images.paths)
     results = [
-        interpret(each.model.predict(dataset_for(each, images, batch_size), verbose=0), images.labels, each.class_names)
+        interpret(
+            with_views(each.model, each.views).predict(dataset_for(each, images, batch_size), verbose=0),
+            images.labels,
+            each.class_names,
+        )
         for each in classifiers
     ]
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]

@@ -16,9 +16,9 @@ from keras_sgdr.data.dataset.load_dataset import load_dataset
 from keras_sgdr.data.decode.corrupt_images import check_images
 from keras_sgdr.data.index.folder import Split, labelled_splits
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret, plot_mistakes
-from keras_sgdr.evaluation.tta import predict_views, with_and_without_views
+from keras_sgdr.evaluation.tta import predict_tta
+from keras_sgdr.evaluation.tta_layer import with_views
 from keras_sgdr.models.classifier import Classifier, load_classifier
-from keras_sgdr.recipe.builders import make_augmentation
 from keras_sgdr.recipe.recipe import Recipe
 from keras_sgdr.recipe.run_directory import read_settings
 from keras_sgdr.recipe.train import digest_of, index_for
@@ -41,7 +41,7 @@ def evaluate_run(
     *,
     split: str | None = None,
     batch_size: int = 32,
-    tta_views: int = 4,
+    tta: str | None = None,
     plots: str | os.PathLike[str] | None = None,
     verbose: int = 1,
     **layout: Any,
@@ -55,14 +55,14 @@ def evaluate_run(
         split: `"train"`, `"valid"`, `"test"` or `"all"`. Defaults to the held-out images, `"valid"`, of the folder that
             the run was trained on; of any other to those in its `valid/`, else in its `test/`, else to all.
         batch_size: Images per step.
-        tta_views: Augmented views per image, as in `predict_tta`.
+        tta: Views to average over, as in `Recipe`; those that the run has chosen if None.
         plots: A directory for `confusion_matrix.png` and `top_losses.png`; made if it is missing.
         verbose: 1 shows progress bars and says which images are evaluated.
         **layout: How another folder than the run's is read: `train`, `valid`, `test` and `suffix` of `index_folder`.
             Default to the run's, as far as there are such folders.
 
     Returns:
-        `"plain"` and, unless `tta_views` is 0, `"tta"`. Classes that the folder lacks have no images there.
+        `"plain"` and, unless there are no views, `"tta"`. Classes that the folder lacks have no images there.
 
     Raises:
         FileNotFoundError: If the run or the folder is missing.
@@ -74,18 +74,12 @@ def evaluate_run(
     if verbose:
         sys.stdout.write(f"evaluate {len(images)} images of {folder}: {images.name}\n")
     check_images(images.paths)
-    views = predict_views(
-        classifier.model,
-        dataset_for(classifier, images, batch_size),
-        num_views=tta_views,
-        augmentation=make_augmentation(recipe),
-        seed=recipe.seed,
-        verbose=verbose,
-    )
-    names = ("plain", "tta") if tta_views else ("plain",)
+    views = classifier.views if tta is None else dataclasses.replace(recipe, tta=tta).views
+    models = {"plain": classifier.model, **({"tta": with_views(classifier.model, views)} if views else {})}
+    data = dataset_for(classifier, images, batch_size)
     results = {
-        name: interpret(probabilities, images.labels, classifier.class_names)
-        for name, probabilities in zip(names, with_and_without_views(views), strict=False)
+        name: interpret(predict_tta(model, data, num_views=0, verbose=verbose), images.labels, classifier.class_names)
+        for name, model in models.items()
     }
     if plots is not None:
         result = list(results.values())[-1]

@@ -131,8 +131,9 @@ def plan(recipe: Recipe, num_images: dict[str, int], costs: Costs, cycles: Cycle
             last * epoch + cycles.n_cycles * validation + (compiled if rate is not None or sizes[1:] else 0.0),
         ),
         EVALUATE: (
-            f"{valid} images, plain and with {recipe.tta_views} views{f'; {test} test images' if test else ''}",
-            (1 + recipe.tta_views) * validation + test * costs.predict / recipe.batch_size,
+            f"{valid} images, plain{f' and with {recipe.num_views} views' if recipe.views else ''}"
+            f"{f'; {test} test images' if test else ''}",
+            (1 + recipe.num_views) * (validation + test * costs.predict / recipe.batch_size),
         ),
         EXPORT: ("model.keras and a SavedModel", 0.0),
     }

@@ -16,13 +16,15 @@ RESIZES = ("crop", "squish", "pad")
 IMAGE_CACHES = ("auto", "memory", "off")
 CLASS_WEIGHTS = ("balanced",)
 IMAGE_SIZE = 224
+# The kinds of views of `TTA`, how many views each has, and those that lowered the log-loss most with each augmentation
+VIEWS = {"flip": 2, "dihedral": 8, "five_crops": 5, "ten_crops": 10, "zoom": 2, "zooms": 3}
+AUTO_VIEWS = {"basic": ("zooms",), "side_on": ("flip", "zoom"), "top_down": ("flip", "zooms")}
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 _LEAST_INTEGERS = {
     **dict.fromkeys(("image_size", "batch_size", "n_cycles", "cycle_len", "cycle_mult", "accumulate", "max_epochs"), 1),
     "num_groups": 2,  # the head is one
     "head_views": 0,
     "head_cycles": 0,
-    "tta_views": 0,
     "seed": 0,
 }
 _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -33,12 +35,13 @@ _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "head_learning_rate": ("a finite number > 0", lambda value: 0 < value < math.inf),
     "learning_rate": ("a finite number > 0", lambda value: 0 < value < math.inf),
     "max_minutes": ("a finite number > 0", lambda value: 0 < value < math.inf),
+    "answer_precision": ("in (0, 1]", lambda value: 0 < value <= 1),
     "mixup": ("in [0, 10]", lambda value: 0 <= value <= 10),
     "cutmix": ("in [0, 10]", lambda value: 0 <= value <= 10),
     "label_smoothing": ("in [0, 1)", lambda value: 0 <= value < 1),
     "ema": ("in [0, 1)", lambda value: 0 <= value < 1),
 }
-_MAY_BE_NONE = ("cycle_len", "head_learning_rate", "learning_rate", "max_epochs", "max_minutes")
+_MAY_BE_NONE = ("cycle_len", "head_learning_rate", "learning_rate", "max_epochs", "max_minutes", "answer_precision")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +110,11 @@ class Recipe:
         max_epochs: Epochs of step 8 at most: fewer cycles, or a shorter one. Then step 8 is not tried a second time.
         max_minutes: Minutes that a run may take: its first stage times a few batches, and its cycles are planned to end
             in time; once more before step 8, by the time that is left. Then step 8 is not tried a second time.
-        tta_views: Augmented views per image in the evaluation.
+        tta: Over which views of an image the classifier averages, in the evaluation and ever after: `"off"`, kinds of
+            `TTA` with commas between them, such as `"flip,zooms"`, or `"auto"`: those of `AUTO_VIEWS`, if they lower
+            the log-loss on the validation images by more than a standard error.
+        answer_precision: The share of answers that is to be right: below the probability that reaches it on the
+            validation images, the answer is "don't know". None always answers.
         seed: Seed of the split, the order, the augmentation and the head's first weights.
     """
 
@@ -150,7 +157,8 @@ class Recipe:
     group_by: str | None = None
     max_epochs: int | None = None
     max_minutes: float | None = None
-    tta_views: int = 4
+    tta: str = "auto"
+    answer_precision: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -189,7 +197,25 @@ class Recipe:
             class_weight=self.class_weight,
         )
         require(self.precision in PRECISIONS, f"`precision` must be one of {PRECISIONS}", precision=self.precision)
+        kinds = str(self.tta).split(",")
+        require(
+            self.tta in ("auto", "off") or set(kinds) <= set(VIEWS),
+            f"`tta` must be 'auto', 'off', or of {', '.join(VIEWS)} with commas between them",
+            tta=self.tta,
+        )
         self._check_together()
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The kinds of views that are looked at in the evaluation; none for the plain image."""
+        if self.tta == "off":
+            return ()
+        return AUTO_VIEWS[self.augmentation] if self.tta == "auto" else tuple(self.tta.split(","))
+
+    @property
+    def num_views(self) -> int:
+        """How many views that are of each image."""
+        return math.prod(VIEWS[kind] for kind in self.views) if self.views else 0
 
     @property
     def mixes_labels(self) -> bool:

@@ -129,7 +129,8 @@ def _contents(directory: Path, journal: dict[str, Any]) -> dict[str, Any]:
         "command": _command(directory, settings),
     }
     if EVALUATE in stages:
-        contents |= {"test_accuracy": stages[EVALUATE].get("test_accuracy"), **_results(directory, settings)}
+        chosen = {name: stages[EVALUATE].get(name) for name in ("test_accuracy", "views", "threshold")}
+        contents |= {**chosen, **_results(directory, settings)}
     return contents
 
 
@@ -147,7 +148,7 @@ def _results(directory: Path, settings: dict[str, Any]) -> dict[str, Any]:
     shown = _shown(directory, settings, plain, sorted({i for each in lists.values() for i in each}), saved["paths"])
     return {
         "plain": plain,
-        "tta": tta if settings["tta_views"] else None,
+        "tta": tta if settings["tta"] != "off" else None,
         "p_value": mcnemar(plain, tta),
         "confusion": plots.as_svg(plain.plot_confusion_matrix()) if len(names) <= _MOST_CLASSES else None,
         "reliability": plots.as_svg(plots.plot_reliability(plain.probabilities.max(axis=1), hits)),

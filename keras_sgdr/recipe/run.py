@@ -16,6 +16,7 @@ from keras_sgdr.checkpoint.training_checkpoint import TrainingCheckpoint
 from keras_sgdr.data.dataset.free_space import available_disk, available_memory
 from keras_sgdr.data.dataset.image_cache import ImageMemory
 from keras_sgdr.data.index.split import FolderIndex
+from keras_sgdr.evaluation.tta_layer import with_views
 from keras_sgdr.lr_finder.lr_curve import LRCurve
 from keras_sgdr.models.layer_groups import freeze_to
 from keras_sgdr.recipe.builders import (
@@ -174,13 +175,17 @@ class Run:
         chosen = make_dataset(self.recipe, self.index.valid.take(indices))
         return np.concatenate([images for images, _ in chosen.as_numpy_iterator()])
 
+    def predict(self, views: Sequence[str]) -> Any:
+        """Returns what the model, as it is, predicts for the validation images, over views of each or for itself."""
+        # Not `predict_tta`: a model that has diverged is one more candidate, and the worst.
+        predictor = with_views(self.predictor, views)
+        return np.concatenate(
+            [predictor.predict_on_batch(images) for images, _ in self.valid_images().as_numpy_iterator()]
+        )
+
     def candidate(self, name: str) -> Candidate:
         """Returns what the model, as it is, predicts for the validation images."""
-        # Not `predict_tta`: a model that has diverged is one more candidate, and the worst.
-        probabilities = [
-            self.predictor.predict_on_batch(images) for images, _ in self.valid_images().as_numpy_iterator()
-        ]
-        return Candidate.of(name, np.concatenate(probabilities), self.index.valid.labels)
+        return Candidate.of(name, self.predict(()), self.index.valid.labels)
 
     def fit(
         self,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,15 +18,15 @@ from keras_sgdr.atomic_write import atomic_write
 from keras_sgdr.data.check.check_folder import check_folder
 from keras_sgdr.data.decode.corrupt_images import BadImage, refuse_images
 from keras_sgdr.data.index.file_names import in_utf8
-from keras_sgdr.evaluation.interpretation import Interpretation, interpret, mcnemar, plot_mistakes
-from keras_sgdr.evaluation.tta import predict_tta, predict_views, with_and_without_views
-from keras_sgdr.models.classifier import CLASSIFIER_FILE, MODEL_FILE
+from keras_sgdr.evaluation.interpretation import Interpretation, interpret, mcnemar, plot_mistakes, threshold_for
+from keras_sgdr.evaluation.tta import predict_tta
+from keras_sgdr.evaluation.tta_layer import with_views
+from keras_sgdr.models.classifier import CLASSIFIER_FILE, MODEL_FILE, describe_classifier
 from keras_sgdr.precompute.feature_cache import CHECKS, user_cache
 from keras_sgdr.recipe.builders import (
     compile_all,
     count_images,
     find_rate,
-    make_augmentation,
     make_dataset,
 )
 from keras_sgdr.recipe.candidates import is_no_better_than_guessing, largest_share
@@ -50,6 +52,7 @@ from keras_sgdr.recipe.run_directory import (
 )
 from keras_sgdr.recipe.whole_network import train_all, train_smaller
 from keras_sgdr.serving.savedmodel import export_savedmodel
+from keras_sgdr.validation import InvalidValueError
 
 
 def _check(run: Run) -> dict[str, Any]:
@@ -120,26 +123,20 @@ def _find_rate(run: Run) -> dict[str, Any]:
 
 def _evaluate(run: Run) -> dict[str, Any]:
     recipe, names, labels = run.recipe, run.index.class_names, run.index.valid.labels
-    run.say("evaluate with test-time augmentation" if recipe.tta_views else "evaluate")
-    views = predict_views(
-        run.predictor,
-        run.valid_images(),
-        num_views=recipe.tta_views,
-        augmentation=make_augmentation(recipe),
-        seed=recipe.seed,
-        verbose=run.verbose,
-    )
-    plain, tta = with_and_without_views(views)
-    predictions: dict[str, Any] = {"plain": plain, "tta": tta}
+    run.say(f"evaluate, with {recipe.num_views} views of each image too" if recipe.views else "evaluate")
+    predictions = {"plain": run.predict(()), "tta": run.predict(recipe.views)}
+    results = [interpret(predictions[each], labels, names) for each in ("plain", "tta")]
+    views = _choose_views(run, results)
+    kept = results[1] if views else results[0]
     test = run.index.test if run.index.test is not None and run.index.test.labels is not None else None
     if test is not None:
-        predictions["test"] = predict_tta(run.predictor, make_dataset(recipe, test), num_views=0, verbose=0)
+        tested = make_dataset(recipe, test)
+        predictions["test"] = predict_tta(with_views(run.predictor, views), tested, num_views=0, verbose=0)
     predictions["labels"] = labels
     predictions["paths"] = [in_utf8(os.path.relpath(path, run.index.root)) for path in run.index.valid.paths]
     with atomic_write(run.directory.path / "predictions.npz") as aside:
         np.savez_compressed(aside, **predictions)
     _write_history(run)
-    results = [interpret(probabilities, labels, names) for probabilities in (plain, tta)]
     if is_no_better_than_guessing(results[0].accuracy, labels):
         run.say(
             f"WARNING: this model is no better than guessing. It is right on {results[0].accuracy:.4f} of the "
@@ -147,16 +144,57 @@ def _evaluate(run: Run) -> dict[str, Any]:
             "Check the labels, and look at the images with `keras-sgdr show`."
         )
     plots.save_figure(plots.plot_history(run.history), run.directory.path / "history.png")
-    plot_mistakes(results[1], run.valid_images_at(results[1].top_losses(9)), run.directory.path)
-    run.say(_scores("plain", results[0]))
-    if recipe.tta_views:
-        run.say(f"{_scores('with test-time augmentation', results[1])}; p = {mcnemar(*results):.2g} (McNemar)")
-    values = {"accuracy": results[0].accuracy, "tta_accuracy": results[1].accuracy}
+    plot_mistakes(kept, run.valid_images_at(kept.top_losses(9)), run.directory.path)
+    threshold = _choose_threshold(run, kept)
+    describe_classifier(
+        run.model, run.directory.path, class_names=names, resize=recipe.resize, views=views, threshold=threshold
+    )
+    values: dict[str, Any] = {"accuracy": results[0].accuracy, "views": list(views), "threshold": threshold}
+    values["tta_accuracy"] = results[1].accuracy
     if test is not None:
-        tested = interpret(predictions["test"], test.labels, names)
-        run.say(f"on the {len(test)} test images, by which nothing was chosen: accuracy {tested.accuracy:.4f}")
-        values["test_accuracy"] = tested.accuracy
+        result = interpret(predictions["test"], test.labels, names)
+        run.say(f"on the {len(test)} test images, by which nothing was chosen: accuracy {result.accuracy:.4f}")
+        values["test_accuracy"] = result.accuracy
     return values
+
+
+def _choose_views(run: Run, results: Sequence[Interpretation]) -> tuple[str, ...]:
+    """Returns the views that the classifier goes on with: those of the recipe, or none where they are of no use."""
+    plain, averaged = results
+    run.say(_scores("plain", plain))
+    views = run.recipe.views
+    if not views:
+        return ()
+    run.say(f"{_scores('with views', averaged)}; p = {mcnemar(plain, averaged):.2g} (McNemar)")
+    gains = plain.losses - averaged.losses
+    is_gain = float(gains.mean()) > float(gains.std()) / math.sqrt(len(gains))
+    names = f"{run.recipe.num_views} views of each image ({', '.join(views)})"
+    if run.recipe.tta != "auto":
+        run.say(f"from now on the classifier averages over {names}, as it was told")
+        return views
+    gain = "lowers the log-loss by more than a standard error"
+    if is_gain:
+        run.say(f"from now on the classifier averages over {names}, which {gain}")
+        return views
+    run.say(f"from now on the classifier looks at the plain image alone: no average over {names} {gain}")
+    return ()
+
+
+def _choose_threshold(run: Run, result: Interpretation) -> float | None:
+    """Returns the probability from which on the classifier answers, if it is to be right so often."""
+    wanted = run.recipe.answer_precision
+    if wanted is None:
+        return None
+    try:
+        found = threshold_for(result, wanted)
+    except InvalidValueError as error:
+        run.say(f"WARNING: the classifier answers always. {error}")
+        return None
+    run.say(
+        f"it answers from a probability of {found.probability:.3f} on: {found.answered:.1%} of the validation images, "
+        f"of which {found.precision:.1%} rightly"
+    )
+    return found.probability
 
 
 def _scores(name: str, result: Interpretation) -> str:
@@ -169,7 +207,14 @@ def _scores(name: str, result: Interpretation) -> str:
 def _export(run: Run) -> dict[str, Any]:
     directory = run.directory.path
     names, resize = run.index.class_names, run.recipe.resize
-    path = export_savedmodel(run.model, directory / "export", class_names=names, resize=resize)
+    chosen = run.directory.stages[EVALUATE]
+    path = export_savedmodel(
+        with_views(run.model, chosen["views"]),
+        directory / "export",
+        class_names=names,
+        resize=resize,
+        threshold=chosen["threshold"],
+    )
     run.say(f"saved {directory / 'model.keras'}, exported {path}")
     return {"path": str(path.relative_to(directory))}
 
@@ -238,7 +283,7 @@ STAGES = (
         EVALUATE,
         _evaluate,
         seed=6,
-        settings=("tta_views", *_VIEWS),
+        settings=("tta", "answer_precision"),
         artefacts=("predictions.npz", "history.csv", "history.png", "confusion_matrix.png", "top_losses.png"),
     ),
     Stage(EXPORT, _export, seed=7, artefacts=(REPORT_FILE,)),

@@ -23,6 +23,7 @@ def export_savedmodel(
     class_names: Sequence[str],
     version: int | None = None,
     resize: str = "crop",
+    threshold: float | None = None,
 ) -> Path:
     """Writes `directory/version/`, a SavedModel that TensorFlow Serving loads, and returns its path.
 
@@ -31,7 +32,8 @@ def export_savedmodel(
 
     - `probabilities`: float32, shape `(batch, num_classes)`,
     - `class_names`: strings, shape `(batch, num_classes)`, the names of the columns, the same in every row,
-    - `predicted_class`: strings, shape `(batch,)`, the name of the most probable class.
+    - `predicted_class`: strings, shape `(batch,)`, the name of the most probable class, or empty, which is "don't
+      know", where its probability is below `threshold`.
 
     Decoding, EXIF orientation and resizing run inside the graph with the code that training used, so a client
     sends files and the numbers cannot differ. Loading needs TensorFlow alone, neither Keras nor this package.
@@ -42,6 +44,7 @@ def export_savedmodel(
         class_names: One name per output column.
         version: A positive integer. Defaults to one more than the highest version in `directory`.
         resize: How an image is brought to the model's size, as in `load_dataset`. Give what training used.
+        threshold: In [0, 1]; None for a class in every row.
 
     Returns:
         The path of the version's folder.
@@ -61,7 +64,8 @@ def export_savedmodel(
     directory = Path(directory)
     version = _next_version(directory) if version is None else version
     target = directory / str(_check_version(version, directory))
-    serve = _serving_function(model, class_names, image_size, resize)
+    require(threshold is None or 0 <= threshold <= 1, "`threshold` must be in [0, 1] or None", threshold=threshold)
+    serve = _serving_function(model, class_names, image_size, resize, threshold or 0.0)
     # TensorFlow Serving polls the base path and loads any folder whose name is a number, finished or not.
     aside = directory / f".{version}.partial"
     shutil.rmtree(aside, ignore_errors=True)
@@ -73,7 +77,9 @@ def export_savedmodel(
     return target
 
 
-def _serving_function(model: keras.Model, class_names: list[str], image_size: tuple[int, int], resize: str) -> Any:
+def _serving_function(
+    model: keras.Model, class_names: list[str], image_size: tuple[int, int], resize: str, threshold: float
+) -> Any:
     names = tf.constant([as_bytes(name) for name in class_names])  # a folder's name need not be UTF-8
 
     def serve(image_bytes: Any) -> dict[str, Any]:
@@ -83,11 +89,13 @@ def _serving_function(model: keras.Model, class_names: list[str], image_size: tu
             fn_output_signature=tf.TensorSpec((*image_size, 3), tf.uint8),
         )
         probabilities = model(images, training=False)
+        best = tf.gather(names, tf.argmax(probabilities, axis=-1))
+        is_sure = tf.reduce_max(probabilities, axis=-1) >= threshold
         return {
             "probabilities": probabilities,
             # One row per image: the REST interface answers in rows and refuses outputs of other lengths.
             "class_names": tf.tile(names[tf.newaxis], [tf.shape(image_bytes)[0], 1]),
-            "predicted_class": tf.gather(names, tf.argmax(probabilities, axis=-1)),
+            "predicted_class": tf.where(is_sure, best, tf.constant(b"")),
         }
 
     return serve

@@ -45,7 +45,8 @@ SETTINGS = {
     "group_factor": 2.5,
     "head_learning_rate": 3e-3,
     "learning_rate": 2e-3,
-    "tta_views": 0,
+    "tta": "off",
+    "answer_precision": 0.9,
     "seed": 3,
 }
 # Those whose effect has tests of its own in recipe/test_options.py, recipe/test_plan.py and cli/test_go_on.py
@@ -219,7 +220,7 @@ def test_train_refuses_several_labels_in_a_cell(tmp_path, digits_folder):
 def test_resume_of_a_finished_run_trains_nothing(digits_folder, trained_run, tiny_options, tmp_path):
     directory = shutil.copytree(trained_run, tmp_path / "run")
     before = {path.name: path.read_bytes() for path in directory.iterdir() if path.suffix in (".keras", ".csv", ".npz")}
-    cycles = ["--head-cycles", 1, "--n-cycles", 2, "--cycle-len", 1, "--tta-views", 2]
+    cycles = ["--head-cycles", 1, "--n-cycles", 2, "--cycle-len", 1, "--tta", "flip"]
     result = run_well("train", digits_folder, "-o", directory, *tiny_options, *cycles, "--resume")
     assert result.stdout.count("done before") == len(STAGES)
     assert run_well("train", digits_folder, "-o", directory, *tiny_options, *cycles, "--resume", "--quiet").stdout == ""

@@ -56,6 +56,7 @@ VIEWS = {
     "dihedral": symmetries,
     "five_crops": crops,
     "ten_crops": lambda images: [*crops(images), *(crop[:, :, ::-1] for crop in crops(images))],
+    "zoom": lambda images: [images, enlarged(images, 1.1, 0.5, 0.5)],
     "zooms": lambda images: [images, enlarged(images, 1.1, 0.5, 0.5), enlarged(images, 1.2, 0.5, 0.5)],
 }
 

@@ -74,7 +74,7 @@ def test_commands_name_all(bad_folder, finished_run, command, tmp_path):
     arguments = {
         "train": ("train", root, "-o", tmp_path / "run", "--image-size", 32, "--weights", "none"),
         "predict": ("predict", finished_run, root),
-        "evaluate": ("evaluate", finished_run, root, "--tta-views", 0),
+        "evaluate": ("evaluate", finished_run, root, "--tta", "off"),
     }
     done = run(*arguments[command])
     assert done.exit_code == 1

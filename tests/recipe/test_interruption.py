@@ -72,12 +72,14 @@ class _Ask(keras.callbacks.Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize(("step", "left"), [(1, 1), (4, 0)], ids=["midst", "last batch"])
+@pytest.mark.parametrize(
+    ("step", "left"), [(1, 1), pytest.param(4, 0, marks=pytest.mark.slow)], ids=["midst", "last batch"]
+)
 def test_a_run_ends_at_the_batch_and_goes_on_after_it(
     digits_folder, tiny_backbone, tmp_path, monkeypatch, capsys, step, left
 ):
     """Epochs have 5 batches: after the second one there is one unfinished epoch, after the fifth none."""
-    recipe = Recipe(backbone=str(tiny_backbone), image_size=32, augmentation="basic", head_views=0, tta_views=0)
+    recipe = Recipe(backbone=str(tiny_backbone), image_size=32, augmentation="basic", head_views=0, tta="off")
     recipe = dataclasses.replace(recipe, cycle_len=2, learning_rate=1e-3, head_learning_rate=1e-3)
     given = {"output": tmp_path / "run", "recipe": recipe}
     fit = Run.fit

@@ -2,12 +2,14 @@ import dataclasses
 import json
 import re
 
+import keras
 import numpy as np
 import pytest
 
+from keras_sgdr import TTA
 from keras_sgdr.augmentation import random_view
 from keras_sgdr.data.decode.decode_image import checked_resize
-from keras_sgdr.recipe.recipe import AUGMENTATIONS, RESIZES, Recipe
+from keras_sgdr.recipe.recipe import AUGMENTATIONS, AUTO_VIEWS, RESIZES, VIEWS, Recipe
 
 
 @pytest.mark.parametrize(
@@ -20,7 +22,9 @@ from keras_sgdr.recipe.recipe import AUGMENTATIONS, RESIZES, Recipe
         ({"num_groups": 1}, "num_groups=1"),
         ({"cycle_mult": 0}, "cycle_mult=0"),
         ({"cycle_len": 0}, "cycle_len=0"),
-        ({"tta_views": -1}, "tta_views=-1"),
+        ({"tta": "mirror"}, "tta='mirror'"),
+        ({"tta": "flip,off"}, "tta='flip,off'"),
+        ({"answer_precision": 0.0}, "answer_precision=0.0"),
         ({"batch_size": True}, "batch_size=True"),
         ({"seed": None}, "seed=None"),
         ({"learning_rate": float("nan")}, "learning_rate=nan"),
@@ -59,3 +63,15 @@ def test_augmentations_and_resizes_are_those_that_the_data_package_has():
 def test_a_recipe_cannot_be_changed_in_the_midst_of_a_run():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Recipe().seed = 1
+
+
+def test_views_are_those_of_the_layer_and_suit_each_augmentation():
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")])
+    assert {kind: TTA(model, kind).num_views for kind in VIEWS} == VIEWS
+    assert set(AUTO_VIEWS) == set(AUGMENTATIONS)
+    for augmentation, kinds in AUTO_VIEWS.items():
+        recipe = Recipe(augmentation=augmentation)
+        assert recipe.views == kinds
+        assert recipe.num_views == TTA(model, kinds).num_views
+    assert (Recipe(tta="off").views, Recipe(tta="off").num_views) == ((), 0)
+    assert Recipe(tta="flip,zooms").views == ("flip", "zooms")

@@ -71,7 +71,7 @@ def assert_same(broken, unbroken):
     assert (broken / "history.csv").read_text() == (unbroken / "history.csv").read_text()
 
 
-QUICK = ["--head-learning-rate", "1e-3", "--learning-rate", "1e-4", "--head-views", "0", "--tta-views", "0"]
+QUICK = ["--head-learning-rate", "1e-3", "--learning-rate", "1e-4", "--head-views", "0", "--tta", "off"]
 
 
 @pytest.fixture(scope="module", params=[QUICK, pytest.param([], marks=pytest.mark.slow)], ids=["quick", "finders"])
@@ -142,7 +142,7 @@ def test_a_run_that_is_told_to_end_goes_on_with_the_next_batch(digits_folder, ti
 def test_gradual_unfreezing_killed_in_its_second_phase_ends_as_unbroken(digits_folder, tiny_options, tmp_path):
     """And once more after the checkpoint says that a cycle which was no better has stopped it."""
     options = [*tiny_options, "--gradual-unfreezing", "--n-cycles", "3", "--cycle-len", "2", "--cycle-mult", "1"]
-    options += ["--learning-rate", "1e-3", "--tta-views", "0"]
+    options += ["--learning-rate", "1e-3", "--tta", "off"]
     train(digits_folder, tmp_path / "unbroken", *options)
     broken = tmp_path / "broken"
     train(digits_folder, broken, *options, kill_in="train_all:13")
@@ -203,7 +203,7 @@ KINDS = {
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "kills"), [("finders", 9), ("groups", 8), ("sizes", 8)])
 def test_run_killed_at_any_moment_ends_as_an_unbroken_one(digits_folder, tiny_options, tmp_path, kind, kills):
-    options = [*tiny_options, *KINDS[kind], "--tta-views", "0"]
+    options = [*tiny_options, *KINDS[kind], "--tta", "off"]
     if kind == "sizes":
         options[options.index("--image-size") : options.index("--image-size") + 2] = []
 

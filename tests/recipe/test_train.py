@@ -17,7 +17,7 @@ from keras_sgdr.data.dataset.file_decoder import FileDecoder
 from keras_sgdr.data.dataset.load_dataset import load_dataset
 from keras_sgdr.lr_finder.lr_curve import LRCurve
 from keras_sgdr.models.layer_groups import layer_groups
-from keras_sgdr.recipe import builders, stages, train, whole_network
+from keras_sgdr.recipe import builders, head, stages, train, whole_network
 from keras_sgdr.recipe import run as run_module
 from keras_sgdr.recipe.candidates import Candidate
 from keras_sgdr.recipe.plan import Cycles, planned_cycles
@@ -35,7 +35,7 @@ def tiny(tiny_recipe):
 
 
 def test_keeping_decoded_images_changes_nothing(digits_folder, tiny, tmp_path, monkeypatch):
-    recipe = dataclasses.replace(tiny, head_views=1, tta_views=1, cycle_len=2)
+    recipe = dataclasses.replace(tiny, head_views=1, tta="flip", cycle_len=2)
     images, decoded = FileDecoder.images, []
 
     def noted(decoder, *, first):
@@ -45,7 +45,7 @@ def test_keeping_decoded_images_changes_nothing(digits_folder, tiny, tmp_path, m
     monkeypatch.setattr(FileDecoder, "images", noted)
     outcomes = {}
     # Room for the 36 validation images, and not for all of the 144 others, which are 8 x 8 pixels
-    for name, room in (("off", 0), ("auto", 2**30), ("memory", 2**30), ("little", 3 * 32 * 32 * 36)):
+    for name, room in (("off", 0), ("memory", 2**30), ("little", 3 * 32 * 32 * 36)):
         monkeypatch.setattr(run_module, "available_memory", lambda room=room: 4 * room)
         cache = dataclasses.replace(recipe, image_cache="auto" if name == "little" else name)
         outcomes[name] = train_image_classifier(digits_folder, output=tmp_path / name, recipe=cache, verbose=0)
@@ -245,6 +245,32 @@ def run_stage(run, name):
     return values
 
 
+@pytest.mark.parametrize(
+    ("tta", "gain", "views"),
+    [("auto", 0.2, ["zooms"]), ("auto", 0.0, []), ("auto", -0.2, []), ("flip", -0.2, ["flip"])],
+)
+def test_views_are_kept_if_they_lower_the_loss(digits_folder, tiny, tmp_path, capsys, monkeypatch, tta, gain, views):
+    with begun(digits_folder, dataclasses.replace(tiny, tta=tta, answer_precision=0.9), tmp_path / "run") as run:
+        labels = run.index.valid.labels
+        draw = np.random.default_rng(0)
+        # one in six is wrong, and the surer the lower its place
+        said = np.where(np.arange(len(labels)) % 6 == 5, (labels + 1) % 3, labels)
+        sure = np.linspace(0.9, 0.6, len(labels))[:, None]
+        plain = sure * np.eye(3)[said] + (1 - sure) * draw.dirichlet(np.ones(3), len(labels))
+        averaged = (1 - abs(gain)) * plain + abs(gain) * (np.eye(3)[labels] if gain > 0 else 1 / 3)
+        monkeypatch.setattr(run, "predict", lambda kinds: averaged if kinds else plain)
+        chosen = run_stage(run, "evaluate")
+    described = json.loads((tmp_path / "run" / "classifier.json").read_text())
+    assert chosen["views"] == described["views"] == views
+    kept = averaged if views else plain
+    confidence, hits = kept.max(axis=1), kept.argmax(axis=1) == labels
+    reached = [value for value in confidence if hits[confidence >= value].mean() >= 0.9]
+    assert described["threshold"] == (pytest.approx(min(reached)) if reached else None)
+    said = capsys.readouterr().out
+    assert ("it answers from a probability of" in said) == bool(reached)
+    assert ("averages over" in said) == bool(views)
+
+
 def test_head_is_trained_on_the_activations_of_augmented_views(digits_folder, tiny, tmp_path, monkeypatch):
     """Besides those of the images as they are."""
     seen = []
@@ -277,7 +303,7 @@ def test_find_learning_rate_leaves_no_file(digits_folder, tiny, tmp_path, monkey
 
 def test_curve_without_an_answer_costs_no_run(digits_folder, tiny, tmp_path, monkeypatch):
     flat = LRCurve(np.geomspace(1e-6, 1, 60), np.full(60, 2.0), guessing_loss=1.0)
-    monkeypatch.setattr(stages, "lr_find", lambda *_, **__: flat)
+    monkeypatch.setattr(head, "lr_find", lambda *_, **__: flat)
     monkeypatch.setattr(stages, "find_rate", lambda *_, **__: flat)
     recipe = dataclasses.replace(tiny, head_learning_rate=None, learning_rate=None)
     with begun(digits_folder, recipe, tmp_path / "run") as run:
@@ -476,7 +502,9 @@ def test_model_that_has_diverged_is_the_worst_candidate(digits_folder, tiny):
     model.set_weights([np.full(weight.shape, np.nan, "float32") for weight in model.weights])
     index = index_for(digits_folder, tiny)
     valid = load_dataset(index.valid, image_size=32)
-    found = Run.candidate(SimpleNamespace(index=index, predictor=model, valid_images=lambda: valid), "the model")
+    run = SimpleNamespace(index=index, predictor=model, valid_images=lambda: valid)
+    run.predict = lambda views: Run.predict(run, views)
+    found = Run.candidate(run, "the model")
     assert found.loss == pytest.approx(np.log(1e7))
 
 

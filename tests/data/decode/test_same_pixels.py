@@ -137,7 +137,7 @@ def test_predict_sees_what_pillow_makes(folder, run, resize):
 
 
 def test_evaluate_sees_what_pillow_makes(folder, run, resize):
-    results = evaluate_run(run, folder.parent, tta_views=0, verbose=0)
+    results = evaluate_run(run, folder.parent, tta="off", verbose=0)
     assert_seen(results["plain"].probabilities, resize)
 
 
