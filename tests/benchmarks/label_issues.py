@@ -20,7 +20,7 @@ from keras_sgdr import Recipe, index_folder
 from keras_sgdr.evaluation.label_issues import find_label_issues, out_of_fold_probabilities
 from keras_sgdr.models.layer_groups import freeze_to
 from keras_sgdr.recipe.builders import make_model
-from keras_sgdr.recipe.check_labels import _in_order
+from keras_sgdr.recipe.check_labels import in_order
 
 SHARE = 0.1
 
@@ -45,7 +45,7 @@ def main() -> None:
         recipe = Recipe(image_size=arguments.image_size)
         model = make_model(recipe, len(index.class_names), recipe.weights)
         freeze_to(model, -1)
-        activations, labels = _in_order(recipe, model, index.train, 0)
+        activations, labels = in_order(recipe, model, index.train, 0)
         num_classes = len(index.class_names)
         for seed in range(arguments.seeds):
             draw = np.random.default_rng(seed)

@@ -37,6 +37,7 @@ WARNINGS = (
     "odd size",
     "imbalance",
     "wrong label",
+    "lookalike",
 )
 
 _MAX_ASPECT, _MIN_SIDE, _MAX_IMBALANCE = 4.0, 16, 3.0
@@ -48,7 +49,7 @@ class Finding:
     """One thing that is wrong.
 
     Attributes:
-        kind: One of `ERRORS` or `WARNINGS`; "wrong label" is found by `keras_sgdr.recipe.check_labels` alone.
+        kind: One of `ERRORS` or `WARNINGS`; the last two are found by `keras_sgdr.recipe.check_labels` alone.
         path: The file, and of two the one that can go; the folder for a layout and an imbalance.
         detail: What is wrong with it, one line.
         other: The file that it repeats.
