@@ -64,7 +64,7 @@ def plot_confusion_matrix(confusion: Any, class_names: Any) -> Any:
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted class", ylabel="true class")
     if k <= 60:
-        names = [_plain_text(name) for name in class_names]
+        names = [_plain_text(_shortened(name)) for name in class_names]
         axes.set_xticks(range(k), names, rotation=90)
         axes.set_yticks(range(k), names)
     if k <= 20:
@@ -245,7 +245,7 @@ def plot_schedule(learning_rates: Any, *, steps_per_epoch: int, cycle_ends: Any 
     """Returns a figure of learning rates over the epochs.
 
     Args:
-        learning_rates: One rate per batch and group, shape `(steps, groups)`, > 0 where the axis is logarithmic.
+        learning_rates: One rate per batch and group, shape `(steps, groups)`.
         steps_per_epoch: Batches in an epoch.
         cycle_ends: Epochs at which a cycle ends, counted from the start; each is marked.
         names: One name per group, or None.
@@ -257,17 +257,22 @@ def plot_schedule(learning_rates: Any, *, steps_per_epoch: int, cycle_ends: Any 
     figure, axes = plt.subplots(figsize=(7, 3.5))
     epochs = np.arange(len(rates)) / steps_per_epoch
     for group in range(rates.shape[1]):
-        axes.plot(epochs, rates[:, group], label=names[group] if names else f"group {group}")
+        name = names[group] if names else f"group {group}"
+        axes.plot(epochs, rates[:, group], label=f"{name}, up to {rates[:, group].max():.1e}")
     for end in cycle_ends:
         axes.axvline(end, color="0.7", linewidth=1, linestyle=":", zorder=0)
-    # Groups lie decades apart; one rate alone is easier to read as it is.
-    several = rates.shape[1] > 1
-    axes.set(xlabel="epoch", ylabel="learning rate", yscale="log" if several else "linear")
-    if several:
+    # On a logarithmic axis nobody sees a cosine.
+    axes.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
+    if rates.shape[1] > 1:
         axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
     figure.tight_layout()
     return figure
+
+
+def _shortened(name: Any) -> str:
+    """A long name at the side would leave no room for the plot."""
+    return str(name) if len(str(name)) <= 32 else f"{str(name)[:31]}…"
 
 
 def _plain_text(text: Any) -> str:

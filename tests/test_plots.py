@@ -74,13 +74,16 @@ def test_preview_is_drawn_over_epochs_with_the_ends_of_cycles():
     assert axes.get_legend() is None
 
 
-def test_rates_of_several_groups_are_drawn_over_decades_with_their_names():
+def test_rates_of_several_groups_are_drawn_with_their_names_and_highest_rates():
     rates = np.geomspace(1e-5, 1e-1, 12).reshape(6, 2)
     (axes,) = plots.plot_schedule(rates, steps_per_epoch=3, names=["body", "head"]).axes
-    assert axes.get_yscale() == "log"
+    assert axes.get_yscale() == "linear"
     for group, line in enumerate(axes.get_lines()):
         np.testing.assert_allclose(line.get_xydata(), np.stack([np.arange(6) / 3, rates[:, group]], axis=1))
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["body", "head"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "body, up to 4.3e-02",
+        "head, up to 1.0e-01",
+    ]
 
 
 def test_band_of_several_probes_is_drawn():
@@ -116,14 +119,14 @@ def test_history_has_the_losses_the_accuracy_and_each_stage():
 
 def test_confusion_matrix_shows_counts_as_text_and_shares_as_colour():
     confusion = np.array([[3, 1, 0], [0, 0, 0], [2, 0, 2]])
-    (axes,) = plots.plot_confusion_matrix(confusion, ["ant", "$bee$", "cow"]).axes
+    (axes,) = plots.plot_confusion_matrix(confusion, ["ant", "$bee$", "c" * 200]).axes
     texts = {text.get_position()[::-1]: text.get_text() for text in axes.texts}
     assert texts == {(0, 0): "3", (0, 1): "1", (2, 0): "2", (2, 2): "2"}
     (image,) = axes.get_images()
     np.testing.assert_allclose(image.get_array(), [[0.75, 0.25, 0], [0, 0, 0], [0.5, 0, 0.5]])
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
-        assert [label.get_text() for label in labels] == ["ant", r"\$bee\$", "cow"]
+        assert [label.get_text() for label in labels] == ["ant", r"\$bee\$", "c" * 31 + "…"]
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ class Neighbours:
     def alike(self, similarity: float) -> list[tuple[int, int, float]]:
         """Returns each pair of images that are at least so similar, and stand out by that, the most similar first.
 
-        One minus a copy's similarity is at most a third of that of the farthest neighbour: in a folder of digits, many are
-        like many others.
+        One minus a copy's similarity is at most a third of that of the farthest neighbour: in a folder of digits, many
+        are like many others.
         """
         near = 1 - self.similarities
         rows, columns = np.nonzero((self.similarities >= similarity) & (near <= near[:, -1:] / 3))
