@@ -51,6 +51,7 @@ def check(
         raise click.UsageError("--changes needs --labels.")
     from keras_sgdr.data.check import quarantine as moves
     from keras_sgdr.data.check.check_folder import check_folder
+    from keras_sgdr.data.index.file_names import printable
     from keras_sgdr.precompute.feature_cache import CHECKS, user_cache
 
     cache = user_cache()
@@ -68,7 +69,9 @@ def check(
     else:
         click.echo(report.table())
     if found is not None:
-        click.echo(f"would more images help? {found.curve}", err=output_format == "json")
+        gains = found.curve.of_classes(report.class_names)
+        lines = [f"would more images help? {found.curve}", *(["most for"] if gains else []), *gains]
+        click.echo("\n  ".join(map(printable, lines)), err=output_format == "json")
         if changes is not None:
             changes.parent.mkdir(parents=True, exist_ok=True)
             found.write_changes(changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,28 @@ class LearningCurve:
             f"a linear head on {self.num_images[-1]} images is wrong on {now:.1%} of the validation images; on "
             f"twice as many it would be on about {then:.1%} ({low:.1%} to {high:.1%})"
         )
+
+    def of_classes(self, class_names: Sequence[str], *, most: int = 5) -> list[str]:
+        """Returns a line for each class that would gain most from twice as many images, with what it would gain.
+
+        Args:
+            class_names: One name per class.
+            most: How many classes; fewer where fewer would gain.
+        """
+        twice = 2 * int(self.num_images[-1])
+        known = np.isfinite(self.class_errors).all(axis=(0, 1))
+        now = self.class_errors[-1].mean(axis=0)
+        then = [
+            _fitted(self.num_images, self.class_errors[:, :, label].mean(axis=1), twice) if known[label] else np.nan
+            for label in range(len(class_names))
+        ]
+        gains = np.nan_to_num(now - np.array(then))
+        lines = []
+        for label in np.argsort(-gains, kind="stable")[:most]:
+            if gains[label] > 0:
+                best, low, high = self.expected(twice, label=int(label))
+                lines.append(f"{class_names[label]}: from {now[label]:.1%} to {best:.1%} ({low:.1%} to {high:.1%})")
+        return lines
 
 
 def learning_curve(

@@ -61,3 +61,15 @@ def test_what_half_of_the_images_promise_of_all_comes_true(digits):
 def test_shares_that_are_no_curve_are_refused(digits, shares):
     with pytest.raises(ValueError, match="at least three, rising, in"):
         learning_curve(*digits, num_classes=10, shares=shares)
+
+
+def test_the_classes_that_would_gain_most_come_first():
+    """One class falls with the images, one hardly, one not at all, and one has no validation images."""
+    sizes = np.array([100, 200, 350, 600, 1000])
+    laws = [lambda n: 0.02 + 3 * n**-0.5, lambda n: 0.3 + 0.5 * n**-0.5, lambda n: 0.25 + 0 * n, lambda n: np.nan * n]
+    each = np.repeat(np.stack([law(sizes.astype(float)) for law in laws], axis=1)[:, None], 3, axis=1)
+    curve = LearningCurve(sizes, np.nanmean(each, axis=2), each)
+    lines = curve.of_classes(["steep", "flat", "level", "unknown"])
+    assert [line.split(":")[0] for line in lines] == ["steep", "flat"]
+    assert lines[0].startswith(f"steep: from {laws[0](1000.0):.1%} to {laws[0](2000.0):.1%} (")
+    assert len(curve.of_classes(["steep", "flat", "level", "unknown"], most=1)) == 1
