@@ -17,7 +17,7 @@ _COLUMNS = ("epoch", "train_loss", "valid_loss", "accuracy", "seconds", "rate")
 class ProgressTable(keras.callbacks.Callback):
     """Prints a table with one line per epoch: losses, accuracy, seconds, and the rate of its first batch.
 
-    While an epoch runs, a bar with the batches and the time left stands in the last line, on a terminal only.
+    While an epoch runs, a bar with batches, time left, loss and rate stands in the last line, on a terminal only.
     Use it with `fit(..., verbose=0)`. Reads `optimizer.learning_rate`, writes nothing.
 
     Args:
@@ -84,7 +84,8 @@ class ProgressTable(keras.callbacks.Callback):
             text += f" [{'=' * filled}{'.' * (24 - filled)}] {done}/{total}, {left:.0f} s left"
         else:
             text += f" {done} batches"
-        text += f", loss {float(logs.get('loss', float('nan'))):.4f}"
+        rate = read_learning_rate(self.model.optimizer)
+        text += f", loss {float(logs.get('loss', float('nan'))):.4f}, rate {rate:.1e}"
         return f"{text[: shutil.get_terminal_size().columns - 1]}\x1b[K"
 
 

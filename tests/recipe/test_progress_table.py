@@ -54,6 +54,7 @@ def test_bar_is_drawn_on_a_terminal_and_cleared(model):
     text = stream.getvalue()
     assert "epoch 1/2 [====" in text
     assert "1/5" in text
+    assert ", rate 2.5e-01" in text
     assert text.split("\r\x1b[K")[-1].startswith("         2")
 
 
