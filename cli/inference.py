@@ -21,7 +21,12 @@ RUN = click.argument("run", type=click.Path(path_type=Path))
 @click.option("--split", type=click.Choice(["train", "valid", "test", "all"]), help="Which images of FOLDER.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, help="Images per step.")
 @click.option("--tta", help="Views to average over, as of `train`.  [default: what RUN has chosen]")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="A directory for the plots of the mistakes.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="A directory for plots of the mistakes, and all predictions as CSV.",
+)
 @name_options
 def evaluate(
     run: Path,

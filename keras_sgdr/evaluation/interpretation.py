@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_sgdr import plots
+from keras_sgdr.atomic_write import atomic_write
 from keras_sgdr.validation import InvalidValueError, require
 
 Array = npt.NDArray[Any]
@@ -31,6 +34,29 @@ class Threshold:
     probability: float
     precision: float
     answered: float
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """How well a classifier knows a class.
+
+    Attributes:
+        name: The class.
+        images: How many images are of it.
+        precision: The share of those taken for it that are of it; None where none is taken for it.
+        recall: The share of its images that are taken for it; None where there are none.
+        f1: The harmonic mean of both; None where neither is there.
+        low: The least recall that the images speak for at 95 %.
+        high: The highest.
+    """
+
+    name: str
+    images: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +124,36 @@ class Interpretation:
         names = self.class_names
         return [(names[r], names[c], int(counts[r, c])) for r, c in zip(rows[order], columns[order], strict=True)]
 
+    def per_class(self) -> list[ClassScores]:
+        """Returns precision, recall and F1 of each class, with an interval of its recall."""
+        rows = []
+        for label, name in enumerate(self.class_names):
+            right = int(self.confusion[label, label])
+            actual, predicted = int(self.confusion[label].sum()), int(self.confusion[:, label].sum())
+            precision, recall = right / predicted if predicted else None, right / actual if actual else None
+            f1 = 2 * right / (actual + predicted) if actual + predicted else None
+            rows.append(ClassScores(name, actual, precision, recall, f1, *wilson_interval(right, actual)))
+        return rows
+
+    def write_csv(self, path: str | os.PathLike[str], paths: Sequence[str]) -> None:
+        """Writes a row for each image, the highest loss first: path, label, predicted, probability, loss.
+
+        Args:
+            path: The file.
+            paths: The images' files, in the order of the predictions.
+
+        Raises:
+            ValueError: If there is not a path for each image.
+        """
+        require(len(paths) == len(self.labels), "`paths` must be one for each image", paths=len(paths))
+        with atomic_write(path) as aside, aside.open("w", newline="", encoding="utf-8", errors="replace") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["path", "label", "predicted", "probability", "loss"])
+            for i in self.top_losses():
+                predicted, probability = self.predictions[i], self.probabilities[i].max()
+                names = [self.class_names[self.labels[i]], self.class_names[predicted]]
+                writer.writerow([paths[i], *names, f"{probability:.6f}", f"{self.losses[i]:.6f}"])
+
     def plot_confusion_matrix(self) -> Any:
         """Returns a matplotlib figure of the confusion matrix."""
         return plots.plot_confusion_matrix(self.confusion, self.class_names)
@@ -134,6 +190,16 @@ def interpret(probabilities: Any, labels: Any, class_names: Sequence[str]) -> In
         losses=-np.log(np.maximum(chosen, 1e-7)),  # the floor of keras.losses.SparseCategoricalCrossentropy
         confusion=confusion,
     )
+
+
+def wilson_interval(hits: int, total: int, *, z: float = 1.96) -> tuple[float, float]:
+    """Returns the interval that holds a share at 95 %, of which `hits` of `total` were seen (Wilson, 1927)."""
+    if not total:
+        return 0.0, 1.0
+    share, square = hits / total, z**2 / total
+    middle = (share + square / 2) / (1 + square)
+    half = z / (1 + square) * (share * (1 - share) / total + square / (4 * total)) ** 0.5
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def mcnemar(one: Interpretation, other: Interpretation) -> float:

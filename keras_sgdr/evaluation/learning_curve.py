@@ -73,7 +73,7 @@ class LearningCurve:
             most: How many classes; fewer where fewer would gain.
         """
         twice = 2 * int(self.num_images[-1])
-        known = np.isfinite(self.class_errors).all(axis=(0, 1))
+        known = np.asarray(np.isfinite(self.class_errors).all(axis=(0, 1)))
         now = self.class_errors[-1].mean(axis=0)
         then = [
             _fitted(self.num_images, self.class_errors[:, :, label].mean(axis=1), twice) if known[label] else np.nan

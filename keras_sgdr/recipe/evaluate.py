@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_sgdr.data.dataset.load_dataset import load_dataset
 from keras_sgdr.data.decode.corrupt_images import check_images
+from keras_sgdr.data.index.file_names import in_utf8
 from keras_sgdr.data.index.folder import Split, labelled_splits
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret, plot_mistakes
 from keras_sgdr.evaluation.tta import predict_tta
@@ -56,7 +57,8 @@ def evaluate_run(
             the run was trained on; of any other to those in its `valid/`, else in its `test/`, else to all.
         batch_size: Images per step.
         tta: Views to average over, as in `Recipe`; those that the run has chosen if None.
-        plots: A directory for `confusion_matrix.png` and `top_losses.png`; made if it is missing.
+        plots: A directory for `confusion_matrix.png`, `top_losses.png`, and `predictions.csv`, a row for each image,
+            the highest loss first; made if it is missing.
         verbose: 1 shows progress bars and says which images are evaluated.
         **layout: How another folder than the run's is read: `train`, `valid`, `test` and `suffix` of `index_folder`.
             Default to the run's, as far as there are such folders.
@@ -86,6 +88,7 @@ def evaluate_run(
         worst = dataset_for(classifier, images.take(result.top_losses(9)), batch_size)
         Path(plots).mkdir(parents=True, exist_ok=True)
         plot_mistakes(result, np.concatenate([images for images, _ in worst.as_numpy_iterator()]), Path(plots))
+        result.write_csv(Path(plots) / "predictions.csv", in_utf8(list(images.paths)))
     return results
 
 

@@ -152,7 +152,7 @@ def _results(directory: Path, settings: dict[str, Any]) -> dict[str, Any]:
         "p_value": mcnemar(plain, tta),
         "confusion": plots.as_svg(plain.plot_confusion_matrix()) if len(names) <= _MOST_CLASSES else None,
         "reliability": plots.as_svg(plots.plot_reliability(plain.probabilities.max(axis=1), hits)),
-        "classes": _classes(plain),
+        "classes": plain.per_class(),
         "confused": plain.most_confused()[:10],
         **{name: [shown[i] for i in indices] for name, indices in lists.items()},
     }
@@ -165,37 +165,6 @@ def _suspects(result: Interpretation) -> list[int]:
     probabilities = result.probabilities[:, present]
     shares = probabilities / np.maximum(probabilities.sum(axis=1, keepdims=True), 1e-12)
     return [int(i) for i in find_label_issues(shares, np.searchsorted(present, labels)).indices[:_SUSPECTS]]
-
-
-def _classes(result: Interpretation) -> list[dict[str, Any]]:
-    """Precision, recall and F1 of each class, with the interval of its recall."""
-    confusion = result.confusion
-    rows = []
-    for label, name in enumerate(result.class_names):
-        right, actual, predicted = confusion[label, label], confusion[label].sum(), confusion[:, label].sum()
-        low, high = wilson_interval(int(right), int(actual))
-        rows.append(
-            {
-                "name": name,
-                "images": int(actual),
-                "precision": right / predicted if predicted else None,
-                "recall": right / actual if actual else None,
-                "low": low,
-                "high": high,
-                "f1": 2 * right / (actual + predicted) if actual + predicted else None,
-            }
-        )
-    return rows
-
-
-def wilson_interval(hits: int, total: int, *, z: float = 1.96) -> tuple[float, float]:
-    """Returns the interval that holds a share at 95 %, of which `hits` of `total` were seen (Wilson, 1927)."""
-    if not total:
-        return 0.0, 1.0
-    share, square = hits / total, z**2 / total
-    middle = (share + square / 2) / (1 + square)
-    half = z / (1 + square) * (share * (1 - share) / total + square / (4 * total)) ** 0.5
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _shown(

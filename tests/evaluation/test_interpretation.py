@@ -1,9 +1,11 @@
+import csv
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 from sklearn import metrics
 
-from keras_sgdr.evaluation.interpretation import interpret, mcnemar, threshold_for
+from keras_sgdr.evaluation.interpretation import interpret, mcnemar, threshold_for, wilson_interval
 from keras_sgdr.validation import InvalidValueError
 
 NAMES = ("cat", "dog", "<script>")
@@ -100,3 +102,47 @@ def test_a_precision_that_no_threshold_has_is_refused_with_the_highest():
     result = interpret([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]], [0, 1, 0], ("a", "b"))
     with pytest.raises(InvalidValueError, match=r"0\.500"):
         threshold_for(result, 0.9)
+
+
+@pytest.mark.parametrize(("hits", "total"), [(0, 5), (5, 5), (3, 9), (90, 100)])
+def test_interval_is_wilsons(hits, total):
+    expected = binomtest(hits, total).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(hits, total) == pytest.approx(tuple(expected), abs=1e-4)
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_scores_of_classes_are_scikit_learns(sample):
+    probabilities, labels = sample
+    result = interpret(probabilities, labels, NAMES)
+    precision, recall, f1, images = metrics.precision_recall_fscore_support(labels, probabilities.argmax(axis=1))
+    rows = result.per_class()
+    np.testing.assert_allclose([row.precision for row in rows], precision)
+    np.testing.assert_allclose([row.recall for row in rows], recall)
+    np.testing.assert_allclose([row.f1 for row in rows], f1)
+    assert [row.images for row in rows] == list(images)
+    for row in rows:
+        assert row.low < row.recall < row.high
+
+
+def test_a_class_without_images_has_no_recall_and_one_that_nothing_is_taken_for_no_precision():
+    cat, dog, script = interpret([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0]], [0, 1], NAMES).per_class()
+    assert (cat.precision, cat.recall, cat.f1) == (0.5, 1.0, pytest.approx(2 / 3))
+    assert (dog.precision, dog.recall, dog.f1) == (None, 0.0, 0.0)
+    assert (script.precision, script.recall, script.f1, script.low, script.high) == (None, None, None, 0.0, 1.0)
+
+
+def test_table_has_a_row_for_each_image_the_worst_first(sample, tmp_path):
+    probabilities, labels = sample
+    result = interpret(probabilities, labels, NAMES)
+    paths = [f"{i}, a.png" for i in range(50)]
+    result.write_csv(tmp_path / "predictions.csv", paths)
+    with (tmp_path / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    losses = [float(row["loss"]) for row in rows]
+    assert losses == sorted(losses, reverse=True)
+    for row in rows:
+        image = paths.index(row["path"])
+        assert (row["label"], row["predicted"]) == (NAMES[labels[image]], NAMES[probabilities[image].argmax()])
+        assert float(row["loss"]) == pytest.approx(-np.log(probabilities[image, labels[image]]), abs=1e-5)
+    with pytest.raises(InvalidValueError, match="one for each image"):
+        result.write_csv(tmp_path / "predictions.csv", paths[1:])

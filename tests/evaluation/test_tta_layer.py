@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_sgdr.evaluation.tta import predict_tta
 from keras_sgdr.evaluation.tta_layer import TTA
 
 SIZE = 16
@@ -108,6 +109,18 @@ def test_the_largest_and_the_smallest_of_all_views(model, images, merge, expecte
     merged = expected(views, axis=0)
     merged /= merged.sum(axis=1, keepdims=True)
     assert np.allclose(TTA(model, "dihedral", merge=merge)(images), merged, atol=1e-6)
+
+
+def test_an_exported_model_is_predict_tta_with_the_same_views(model, images, tmp_path):
+    def mirrored(batch, training):
+        return keras.ops.flip(batch, axis=2)
+
+    options = {"num_views": 1, "augmentation": mirrored, "plain_weight": 0.5, "verbose": 0}
+    expected = predict_tta(model, images, **options)
+    served = keras.Sequential([keras.Input((SIZE, SIZE, 3)), TTA(model, "flip")])
+    served.export(tmp_path / "export", verbose=False)
+    exported = keras.layers.TFSMLayer(tmp_path / "export", call_endpoint="serve")
+    assert np.allclose(exported(images), expected, atol=1e-5)
 
 
 def test_a_saved_model_has_the_layer_with_all_of_it(model, images, tmp_path):

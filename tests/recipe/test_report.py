@@ -10,10 +10,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.stats import binomtest
 
 from keras_sgdr.evaluation.label_issues import find_label_issues
-from keras_sgdr.recipe.report import watch_report, wilson_interval, write_report
+from keras_sgdr.recipe.report import watch_report, write_report
 from tests.cli.command_line import assert_one_line, run, run_well
 
 VOID = {"meta", "img", "br"}
@@ -167,10 +166,3 @@ def test_command_writes_where_it_is_told(trained_run, tmp_path):
     # the run has ended: there is nothing to wait for
     assert run_well("report", trained_run, "-o", tmp_path / "page.html", "--watch").stdout == done.stdout
     assert_one_line(run("report", tmp_path), "`run` must be the directory of a run")
-
-
-@pytest.mark.parametrize(("hits", "total"), [(0, 5), (5, 5), (3, 9), (90, 100)])
-def test_interval_is_wilsons(hits, total):
-    expected = binomtest(hits, total).proportion_ci(0.95, method="wilson")
-    assert wilson_interval(hits, total) == pytest.approx(tuple(expected), abs=1e-4)
-    assert wilson_interval(0, 0) == (0.0, 1.0)
