@@ -97,7 +97,10 @@ def _labels_of(folder: Path, layout: dict[str, Any], report: Any, backbone: str,
         click.echo("labels were not checked, for a training would refuse the folder", err=True)
         return None
     recipe = make_recipe({"backbone": backbone, "image_size": image_size})
-    return check_labels(index_folder(folder, **layout), recipe=recipe, verbose=int(sys.stderr.isatty()))
+    found = check_labels(index_folder(folder, **layout), recipe=recipe, verbose=int(sys.stderr.isatty()))
+    known = {frozenset((each.path, each.other)) for each in report.findings}
+    findings = tuple(each for each in found.findings if frozenset((each.path, each.other)) not in known)
+    return dataclasses.replace(found, findings=findings)
 
 
 @click.command()

@@ -207,7 +207,7 @@ def make_recipe(options: dict[str, Any]) -> Any:
 @click.option("--resume", is_flag=True, help="Go on with the unfinished run in OUTPUT.")
 @click.option("--moved", is_flag=True, help="With --resume: FOLDER has another path than before, and the same images.")
 @click.option("--overwrite", is_flag=True, help="Begin again in OUTPUT.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors and warnings.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="json: one object in a line.")
 @click.option("--csv-log", is_flag=True, help="Write each epoch to OUTPUT/log.csv as it ends, by Keras's CSVLogger.")
 @click.option("--tensorboard", is_flag=True, help="Write to OUTPUT/tensorboard, by Keras's TensorBoard.")

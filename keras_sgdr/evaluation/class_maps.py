@@ -11,15 +11,17 @@ import tensorflow as tf
 
 from keras_sgdr.validation import InvalidValueError, require
 
-# Share of the image's own colours where the map is strongest
+# Share of the map's colours over the grey image
 _SEEN = 0.45
+# Images at once: more may not fit into the memory beside their gradients
+_AT_ONCE = 16
 
 
 def class_maps(model: keras.Model, images: Any, labels: Any) -> np.ndarray:
     """Returns for each image how much each of its parts speaks for a class: Grad-CAM.
 
     The maps are those of the last layer that knows places: the feature map that the head pools, or the tokens of a
-    transformer if their number is a square (one for the class beside them is left out).
+    transformer on square images if their number is a square (one for the class beside them is left out).
 
     Args:
         model: A classifier that ends in a dense layer with a softmax, as `build_classifier` makes it.
@@ -31,27 +33,49 @@ def class_maps(model: keras.Model, images: Any, labels: Any) -> np.ndarray:
         nothing speaks for the class.
 
     Raises:
-        ValueError: If no layer of the model knows places, or shapes do not fit together.
+        ValueError: If no layer with weights knows places, the model ends in something else than a dense softmax, or
+            shapes do not fit together.
 
     Reference: Selvaraju et al., 2017, https://arxiv.org/abs/1610.02391.
     """
     images, labels = np.asarray(images, np.float32), np.asarray(labels)
     fits = images.ndim == 4 and labels.shape == images.shape[:1]
     require(fits, "`labels` must have a class for each image", images=images.shape, labels=labels.shape)
-    features, head = _features_of(model), model.layers[-1]
-    split = keras.Model(model.inputs, [features, head.input])
+    body, top, head = _parts(model)
+    chunks = range(0, len(images), _AT_ONCE)
+    return np.concatenate([_maps(body, top, head, images[i : i + _AT_ONCE], labels[i : i + _AT_ONCE]) for i in chunks])
+
+
+def _maps(body: keras.Model, top: keras.Model, head: Any, images: Any, labels: Any) -> np.ndarray:
+    places = tf.cast(body([images], training=False), tf.float32)
     with tf.GradientTape() as tape:
-        places, pooled = split([images], training=False)
+        tape.watch(places)
         # Before the softmax: its gradient vanishes where the classifier is certain.
-        logits = tf.cast(pooled, tf.float32) @ head.kernel + (0.0 if head.bias is None else head.bias)
-        chosen = tf.gather(logits, labels[:, None], batch_dims=1)
-    gradients = tape.gradient(chosen, places)
-    grids = _as_grid(tf.cast(places, tf.float32)), _as_grid(tf.cast(gradients, tf.float32))
-    weights = tf.reduce_mean(grids[1], axis=(1, 2), keepdims=True)
-    maps = tf.nn.relu(tf.reduce_sum(weights * grids[0], axis=-1, keepdims=True))
+        logits = tf.cast(top(places, training=False), tf.float32) @ head.kernel
+        chosen = tf.gather(logits if head.bias is None else logits + head.bias, labels[:, None], batch_dims=1)
+    features, gradients = _as_grid(places), _as_grid(tape.gradient(chosen, places))
+    weights = tf.reduce_mean(gradients, axis=(1, 2), keepdims=True)
+    maps = tf.nn.relu(tf.reduce_sum(weights * features, axis=-1, keepdims=True))
     maps = tf.image.resize(maps, images.shape[1:3])[..., 0]
     strongest = tf.reduce_max(maps, axis=(1, 2), keepdims=True)
     return np.asarray(tf.math.divide_no_nan(maps, strongest))
+
+
+def _parts(model: keras.Model) -> tuple[keras.Model, keras.Model, Any]:
+    """The model up to its last feature map, from there to its dense head, and the head."""
+    head = model.layers[-1]
+    is_softmax = getattr(getattr(head, "activation", None), "__name__", "") == "softmax"
+    require(is_softmax and hasattr(head, "kernel"), "`model` must end in a dense layer with a softmax", layer=head.name)
+    features = _features_of(model)
+    try:
+        body, top = keras.Model(model.inputs, features), keras.Model(features, head.input)
+    except ValueError as error:  # other layers lead around it
+        raise InvalidValueError(
+            f"`model` must pass through one last feature map. Received: {model.name} ({error})."
+        ) from error
+    must = "`model` must have a layer with weights, a feature map and more than one place"
+    require(bool(body.weights) and math.prod(features.shape[1:-1]) > 1, must, model=model.name, features=features.shape)
+    return body, top, head
 
 
 def overlay(images: Any, maps: Any) -> np.ndarray:

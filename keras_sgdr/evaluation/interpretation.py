@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from keras_sgdr import plots
 from keras_sgdr.atomic_write import atomic_write
+from keras_sgdr.data.index.file_names import in_utf8
 from keras_sgdr.validation import InvalidValueError, require
 
 Array = npt.NDArray[Any]
@@ -146,13 +147,13 @@ class Interpretation:
             ValueError: If there is not a path for each image.
         """
         require(len(paths) == len(self.labels), "`paths` must be one for each image", paths=len(paths))
-        with atomic_write(path) as aside, aside.open("w", newline="", encoding="utf-8", errors="replace") as file:
+        with atomic_write(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["path", "label", "predicted", "probability", "loss"])
             for i in self.top_losses():
                 predicted, probability = self.predictions[i], self.probabilities[i].max()
                 names = [self.class_names[self.labels[i]], self.class_names[predicted]]
-                writer.writerow([paths[i], *names, f"{probability:.6f}", f"{self.losses[i]:.6f}"])
+                writer.writerow(in_utf8([paths[i], *names, f"{probability:.6f}", f"{self.losses[i]:.6f}"]))
 
     def plot_confusion_matrix(self) -> Any:
         """Returns a matplotlib figure of the confusion matrix."""

@@ -162,19 +162,13 @@ def merge_views(probabilities: Array, weights: Array, merge: str = "mean") -> Ar
         weights: One per view, summing to 1.
         merge: See `predict_tta`.
     """
-    merged = _MERGES[merge](probabilities.astype("float64"), weights)
+    merged = np.maximum(_MERGES[merge](probabilities.astype("float64"), weights), 1e-30)
     return np.asarray(merged / merged.sum(axis=-1, keepdims=True), "float32")
 
 
 def _probabilities(model: keras.Model, images: Any, from_logits: bool) -> Array:
     outputs = np.asarray(model.predict_on_batch(images), "float64")
-    broken = outputs[~np.isfinite(outputs).all(axis=-1)]
-    if len(broken):
-        raise InvalidValueError(
-            "`model` must return finite values. Received: a row "
-            f"{np.array2string(broken[0], precision=3, threshold=8)}. Its training has diverged: train again at a "
-            "lower learning rate."
-        )
+    check_finite(outputs)
     if from_logits:
         exponentials = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
         return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
@@ -184,6 +178,24 @@ def _probabilities(model: keras.Model, images: Any, from_logits: bool) -> Array:
             f"{np.array2string(outputs[0], precision=3, threshold=8)}. If these are logits, pass `from_logits=True`."
         )
     return outputs
+
+
+def check_finite(outputs: Array) -> None:
+    """Refuses what a model returns that has diverged.
+
+    Args:
+        outputs: Shape `(n, num_classes)`.
+
+    Raises:
+        ValueError: If a value is not finite.
+    """
+    broken = outputs[~np.isfinite(outputs).all(axis=-1)]
+    if len(broken):
+        raise InvalidValueError(
+            "`model` must return finite values. Received: a row "
+            f"{np.array2string(broken[0], precision=3, threshold=8)}. Its training has diverged: train again at a "
+            "lower learning rate."
+        )
 
 
 def _view_maker(augmentation: Any, seed: int) -> Callable[[Any, int, Array], Any]:

@@ -168,6 +168,7 @@ class TTA(keras.layers.Layer):
             merged = probabilities if merged is None else _MERGES[self.merge](merged, probabilities)
         if self.merge == "gmean":
             merged = ops.exp(merged)
+        merged = ops.maximum(merged, 1e-30)  # the smallest of each class may all be 0
         return merged / ops.sum(merged, axis=-1, keepdims=True)
 
     def compute_output_shape(self, input_shape: Any) -> Any:

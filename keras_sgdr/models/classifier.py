@@ -180,6 +180,8 @@ def _described(
         raise InvalidValueError(
             f"`model` must have a fixed input size. Received: a model of input shape {model.input_shape}."
         )
+    require(threshold is None or 0 <= threshold <= 1, "`threshold` must be in [0, 1] or None", threshold=threshold)
+    views = (views,) if isinstance(views, str) else views
     described = {"class_names": names, "image_size": [height, width], "resize": resize, "keras": keras.__version__}
     return {**described, "views": list(views), "threshold": threshold}
 

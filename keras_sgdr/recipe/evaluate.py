@@ -14,7 +14,6 @@ import numpy as np
 
 from keras_sgdr.data.dataset.load_dataset import load_dataset
 from keras_sgdr.data.decode.corrupt_images import check_images
-from keras_sgdr.data.index.file_names import in_utf8
 from keras_sgdr.data.index.folder import Split, labelled_splits
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret, plot_mistakes
 from keras_sgdr.evaluation.tta import predict_tta
@@ -56,7 +55,7 @@ def evaluate_run(
         split: `"train"`, `"valid"`, `"test"` or `"all"`. Defaults to the held-out images, `"valid"`, of the folder that
             the run was trained on; of any other to those in its `valid/`, else in its `test/`, else to all.
         batch_size: Images per step.
-        tta: Views to average over, as in `Recipe`; those that the run has chosen if None.
+        tta: Views to average over, as in `Recipe`; those that the run has chosen if None or `"auto"`.
         plots: A directory for `confusion_matrix.png`, `top_losses.png`, and `predictions.csv`, a row for each image,
             the highest loss first; made if it is missing.
         verbose: 1 shows progress bars and says which images are evaluated.
@@ -72,11 +71,11 @@ def evaluate_run(
             cannot be decoded; then all such files are named.
     """
     classifier, recipe = load_classifier(run), recipe_of(run)
+    views = classifier.views if tta in (None, "auto") else dataclasses.replace(recipe, tta=tta).views
     images = images_to_evaluate(run, folder, classifier.class_names, split, **layout)
     if verbose:
         sys.stdout.write(f"evaluate {len(images)} images of {folder}: {images.name}\n")
     check_images(images.paths)
-    views = classifier.views if tta is None else dataclasses.replace(recipe, tta=tta).views
     models = {"plain": classifier.model, **({"tta": with_views(classifier.model, views)} if views else {})}
     data = dataset_for(classifier, images, batch_size)
     results = {
@@ -88,7 +87,7 @@ def evaluate_run(
         worst = dataset_for(classifier, images.take(result.top_losses(9)), batch_size)
         Path(plots).mkdir(parents=True, exist_ok=True)
         plot_mistakes(result, np.concatenate([images for images, _ in worst.as_numpy_iterator()]), Path(plots))
-        result.write_csv(Path(plots) / "predictions.csv", in_utf8(list(images.paths)))
+        result.write_csv(Path(plots) / "predictions.csv", images.paths)
     return results
 
 

@@ -133,7 +133,7 @@ def plan(recipe: Recipe, num_images: dict[str, int], costs: Costs, cycles: Cycle
         EVALUATE: (
             f"{valid} images, plain{f' and with {recipe.num_views} views' if recipe.views else ''}"
             f"{f'; {test} test images' if test else ''}",
-            (1 + recipe.num_views) * (validation + test * costs.predict / recipe.batch_size),
+            (1 + recipe.num_views) * validation + max(1, recipe.num_views) * test * costs.predict / recipe.batch_size,
         ),
         EXPORT: ("model.keras and a SavedModel", 0.0),
     }

@@ -21,6 +21,7 @@ import tensorflow as tf
 from keras_sgdr import plots
 from keras_sgdr._version import __version__
 from keras_sgdr.atomic_write import atomic_write
+from keras_sgdr.data.check.relabel import DELETE
 from keras_sgdr.data.index.file_names import in_utf8
 from keras_sgdr.data.index.split import FolderIndex
 from keras_sgdr.evaluation.class_maps import class_maps, overlay
@@ -127,33 +128,38 @@ def _contents(directory: Path, journal: dict[str, Any]) -> dict[str, Any]:
             "python": platform.python_version(),
         },
         "command": _command(directory, settings),
+        # not the labels of a table, and not where "delete" is a class
+        "can_relabel": Path(settings["folder"]).is_dir() and DELETE not in settings["classes"],
     }
     if EVALUATE in stages:
         chosen = {name: stages[EVALUATE].get(name) for name in ("test_accuracy", "views", "threshold")}
-        contents |= {**chosen, **_results(directory, settings)}
+        contents |= {**chosen, **_results(directory, settings, averages=bool(chosen["views"]))}
     return contents
 
 
-def _results(directory: Path, settings: dict[str, Any]) -> dict[str, Any]:
+def _results(directory: Path, settings: dict[str, Any], *, averages: bool) -> dict[str, Any]:
+    """What the classifier says of the validation images, as it predicts from then on: with views or without."""
     with np.load(directory / "predictions.npz") as file:
         saved = dict(file)
     names, labels = settings["classes"], saved["labels"]
     plain, tta = (interpret(saved[each], labels, names) for each in ("plain", "tta"))
-    hits = plain.predictions == labels
+    kept = tta if averages else plain
+    hits = kept.predictions == labels
     lists = {
-        "worst": [int(i) for i in plain.top_losses() if not hits[i]][:_WORST],
-        "suspects": _suspects(plain),
-        "unsure": [int(i) for i in plain.most_uncertain(_UNSURE)],
+        "worst": [int(i) for i in kept.top_losses() if not hits[i]][:_WORST],
+        "suspects": _suspects(kept),
+        "unsure": [int(i) for i in kept.most_uncertain(_UNSURE)],
     }
-    shown = _shown(directory, settings, plain, sorted({i for each in lists.values() for i in each}), saved["paths"])
+    shown = _shown(directory, settings, kept, sorted({i for each in lists.values() for i in each}), saved["paths"])
     return {
+        "kept": kept,
         "plain": plain,
         "tta": tta if settings["tta"] != "off" else None,
         "p_value": mcnemar(plain, tta),
-        "confusion": plots.as_svg(plain.plot_confusion_matrix()) if len(names) <= _MOST_CLASSES else None,
-        "reliability": plots.as_svg(plots.plot_reliability(plain.probabilities.max(axis=1), hits)),
-        "classes": plain.per_class(),
-        "confused": plain.most_confused()[:10],
+        "confusion": plots.as_svg(kept.plot_confusion_matrix()) if len(names) <= _MOST_CLASSES else None,
+        "reliability": plots.as_svg(plots.plot_reliability(kept.probabilities.max(axis=1), hits)),
+        "classes": kept.per_class(),
+        "confused": kept.most_confused()[:10],
         **{name: [shown[i] for i in indices] for name, indices in lists.items()},
     }
 

@@ -212,7 +212,7 @@ class Run:
         # First, so that the others look at the averaged weights; the head has an optimizer of its own
         averages = stage != TRAIN_HEAD_AUGMENTED and self.recipe.ema > 0
         averaging = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if averages else []
-        callbacks = (*averaging, *callbacks)
+        callbacks = (*averaging, *callbacks, *self._callbacks)
         with_state = [*averaging, *(callback for callback in callbacks if hasattr(callback, "get_state"))]
         checkpoint = TrainingCheckpoint(self.directory.unfinished(stage, attempt), callbacks=with_state)
         start = checkpoint.restore(self.model)
@@ -226,7 +226,7 @@ class Run:
         table = [ProgressTable()] if self.verbose else []
         events = keras.callbacks.LambdaCallback(
             on_epoch_end=lambda epoch, logs: self.tell(
-                "epoch", stage=name, epoch=epoch + 1, **{key: float(value) for key, value in (logs or {}).items()}
+                "epoch", stage=name, epoch=epoch + 1, **{key: _as_json(value) for key, value in (logs or {}).items()}
             )
         )
         log = self.model.fit(
@@ -241,7 +241,6 @@ class Run:
                 *table,
                 *callbacks,
                 events,
-                *self._callbacks,
                 checkpoint,
                 self.interruption.callback(checkpoint, self.say),
             ],
@@ -262,6 +261,11 @@ class Run:
     def history(self) -> list[dict[str, Any]]:
         """One dictionary per epoch that has finished, in order."""
         return [row for values in self.directory.stages.values() for row in values.get("history", [])]
+
+
+def _as_json(number: Any) -> float | None:
+    """A number as JSON has it, which knows no NaN."""
+    return float(number) if math.isfinite(number) else None
 
 
 def _image_cache(name: str) -> str | ImageMemory | None:

@@ -27,7 +27,7 @@ _JOURNAL = "run.json"
 # What a person opens
 REPORT_FILE = "report.html"
 # One more whenever stages come, go, or leave something else for those after them
-_FORMAT = 1
+_FORMAT = 2
 # The errors of a network drive that has no locks; there, two runs at once must not share a directory.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 

@@ -19,7 +19,7 @@ from keras_sgdr.data.check.check_folder import check_folder
 from keras_sgdr.data.decode.corrupt_images import BadImage, refuse_images
 from keras_sgdr.data.index.file_names import in_utf8
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret, mcnemar, plot_mistakes, threshold_for
-from keras_sgdr.evaluation.tta import predict_tta
+from keras_sgdr.evaluation.tta import check_finite, predict_tta
 from keras_sgdr.evaluation.tta_layer import with_views
 from keras_sgdr.models.classifier import CLASSIFIER_FILE, MODEL_FILE, describe_classifier
 from keras_sgdr.precompute.feature_cache import CHECKS, user_cache
@@ -124,7 +124,10 @@ def _find_rate(run: Run) -> dict[str, Any]:
 def _evaluate(run: Run) -> dict[str, Any]:
     recipe, names, labels = run.recipe, run.index.class_names, run.index.valid.labels
     run.say(f"evaluate, with {recipe.num_views} views of each image too" if recipe.views else "evaluate")
-    predictions = {"plain": run.predict(()), "tta": run.predict(recipe.views)}
+    plain = run.predict(())
+    predictions = {"plain": plain, "tta": run.predict(recipe.views) if recipe.views else plain}
+    for each in predictions.values():
+        check_finite(each)
     results = [interpret(predictions[each], labels, names) for each in ("plain", "tta")]
     views = _choose_views(run, results)
     kept = results[1] if views else results[0]
@@ -167,7 +170,7 @@ def _choose_views(run: Run, results: Sequence[Interpretation]) -> tuple[str, ...
         return ()
     run.say(f"{_scores('with views', averaged)}; p = {mcnemar(plain, averaged):.2g} (McNemar)")
     gains = plain.losses - averaged.losses
-    is_gain = float(gains.mean()) > float(gains.std()) / math.sqrt(len(gains))
+    is_gain = len(gains) > 1 and float(gains.mean()) > float(gains.std(ddof=1)) / math.sqrt(len(gains))
     names = f"{run.recipe.num_views} views of each image ({', '.join(views)})"
     if run.recipe.tta != "auto":
         run.say(f"from now on the classifier averages over {names}, as it was told")
@@ -283,7 +286,7 @@ STAGES = (
         EVALUATE,
         _evaluate,
         seed=6,
-        settings=("tta", "answer_precision"),
+        settings=("tta", "answer_precision", *_VIEWS),
         artefacts=("predictions.npz", "history.csv", "history.png", "confusion_matrix.png", "top_losses.png"),
     ),
     Stage(EXPORT, _export, seed=7, artefacts=(REPORT_FILE,)),

@@ -37,7 +37,7 @@ from keras_sgdr.recipe.costs import measure
 from keras_sgdr.recipe.plan import PlannedStage, disk, plan, planned_cycles, table, within
 from keras_sgdr.recipe.recipe import Recipe
 from keras_sgdr.recipe.run import Run, set_stage_seed
-from keras_sgdr.recipe.run_directory import FIT_PLAN, RunDirectory, read_settings
+from keras_sgdr.recipe.run_directory import EVALUATE, FIT_PLAN, RunDirectory, read_settings
 from keras_sgdr.recipe.stages import STAGES
 
 # The settings of a run, for `keras-sgdr train --config`
@@ -58,8 +58,10 @@ class TrainingResult:
         history: One dictionary per epoch, and one for each optimum of the head: `stage`, `epoch`, `loss`, `accuracy`,
             `val_loss`, `val_accuracy` and, where a schedule sets it, `learning_rate`, that of the epoch's last batch.
         plain: Accuracy and mistakes on the validation images, each seen once.
-        tta: The same with test-time augmentation.
-        test: Accuracy and mistakes on test images with labels, plain, if there are any.
+        tta: The same, averaged over views; the plain ones where there are none.
+        test: Accuracy and mistakes on test images with labels, if there are any, as the classifier predicts from then
+            on.
+        views: The kinds of views over which the classifier averages from then on; none for the plain image.
     """
 
     model: keras.Model
@@ -70,6 +72,7 @@ class TrainingResult:
     plain: Interpretation
     tta: Interpretation
     test: Interpretation | None = None
+    views: tuple[str, ...] = ()
 
 
 def train_image_classifier(
@@ -103,7 +106,8 @@ def train_image_classifier(
             later stages read may be others than before.
         moved: The folder of a resumed run has another path now; names and sizes of its images must be the same.
         overwrite: Begin again in an `output` that holds a run already.
-        callbacks: Keras callbacks of yours, for each `fit` of the run: that of step 8, and of `head_cycles`.
+        callbacks: Keras callbacks of yours, for each `fit` of the run: that of step 8, and of `head_cycles`. Those with
+            `get_state` and `set_state` go on where they were when a run is resumed.
         on_event: Is called with a dictionary of JSON values whose `"event"` is `"message"` (with `text`), `"epoch"`
             (with `stage`, `epoch` from 1, and Keras's logs) or `"stage"`, one that has ended (with `name`, `seconds`).
         verbose: 1 prints a line per stage, a table of epochs and progress bars; 0 nothing.
@@ -267,4 +271,5 @@ def _result(run: Run) -> TrainingResult:
         plain=interpret(predictions["plain"], labels, names),
         tta=interpret(predictions["tta"], labels, names),
         test=interpret(predictions["test"], test.labels, names) if test and "test" in predictions else None,
+        views=tuple(directory.stages[EVALUATE]["views"]),
     )

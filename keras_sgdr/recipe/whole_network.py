@@ -113,6 +113,12 @@ def train_all(run: Run) -> dict[str, Any]:
     head, weights = run.candidate(before), run.model.get_weights()
     for attempt in range(1, 1 + (1 if has_limit else MAX_ATTEMPTS)):
         rows, cycles, snapshots = _attempt(run, head, rate, attempt)
+        if not cycles.candidates:  # a callback of the user's stopped it before its first cycle ended
+            candidates = [head, run.candidate("the training up to where a callback stopped it")]
+            best = best_of(candidates)
+            if not best:
+                run.model.set_weights(weights)
+            break
         candidates, best = [head, *cycles.candidates], cycles.best
         if best and not cycles.does_harm:
             snapshots.snapshots[best - 1].load(run.model)

@@ -53,13 +53,8 @@ def main() -> None:
             given = labels.copy()
             given[swapped] = (labels[swapped] + draw.integers(1, num_classes, len(swapped))) % num_classes
             probabilities = out_of_fold_probabilities(activations, given, num_classes=num_classes, seed=seed)
-            others = probabilities.copy()
-            others[np.arange(len(given)), given] = -1
-            margins = probabilities[np.arange(len(given)), given] - others.max(axis=1)
-            cells = [
-                scores(np.argsort(margins, kind="stable")[: len(swapped)], swapped),
-                scores(find_label_issues(probabilities, given).indices, swapped),
-            ]
+            named = find_label_issues(probabilities, given).indices
+            cells = [scores(named[: len(swapped)], swapped), scores(named, swapped)]
             if importlib.util.find_spec("cleanlab"):
                 from cleanlab.filter import find_label_issues as cleanlabs
                 from cleanlab.rank import get_label_quality_scores

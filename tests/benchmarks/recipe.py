@@ -89,7 +89,7 @@ def train_ours(
     heads = [row for row in result.history if row["stage"].startswith("head")]
     return {
         **scores(result.plain.probabilities, result.plain.labels),
-        "tta": scores(result.tta.probabilities, result.tta.labels),
+        "tta": scores((result.tta if result.views else result.plain).probabilities, result.plain.labels),
         "head": min(heads, key=lambda row: row["val_loss"]),
         "epochs": sum(row["stage"].startswith("all") for row in result.history),
         "looks": looks,

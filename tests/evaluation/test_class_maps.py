@@ -73,11 +73,33 @@ def test_a_class_that_nothing_speaks_for_has_an_empty_map(images):
     assert not class_maps(model, images, np.zeros(4, int)).any()
 
 
-def test_a_model_without_places_is_refused(images):
-    model = build_classifier(2, backbone=backbone(keras.layers.Flatten()), image_size=SIZE)
-    model = keras.Sequential([keras.Input((SIZE, SIZE, 3)), keras.layers.Flatten(), model.layers[-1].__class__(2)])
-    with pytest.raises(InvalidValueError, match="feature map"):
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([keras.layers.Flatten, lambda: keras.layers.Dense(4)], "a feature map"),
+        ([lambda: keras.layers.Conv2D(4, 3), lambda: keras.layers.GlobalAveragePooling2D(keepdims=True)], "one place"),
+    ],
+    ids=["no feature map", "pooled before"],
+)
+def test_a_backbone_without_places_is_refused(images, layers, message):
+    model = build_classifier(2, backbone=backbone(*(make() for make in layers)), image_size=SIZE)
+    with pytest.raises(InvalidValueError, match=message):
         class_maps(model, images, np.zeros(4, int))
+
+
+def test_a_head_that_is_no_softmax_is_refused(images):
+    layers = [keras.layers.Conv2D(4, 3), keras.layers.Flatten(), keras.layers.Dense(2)]
+    with pytest.raises(InvalidValueError, match="dense layer with a softmax"):
+        class_maps(backbone(*layers), images, np.zeros(4, int))
+
+
+def test_many_images_are_mapped_as_few_are(images, monkeypatch):
+    body = backbone(keras.layers.Conv2D(6, 3, padding="same", activation="relu"))
+    model = build_classifier(3, backbone=body, image_size=SIZE)
+    labels = np.array([0, 2, 1, 1])
+    together = class_maps(model, images, labels)
+    monkeypatch.setattr("keras_sgdr.evaluation.class_maps._AT_ONCE", 3)
+    np.testing.assert_allclose(class_maps(model, images, labels), together, atol=1e-5)
 
 
 def test_overlay_is_red_where_the_map_is_strong_and_blue_where_it_is_not():

@@ -123,6 +123,16 @@ def test_an_exported_model_is_predict_tta_with_the_same_views(model, images, tmp
     assert np.allclose(exported(images), expected, atol=1e-5)
 
 
+def test_the_smallest_of_views_that_exclude_each_class_is_a_draw():
+    model = keras.Sequential([keras.Input((2, 2, 3)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")])
+    kernel = np.zeros((12, 2), "float32")
+    kernel[0, 0] = kernel[3, 1] = 1.0  # red at the left speaks for one, at the right for the other
+    model.set_weights([kernel, np.zeros(2, "float32")])
+    image = np.zeros((1, 2, 2, 3), "float32")
+    image[0, 0, 0, 0] = 255.0
+    assert np.allclose(TTA(model, "flip", merge="min")(image), 0.5)
+
+
 def test_a_saved_model_has_the_layer_with_all_of_it(model, images, tmp_path):
     tta = TTA(model, ["flip", "zooms"], weights=[3, 1, 1, 2, 1, 0], merge="gmean")
     served = keras.Sequential([keras.Input((SIZE, SIZE, 3)), tta])

@@ -129,6 +129,8 @@ def test_tables_sort_and_images_enlarge_by_keyboard(browser, reports):
     assert image.bounding_box()["width"] > 2 * before
     image.press("Escape")
     assert image.bounding_box()["width"] == before
+    image.press(" ")
+    assert image.bounding_box()["width"] > 2 * before
 
 
 def test_what_is_chosen_is_saved_as_relabel_reads_it(browser, reports, tmp_path):

@@ -247,7 +247,13 @@ def run_stage(run, name):
 
 @pytest.mark.parametrize(
     ("tta", "gain", "views"),
-    [("auto", 0.2, ["zooms"]), ("auto", 0.0, []), ("auto", -0.2, []), ("flip", -0.2, ["flip"])],
+    [
+        ("auto", 0.2, ["zooms"]),
+        ("auto", 0.0, []),
+        ("auto", "noise", []),
+        ("auto", -0.2, []),
+        ("flip", -0.2, ["flip"]),
+    ],
 )
 def test_views_are_kept_if_they_lower_the_loss(digits_folder, tiny, tmp_path, capsys, monkeypatch, tta, gain, views):
     with begun(digits_folder, dataclasses.replace(tiny, tta=tta, answer_precision=0.9), tmp_path / "run") as run:
@@ -257,7 +263,14 @@ def test_views_are_kept_if_they_lower_the_loss(digits_folder, tiny, tmp_path, ca
         said = np.where(np.arange(len(labels)) % 6 == 5, (labels + 1) % 3, labels)
         sure = np.linspace(0.9, 0.6, len(labels))[:, None]
         plain = sure * np.eye(3)[said] + (1 - sure) * draw.dirichlet(np.ones(3), len(labels))
-        averaged = (1 - abs(gain)) * plain + abs(gain) * (np.eye(3)[labels] if gain > 0 else 1 / 3)
+        if gain == "noise":  # better on average, by less than it scatters
+            gains = np.where(np.arange(len(labels)) % 2 == 0, 0.02, -0.015)
+            assert 0 < gains.mean() < gains.std(ddof=1) / np.sqrt(len(labels))
+            of_label = plain[np.arange(len(labels)), labels]
+            others = (1 - of_label * np.exp(gains)) / (1 - of_label)
+            averaged = plain * np.where(np.eye(3)[labels] == 1, np.exp(gains)[:, None], others[:, None])
+        else:
+            averaged = (1 - abs(gain)) * plain + abs(gain) * (np.eye(3)[labels] if gain > 0 else 1 / 3)
         monkeypatch.setattr(run, "predict", lambda kinds: averaged if kinds else plain)
         chosen = run_stage(run, "evaluate")
     described = json.loads((tmp_path / "run" / "classifier.json").read_text())
@@ -495,6 +508,26 @@ def test_softened_model_has_a_temperature():
     whole_network.soften(model, 2.0)
     roots = np.sqrt(before)
     np.testing.assert_allclose(model.predict(x, verbose=0), roots / roots.sum(axis=1, keepdims=True), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [1e-3, 10.0], ids=["better", "ruined"])
+def test_a_callback_that_stops_before_the_first_cycle_ends_leaves_the_better_model(digits_folder, tiny, tmp_path, rate):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    recipe = dataclasses.replace(tiny, cycle_len=3, learning_rate=rate)
+    with RunDirectory(tmp_path / "run", settings={}, stages=stages.STAGES) as directory:
+        run = Run(recipe, index_for(digits_folder, recipe), directory, 0, [Stop()])
+        run_stage(run, "train_head")
+        run_stage(run, "fit_plan")
+        head = run.candidate("the head")
+        values = run_stage(run, "train_all")
+        after = run.candidate("after it")
+    assert [row["epoch"] for row in values["history"]] == [1]
+    before, stopped = (each["name"] for each in values["candidates"])
+    assert (before, stopped) == ("the head", "the training up to where a callback stopped it")
+    assert after.loss <= head.loss + 1e-4
 
 
 def test_model_that_has_diverged_is_the_worst_candidate(digits_folder, tiny):

@@ -9,7 +9,7 @@ from keras_sgdr.data.check.quarantine import MANIFEST, free_place, move_all
 from keras_sgdr.data.index.csv import read_text
 from keras_sgdr.data.index.file_names import in_utf8
 from keras_sgdr.data.index.split import FolderIndex
-from keras_sgdr.validation import FileThereError, InvalidValueError, MissingFileError
+from keras_sgdr.validation import FileThereError, InvalidValueError, MissingFileError, require
 
 # In the folder itself, which passes hidden folders over: where the journal is, and what was deleted
 JOURNAL = ".relabelled"
@@ -32,7 +32,8 @@ def relabel(index: FolderIndex, changes: str | os.PathLike[str]) -> dict[str, st
 
     Raises:
         FileNotFoundError: If there is no such table, or no such image in the folder.
-        ValueError: If a class is none of the folder's, an image is named twice, or the folder is a CSV file.
+        ValueError: If a class is none of the folder's or is called "delete", an image is named twice, or the folder is
+            a CSV file.
         FileExistsError: If changes made before have not been undone or confirmed by removing the journal.
     """
     root = Path(index.directory)
@@ -40,6 +41,7 @@ def relabel(index: FolderIndex, changes: str | os.PathLike[str]) -> dict[str, st
         raise InvalidValueError(
             f"`index` must be of class folders. Received: {root}. Change the labels in that file instead."
         )
+    require(DELETE not in index.class_names, f"No class may be called {DELETE!r}", classes=index.class_names)
     manifest = root / JOURNAL / MANIFEST
     if manifest.exists():
         raise FileThereError(

@@ -130,7 +130,8 @@ class FolderIndex:
         if not self.directory.lower().endswith(".csv"):
             return self.directory
         splits = [split for split in (self.train, self.valid, self.test) if split is not None]
-        return os.path.commonpath([path.rpartition("/")[0] for split in splits for path in split.paths])
+        folders = {path.rpartition("/")[0] for split in splits for path in split.paths}
+        return os.path.commonpath([os.path.abspath(folder) for folder in folders])  # noqa: PTH100 (a link is itself)
 
 
 # How people call them; in any case of letters.

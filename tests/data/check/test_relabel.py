@@ -78,6 +78,13 @@ def test_a_table_that_is_wrong_moves_nothing(folder, rows, error, message):
     assert not (folder / ".relabelled").exists()
 
 
+def test_no_class_may_be_called_delete(folder):
+    (folder / "train" / "cats").rename(folder / "train" / "delete")
+    (folder / "valid" / "cats").rename(folder / "valid" / "delete")
+    with pytest.raises(ValueError, match="No class may be called 'delete'"):
+        relabel(index_folder(folder), table(folder, "train/dogs/0.jpg,delete,"))
+
+
 def test_a_second_table_wants_the_first_settled(folder):
     relabel(index_folder(folder), table(folder, "train/cats/0.jpg,dogs,"))
     with pytest.raises(FileExistsError, match="undone, or confirmed by removing"):

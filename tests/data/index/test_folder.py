@@ -536,3 +536,15 @@ def test_csv_of_another_encoding_is_named(tmp_path):
     path.write_bytes("filename,label\n\u00e9.jpg,a\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"Received: .*labels\.csv with the byte 0xe9"):
         index_folder(path, valid_fraction=0.5)
+
+
+def test_root_holds_all_images_however_the_table_names_them(tmp_path, monkeypatch):
+    for name in ("here/a/1.jpg", "here/b/2.jpg", "there/3.jpg", "there/4.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    rows = ["path,label", "here/a/1.jpg,a", "here/b/2.jpg,b", f"{tmp_path}/there/3.jpg,a", f"{tmp_path}/there/4.jpg,b"]
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    monkeypatch.chdir(tmp_path)
+    index = index_folder("labels.csv", valid_fraction=0.5)
+    assert index.root == str(tmp_path)
+    assert index_folder(tmp_path / "here", valid_fraction=0.5).root == str(tmp_path / "here")
