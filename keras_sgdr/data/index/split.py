@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from keras_sgdr.validation import InvalidValueError, require_integer
+from keras_sgdr.validation import InvalidValueError
 
 Labels: TypeAlias = npt.NDArray[np.int32] | npt.NDArray[np.float32]
 
@@ -197,38 +197,6 @@ def split_off(
         count = min(max(1, round(fraction * len(positions))), len(positions) - 1)
         chosen[_by_hash(split, positions, seed)[:count]] = True
     return split.take(np.flatnonzero(~chosen), name="train"), split.take(np.flatnonzero(chosen), name="valid")
-
-
-def k_folds(split: Split, *, num_folds: int, seed: int = 0) -> list[FolderIndex]:
-    """Deals a split into folds for cross-validation, stratified by class.
-
-    Args:
-        split: The labelled images.
-        num_folds: The number of folds, at least 2 and at most the number of images of the rarest class.
-        seed: Chooses among the possible folds.
-
-    Returns:
-        One `FolderIndex` for each fold, which validates on that fold and trains on the others.
-
-    Raises:
-        ValueError: If `num_folds` is below 2 or above the number of images of a class.
-    """
-    require_integer("num_folds", num_folds, low=2)
-    fold_of = np.zeros(len(split), dtype=np.int64)
-    for name, positions in _strata(split):
-        if len(positions) < num_folds:
-            raise InvalidValueError(
-                f"Every class must have an image for each fold. Received: num_folds={num_folds} and class {name!r} "
-                f"with {len(positions)} images. Ask for fewer folds."
-            )
-        fold_of[_by_hash(split, positions, seed)] = np.arange(len(positions)) % num_folds
-    return [_fold(split, fold_of == fold) for fold in range(num_folds)]
-
-
-def _fold(split: Split, held_out: npt.NDArray[np.bool_]) -> FolderIndex:
-    trains = split.take(np.flatnonzero(~held_out), name="train")
-    valids = split.take(np.flatnonzero(held_out), name="valid")
-    return FolderIndex(str(PurePath(split.paths[0]).parent.parent), split.class_names, trains, valids)
 
 
 def _held_out_groups(split: Split, fraction: float, seed: int, group_by: str, root: str) -> npt.NDArray[np.bool_]:

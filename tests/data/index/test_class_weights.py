@@ -8,7 +8,7 @@ from sklearn.utils.class_weight import compute_class_weight, compute_sample_weig
 from keras_sgdr.data.dataset.load_dataset import load_dataset
 from keras_sgdr.data.index.class_weights import balanced_weights
 from keras_sgdr.data.index.folder import index_folder
-from keras_sgdr.data.index.split import Split, k_folds, split_off, with_classes
+from keras_sgdr.data.index.split import Split, split_off, with_classes
 
 OPTIONS = {"image_size": 8, "batch_size": 5}
 
@@ -125,7 +125,6 @@ def test_weights_follow_their_images_into_every_split(split):
     assert numbered.oversampled().weights.tolist() == [*own, *[12, 13, 14] * 3]
     weight_of = dict(zip(numbered.paths, own, strict=True))
     parts = [*split_off(numbered, fraction=0.3, seed=0)]
-    parts += [part for fold in k_folds(numbered, num_folds=3) for part in (fold.train, fold.valid)]
     parts.append(with_classes(numbered, ["0", "a", "b"], where="here"))
     for part in parts:
         assert part.weights.tolist() == [weight_of[path] for path in part.paths]

@@ -7,7 +7,7 @@ import pytest
 
 from keras_sgdr.data.index.csv import index_csv
 from keras_sgdr.data.index.folder import check_trainable, describe, index_folder, labelled_splits
-from keras_sgdr.data.index.split import Split, k_folds
+from keras_sgdr.data.index.split import Split
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -293,18 +293,6 @@ def test_validation_folder_wins_over_a_fraction(dogscats):
     assert names_of(index_folder(dogscats, valid_fraction=0.2).valid) == ["e.gif", "f.bmp"]
 
 
-def test_k_folds_hold_out_every_image_once(tmp_path):
-    touch(tmp_path, *(f"{c}/{i}.jpg" for c in "ab" for i in range(11)))
-    whole = index_folder(tmp_path, valid_fraction=0.5)
-    split = whole.train
-    folds = k_folds(split, num_folds=3, seed=5)
-    held_out = [path for fold in folds for path in fold.valid.paths]
-    assert sorted(held_out) == sorted(split.paths)
-    for fold in folds:
-        assert set(fold.train.paths) == set(split.paths) - set(fold.valid.paths)
-        assert all(1 <= count <= 2 for count in fold.valid.counts.values())
-
-
 def test_oversampling_makes_classes_as_frequent(tmp_path):
     touch(tmp_path, *(f"many/{i}.jpg" for i in range(20)), *(f"few/{i}.jpg" for i in range(6)))
     split = index_folder(tmp_path, valid_fraction=0.1).train
@@ -319,18 +307,6 @@ def test_oversampling_makes_classes_as_frequent(tmp_path):
 def test_oversampling_needs_one_label_each(dogscats):
     with pytest.raises(ValueError, match=r"Received: split 'test' without"):
         index_folder(dogscats, test="test1").test.oversampled()
-
-
-@pytest.mark.parametrize("num_folds", [1, 7])
-def test_impossible_number_of_folds_is_refused(tmp_path, num_folds):
-    touch(tmp_path, *(f"a/{i}.jpg" for i in range(10)))
-    with pytest.raises(ValueError, match=rf"Received: num_folds={num_folds}"):
-        k_folds(index_folder(tmp_path, valid_fraction=0.4).train, num_folds=num_folds)
-
-
-def test_folds_of_unlabelled_images_are_refused(dogscats):
-    with pytest.raises(ValueError, match=r"Received: split 'test' without labels"):
-        k_folds(index_folder(dogscats, test="test1").test, num_folds=2)
 
 
 def test_url_is_listed_by_tensorflow():
