@@ -70,7 +70,7 @@ def precompute_features(
             epoch is trained on one of them in turn.
         dtype: `"float32"` or `"float16"`, as which to keep the activations; `None` for the type that the body gives.
         shuffle: Whether the activations come in a new order in every epoch; `False` keeps the order of `dataset`.
-        seed: What the order depends on.
+        seed: What the order depends on, beside TensorFlow's global seed.
         verbose: Whether to show the progress (1) or nothing (0).
 
     Returns:

@@ -156,6 +156,8 @@ def _run_stages(run: Run) -> None:
             continue
         begun = time.monotonic()
         if stage.prepare is not None:
+            # The order of activations is drawn from the global seed too, which the stage before has set, if it ran.
+            keras.utils.set_random_seed(run.recipe.seed)
             stage.prepare(run)
         # last, so that a resumed run draws what an unbroken one draws
         set_stage_seed(run.model, run.recipe.seed, stage.seed)

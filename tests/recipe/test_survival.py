@@ -40,7 +40,9 @@ def train(folder, output, *options, kill_in=None, by=signal.SIGKILL):
     """Runs `keras-sgdr train` in a process, killed in the batch `kill_in`, "stage:step", if that is given."""
     command = [sys.executable, "-c", KILLED if kill_in else FINISHED, "train", str(folder), "-o", str(output), *options]
     environment = os.environ | ONE_THREAD | {"KILL_IN": kill_in or "", "KILL_BY": str(int(by))}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    # A shell that starts the tests in the background lets them ignore Ctrl-C, and their children with them.
+    listen = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)} if os.name == "posix" else {}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, **listen)
     expected = 0 if not kill_in else -signal.SIGKILL if by == signal.SIGKILL else 1
     assert done.returncode == expected, done.stderr[-2000:]
     if expected == 1:

@@ -530,6 +530,24 @@ def test_a_callback_that_stops_before_the_first_cycle_ends_leaves_the_better_mod
     assert after.loss <= head.loss + 1e-4
 
 
+def test_a_stage_that_is_resumed_sees_its_activations_in_the_order_of_an_unbroken_run(
+    digits_folder, tiny, tmp_path, monkeypatch
+):
+    """After the stages that come before it, and where those were done by another process."""
+    recipe = dataclasses.replace(tiny, head_learning_rate=None)
+    monkeypatch.setattr(train, "STAGES", stages.STAGES[:3])
+    curves = []
+    for name in ("unbroken", "resumed"):
+        keras.utils.set_random_seed(recipe.seed)
+        with RunDirectory(tmp_path / name, settings={}, stages=stages.STAGES) as directory:
+            if name == "resumed":
+                for stage in stages.STAGES[:2]:
+                    directory.record(stage.name, {"seconds": 0.0})
+            train._run_stages(Run(recipe, index_for(digits_folder, recipe), directory, 0))
+        curves.append((tmp_path / name / "lr_finder_head.csv").read_text())
+    assert curves[0] == curves[1]
+
+
 def test_model_that_has_diverged_is_the_worst_candidate(digits_folder, tiny):
     model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")])
     model.set_weights([np.full(weight.shape, np.nan, "float32") for weight in model.weights])
