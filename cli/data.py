@@ -99,8 +99,10 @@ def _labels_of(folder: Path, layout: dict[str, Any], report: Any, backbone: str,
     recipe = make_recipe({"backbone": backbone, "image_size": image_size})
     found = check_labels(index_folder(folder, **layout), recipe=recipe, verbose=int(sys.stderr.isatty()))
     known = {frozenset((each.path, each.other)) for each in report.findings}
-    findings = tuple(each for each in found.findings if frozenset((each.path, each.other)) not in known)
-    return dataclasses.replace(found, findings=findings)
+    new = [
+        each for each in found.findings if each.kind != "lookalike" or frozenset((each.path, each.other)) not in known
+    ]
+    return dataclasses.replace(found, findings=tuple(new))
 
 
 @click.command()

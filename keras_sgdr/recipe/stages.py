@@ -124,8 +124,8 @@ def _find_rate(run: Run) -> dict[str, Any]:
 def _evaluate(run: Run) -> dict[str, Any]:
     recipe, names, labels = run.recipe, run.index.class_names, run.index.valid.labels
     run.say(f"evaluate, with {recipe.num_views} views of each image too" if recipe.views else "evaluate")
-    plain = run.predict(())
-    predictions = {"plain": plain, "tta": run.predict(recipe.views) if recipe.views else plain}
+    plain, *averaged = run.predict((), *([recipe.views] if recipe.views else []))
+    predictions = {"plain": plain, "tta": averaged[0] if averaged else plain}
     for each in predictions.values():
         check_finite(each)
     results = [interpret(predictions[each], labels, names) for each in ("plain", "tta")]

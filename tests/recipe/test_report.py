@@ -68,19 +68,20 @@ def test_page_shows_plots_and_the_worst_mistakes_each_with_words_for_those_who_d
     assert (kinds.count("data:image/svg+xml"), kinds.count("data:image/png")) == (5, 1)
     assert all(image["alt"] for image in images)
     saved = np.load(trained_run / "predictions.npz")
-    wrong = np.flatnonzero(saved["plain"].argmax(axis=1) != saved["labels"])
-    suspects = find_label_issues(saved["plain"], saved["labels"]).indices
+    # the run was told to average over views
+    wrong = np.flatnonzero(saved["tta"].argmax(axis=1) != saved["labels"])
+    suspects = find_label_issues(saved["tta"], saved["labels"]).indices
     # the mistakes, each with its map; the labels to look at; the 6 least sure
     assert kinds.count("data:image/jpeg") == 2 * min(12, len(wrong)) + min(12, len(suspects)) + 6
     text = " ".join(report[1].texts)
     assert all(path in text for path in saved["paths"][wrong[:12]])
-    assert saved["paths"][saved["plain"].max(axis=1).argmin()] in text
+    assert saved["paths"][saved["tta"].max(axis=1).argmin()] in text
 
 
 def test_page_shows_mistakes_where_there_are_some(trained_run, tmp_path):
     directory = shutil.copytree(trained_run, tmp_path / "run")
     saved = dict(np.load(directory / "predictions.npz"))
-    saved["plain"][3] = np.roll(np.eye(3)[saved["labels"][3]], 1) * 0.97 + 0.01
+    saved["tta"][3] = np.roll(np.eye(3)[saved["labels"][3]], 1) * 0.97 + 0.01
     np.savez(directory / "predictions.npz", **saved)
     page = Page(write_report(directory).read_text(encoding="utf-8"))
     name = ("one", "seven", "zero")[saved["labels"][3]]
@@ -92,14 +93,14 @@ def test_page_names_labels_that_are_probably_wrong_and_maps_what_speaks_for_the_
     directory = shutil.copytree(trained_run, tmp_path / "run")
     saved = dict(np.load(directory / "predictions.npz"))
     # sure of all, and of one that it is another class than its label says
-    saved["plain"] = np.eye(3)[saved["labels"]] * 0.85 + 0.05
-    saved["plain"][5] = np.roll(np.eye(3)[saved["labels"][5]], 1) * 0.97 + 0.01
+    saved["tta"] = np.eye(3)[saved["labels"]] * 0.85 + 0.05
+    saved["tta"][5] = np.roll(np.eye(3)[saved["labels"][5]], 1) * 0.97 + 0.01
     np.savez(directory / "predictions.npz", **saved)
     page = Page(write_report(directory).read_text(encoding="utf-8"))
     cards = [each["data-path"] for each in page.attributes("figure") if "data-path" in each]
     assert cards.count(saved["paths"][5]) == 2  # a mistake, and a label to look at
     assert "Labels to look at" in page.texts
-    name = ("one", "seven", "zero")[saved["plain"][5].argmax()]
+    name = ("one", "seven", "zero")[saved["tta"][5].argmax()]
     (drawn,) = [image for image in page.attributes("img") if image["alt"] == f"What in it speaks for {name}, in red"]
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn["src"].partition(",")[2]))), float)
     assert (pixels[..., 0] - pixels[..., 2]).max() > 50  # red somewhere

@@ -40,7 +40,7 @@ def with_predictions(run, directory, names, num_images):
 def without_mistakes(run, directory):
     shutil.copytree(run, directory)
     saved = dict(np.load(directory / "predictions.npz"))
-    saved["plain"] = np.eye(3)[saved["labels"]] * 0.97 + 0.01
+    saved["plain"] = saved["tta"] = np.eye(3)[saved["labels"]] * 0.97 + 0.01
     np.savez(directory / "predictions.npz", **saved)
     return directory
 

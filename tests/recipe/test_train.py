@@ -271,7 +271,7 @@ def test_views_are_kept_if_they_lower_the_loss(digits_folder, tiny, tmp_path, ca
             averaged = plain * np.where(np.eye(3)[labels] == 1, np.exp(gains)[:, None], others[:, None])
         else:
             averaged = (1 - abs(gain)) * plain + abs(gain) * (np.eye(3)[labels] if gain > 0 else 1 / 3)
-        monkeypatch.setattr(run, "predict", lambda kinds: averaged if kinds else plain)
+        monkeypatch.setattr(run, "predict", lambda *views: [averaged if kinds else plain for kinds in views])
         chosen = run_stage(run, "evaluate")
     described = json.loads((tmp_path / "run" / "classifier.json").read_text())
     assert chosen["views"] == described["views"] == views
@@ -554,7 +554,7 @@ def test_model_that_has_diverged_is_the_worst_candidate(digits_folder, tiny):
     index = index_for(digits_folder, tiny)
     valid = load_dataset(index.valid, image_size=32)
     run = SimpleNamespace(index=index, predictor=model, valid_images=lambda: valid)
-    run.predict = lambda views: Run.predict(run, views)
+    run.predict = lambda *views: Run.predict(run, *views)
     found = Run.candidate(run, "the model")
     assert found.loss == pytest.approx(np.log(1e7))
 
