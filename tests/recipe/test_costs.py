@@ -37,4 +37,4 @@ def test_a_run_begins_few_passes_and_traces_its_steps_once(counted, digits_folde
     # Training steps of the head's finder and of the whole network, which its finder and step 8 share (unless it is
     # undone), and one of validation; Keras traces what makes variables twice.
     assert counted["one_step_on_data"] <= 8
-    assert sum(counted.values()) < 400
+    assert sum(counted.values()) < 440  # some of them of the network that averages over views
