@@ -260,7 +260,6 @@ def _loggers(output: Path, *, csv_log: bool, tensorboard: bool) -> list[Any]:
 
     loggers: list[Any] = []
     if csv_log:
-        output.mkdir(parents=True, exist_ok=True)
         loggers.append(keras.callbacks.CSVLogger(output / "log.csv", append=True))
     if tensorboard:
         if importlib.util.find_spec("tensorboard") is None:

@@ -23,8 +23,8 @@ from keras_sgdr.precompute.precompute import precompute_features
 from keras_sgdr.recipe.builders import FEATURE_CACHE_BYTES, make_dataset, make_model
 from keras_sgdr.recipe.recipe import Recipe
 
-# With this, of flowers, signs and digits, one image in a hundred at most is named that is no copy; of copies that were
-# saved again, mirrored, brightened and cropped by a tenth nearly all, 85 %, 80 % and half are.
+# At this, one image in a hundred is named of flowers, of signs and of digits. Copies are found of photographs: most
+# that were saved again or mirrored, and about half that were cropped by a tenth; of signs and digits hardly any.
 ALIKE, _THE_SAME = 0.7, 0.9995
 
 
