@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -77,58 +77,35 @@ def predict_tta(
     """
     weights = view_weights(num_views, plain_weight)
     require(merge in _MERGES, f"`merge` must be one of {sorted(_MERGES)}", merge=merge)
-    batches = predict_views(
-        model,
-        dataset,
-        num_views=num_views,
-        augmentation=augmentation,
-        seed=seed,
-        from_logits=from_logits,
-        verbose=verbose,
-    )
-    return np.concatenate([merge_views(views, weights, merge) for views in batches])
-
-
-def predict_views(
-    model: keras.Model,
-    dataset: Any,
-    *,
-    num_views: int,
-    augmentation: Any = None,
-    seed: int = 0,
-    from_logits: bool = False,
-    verbose: int = 1,
-) -> Iterator[Array]:
-    """Yields, batch by batch, the probabilities of the plain images and of each of their views.
-
-    Args:
-        model: As all that follow, see `predict_tta`.
-        dataset: The images.
-        num_views: Views per image, >= 0.
-        augmentation: The layer that makes a view.
-        seed: Seed of the views.
-        from_logits: Whether the model ends in logits.
-        verbose: Whether to show a progress bar.
-
-    Yields:
-        float64 of shape `(1 + num_views, batch, num_classes)`.
-
-    Raises:
-        ValueError: If `num_views` is negative, the dataset is empty, or the model returns no probabilities.
-    """
-    require_integer("num_views", num_views, low=0)
     make_view = _view_maker(augmentation, seed)
-    bar = keras.utils.Progbar(_num_batches(dataset), unit_name="batch") if verbose else None
+    merged = []
     first = 0
-    for images in _image_batches(dataset):
+    for images in _image_batches(dataset, verbose):
         indices = np.arange(first, first + len(images))
         views = [images] + [make_view(images, view, indices) for view in range(num_views)]
-        yield np.stack([_probabilities(model, view, from_logits) for view in views])
+        merged.append(
+            merge_views(np.stack([_probabilities(model, view, from_logits) for view in views]), weights, merge)
+        )
         first += len(images)
-        if bar is not None:
-            bar.add(1)
-    if not first:
-        raise InvalidValueError(f"`dataset` must hold at least one batch. Received: dataset={dataset!r}.")
+    return np.concatenate(merged)
+
+
+def predict_each(models: Sequence[keras.Model], dataset: Any, *, verbose: int = 0) -> list[Array]:
+    """Returns what each of several models predicts for the same images, which are read once.
+
+    Args:
+        models: They take the same images.
+        dataset: As in `predict_tta`, as `verbose`.
+        verbose: 1 shows a progress bar, 0 nothing.
+
+    Returns:
+        One array of shape `(num_images, num_classes)` for each model, as the model gives it.
+
+    Raises:
+        ValueError: If the dataset is empty.
+    """
+    batches = [[model.predict_on_batch(images) for model in models] for images in _image_batches(dataset, verbose)]
+    return [np.concatenate(column) for column in zip(*batches, strict=True)]
 
 
 def view_weights(num_views: int, plain_weight: float | str | None = None) -> Array:
@@ -222,9 +199,20 @@ def _corner_view(images: Any, view: int) -> Any:
     return keras.ops.image.resize(crop, (height, width), data_format="channels_last")
 
 
-def _image_batches(dataset: Any) -> Iterator[Any]:
+def _image_batches(dataset: Any, verbose: int) -> Iterator[Any]:
+    """Yields the images of each batch of a dataset as in `predict_tta`, with a progress bar if `verbose` is not 0.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    bar = keras.utils.Progbar(_num_batches(dataset), unit_name="batch") if verbose else None
+    batch = None
     for batch in _batches(dataset):
         yield batch[0] if isinstance(batch, (tuple, list)) else batch
+        if bar is not None:
+            bar.add(1)
+    if batch is None:
+        raise InvalidValueError(f"`dataset` must hold at least one batch. Received: dataset={dataset!r}.")
 
 
 def _batches(dataset: Any) -> Iterable[Any]:

@@ -16,7 +16,7 @@ from keras_sgdr.data.dataset.load_dataset import load_dataset
 from keras_sgdr.data.decode.corrupt_images import check_images
 from keras_sgdr.data.index.folder import Split, labelled_splits
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret, plot_mistakes
-from keras_sgdr.evaluation.tta import predict_tta
+from keras_sgdr.evaluation.tta import check_finite, predict_each
 from keras_sgdr.evaluation.tta_layer import with_views
 from keras_sgdr.models.classifier import Classifier, load_classifier
 from keras_sgdr.recipe.recipe import Recipe
@@ -77,11 +77,11 @@ def evaluate_run(
         sys.stdout.write(f"evaluate {len(images)} images of {folder}: {images.name}\n")
     check_images(images.paths)
     models = {"plain": classifier.model, **({"tta": with_views(classifier.model, views)} if views else {})}
-    data = dataset_for(classifier, images, batch_size)
-    results = {
-        name: interpret(predict_tta(model, data, num_views=0, verbose=verbose), images.labels, classifier.class_names)
-        for name, model in models.items()
-    }
+    predicted = predict_each(list(models.values()), dataset_for(classifier, images, batch_size), verbose=verbose)
+    results = {}
+    for name, probabilities in zip(models, predicted, strict=True):
+        check_finite(probabilities)
+        results[name] = interpret(probabilities, images.labels, classifier.class_names)
     if plots is not None:
         result = list(results.values())[-1]
         worst = dataset_for(classifier, images.take(result.top_losses(9)), batch_size)

@@ -107,8 +107,9 @@ def _contents(directory: Path, journal: dict[str, Any]) -> dict[str, Any]:
     contents: dict[str, Any] = {
         "name": directory.resolve().name,
         "settings": settings,
-        "stages": [(name, values.get("seconds", 0.0)) for name, values in stages.items()],
-        "total": sum(values.get("seconds", 0.0) for values in stages.values()),
+        "stages": [
+            (name, *(values.get(clock, 0.0) for clock in ("seconds", "cpu_seconds"))) for name, values in stages.items()
+        ],
         "findings": stages.get("check", {}).get("findings", {}),
         "history": history,
         "head_rate": stages.get(FIND_HEAD_RATE),

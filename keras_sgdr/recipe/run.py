@@ -16,6 +16,7 @@ from keras_sgdr.checkpoint.training_checkpoint import TrainingCheckpoint
 from keras_sgdr.data.dataset.free_space import available_disk, available_memory
 from keras_sgdr.data.dataset.image_cache import ImageMemory
 from keras_sgdr.data.index.split import FolderIndex
+from keras_sgdr.evaluation.tta import predict_each
 from keras_sgdr.evaluation.tta_layer import with_views
 from keras_sgdr.lr_finder.lr_curve import LRCurve
 from keras_sgdr.models.layer_groups import freeze_to
@@ -178,12 +179,7 @@ class Run:
     def predict(self, *views: Sequence[str]) -> list[Any]:
         """Returns what the model, as it is, predicts for the validation images, in one pass for all kinds of views."""
         # Not `predict_tta`: a model that has diverged is one more candidate, and the worst.
-        predictors = [with_views(self.predictor, kinds) for kinds in views]
-        batches = [
-            [predictor.predict_on_batch(images) for predictor in predictors]
-            for images, _ in self.valid_images().as_numpy_iterator()
-        ]
-        return [np.concatenate(column) for column in zip(*batches, strict=True)]
+        return predict_each([with_views(self.predictor, kinds) for kinds in views], self.valid_images())
 
     def candidate(self, name: str) -> Candidate:
         """Returns what the model, as it is, predicts for the validation images."""

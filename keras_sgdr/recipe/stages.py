@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -141,10 +142,11 @@ def _evaluate(run: Run) -> dict[str, Any]:
         np.savez_compressed(aside, **predictions)
     _write_history(run)
     if is_no_better_than_guessing(results[0].accuracy, labels):
-        run.say(
-            f"WARNING: this model is no better than guessing. It is right on {results[0].accuracy:.4f} of the "
+        warnings.warn(
+            f"This model is no better than guessing. It is right on {results[0].accuracy:.4f} of the "
             f"validation images, and always naming the largest class would be on {largest_share(labels):.4f}. "
-            "Check the labels, and look at the images with `keras-sgdr show`."
+            "Check the labels, and look at the images with `keras-sgdr show`.",
+            stacklevel=2,
         )
     plots.save_figure(plots.plot_history(run.history), run.directory.path / "history.png")
     plot_mistakes(kept, run.valid_images_at(kept.top_losses(9)), run.directory.path)

@@ -154,7 +154,7 @@ def _run_stages(run: Run) -> None:
         if directory.finished(stage.name) is not None:
             run.say(f"{stage.name}: done before")
             continue
-        begun = time.monotonic()
+        begun, begun_cpu = time.monotonic(), time.process_time()
         if stage.prepare is not None:
             # The order of activations is drawn from the global seed too, which the stage before has set, if it ran.
             keras.utils.set_random_seed(run.recipe.seed)
@@ -163,6 +163,7 @@ def _run_stages(run: Run) -> None:
         set_stage_seed(run.model, run.recipe.seed, stage.seed)
         values = stage.run(run)
         values["seconds"] = round(time.monotonic() - begun, 2)
+        values["cpu_seconds"] = round(time.process_time() - begun_cpu, 2)
         saves = stage.saves_weights and "checkpoint" not in values
         directory.record(stage.name, values, run.model if saves else None)
         run.tell("stage", name=stage.name, seconds=values["seconds"])

@@ -58,6 +58,7 @@ def test_page_tells_the_scores_and_choices_of_the_run(report, trained_run):
     assert stages["train_all"]["verdict"] in text
     for stage in stages:
         assert stage in text
+    assert f"{round(stages['train_all']['cpu_seconds'])} s" in report[1].texts
     assert "--config" in text
 
 

@@ -57,7 +57,7 @@ def outcome(output):
 
 
 def without_time(values):
-    return {name: value for name, value in values.items() if name != "seconds"}
+    return {name: value for name, value in values.items() if name not in ("seconds", "cpu_seconds")}
 
 
 def assert_same(broken, unbroken):
