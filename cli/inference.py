@@ -1,4 +1,4 @@
-"""The commands `evaluate`, `predict` and `export`, for a finished run."""
+"""The commands `evaluate`, `report`, `compare` and `predict`, for a finished run."""
 
 from __future__ import annotations
 
@@ -104,26 +104,38 @@ def compare(
 
 
 @click.command()
-@RUN
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, metavar="[RUN] PATHS...", type=click.Path(path_type=Path))
+@click.option(
+    "--url", help="Of a server to ask instead of RUN: http://HOST:8501/v1/models/NAME, grpc://HOST:8500/NAME."
+)
+@click.option("--timeout", type=float, default=60.0, help="Seconds for an answer of the server.")
+@click.option("--concurrency", type=click.IntRange(min=1), default=2, help="Requests to the server at once.")
 @click.option("--format", "output_format", type=click.Choice(["csv", "json"]), default="csv", help="Of the table.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A file instead of standard output.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, help="Images per step.")
-def predict(run: Path, paths: tuple[Path, ...], output_format: str, output: Path | None, batch_size: int) -> None:
-    """Predict the class of images, PATHS being files or folders, with the classifier in RUN.
+def predict(
+    paths: tuple[Path, ...],
+    url: str | None,
+    timeout: float,
+    concurrency: int,
+    output_format: str,
+    output: Path | None,
+    batch_size: int,
+) -> None:
+    """Predict the class of images, PATHS being files or folders, with the classifier in RUN, or on a server.
 
     A file that is no image is named on standard error, the others are predicted, and the exit code is 1. Where RUN is
     to answer only above a probability (`train --answer-precision`), the class is empty below it.
     """
     from keras_sgdr.atomic_write import atomic_write
     from keras_sgdr.data.index.file_names import in_utf8, printable
-    from keras_sgdr.evaluation.predictions import predict_files
-    from keras_sgdr.models.classifier import load_classifier
 
+    if url is None and len(paths) == 1:
+        raise click.UsageError("Missing argument 'PATHS...': RUN, and then files or folders.")
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
     verbose = int(output is not None)  # a bar on standard output would stand between the rows
-    predictions = predict_files(load_classifier(run), paths, batch_size=batch_size, verbose=verbose)
+    predictions = _predicted(paths, url, timeout, concurrency, batch_size=batch_size, verbose=verbose)
     text = in_utf8(_csv(predictions) if output_format == "csv" else _json(predictions))
     if output is None:
         click.echo(text, nl=False)
@@ -136,26 +148,16 @@ def predict(run: Path, paths: tuple[Path, ...], output_format: str, output: Path
         raise SystemExit(1)
 
 
-@click.command()
-@RUN
-@click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--version", type=click.IntRange(min=1), help="Defaults to one more than the highest there.")
-def export(run: Path, directory: Path, version: int | None) -> None:
-    """Export the classifier in RUN to DIRECTORY/VERSION, for TensorFlow Serving."""
-    from keras_sgdr.evaluation.tta_layer import with_views
-    from keras_sgdr.models.classifier import load_classifier
-    from keras_sgdr.serving.savedmodel import export_savedmodel
+def _predicted(paths: tuple[Path, ...], url: str | None, timeout: float, concurrency: int, **options: Any) -> Any:
+    if url is not None:
+        from keras_sgdr.serving.client import predict_files_at
 
-    classifier = load_classifier(run)
-    path = export_savedmodel(
-        with_views(classifier.model, classifier.views),
-        directory,
-        class_names=classifier.class_names,
-        version=version,
-        resize=classifier.resize,
-        threshold=classifier.threshold,
-    )
-    click.echo(path)
+        return predict_files_at(url, paths, timeout=timeout, concurrency=concurrency, **options)
+    from keras_sgdr.evaluation.predictions import predict_files
+    from keras_sgdr.models.classifier import load_classifier
+
+    run, *images = paths
+    return predict_files(load_classifier(run), images, **options)
 
 
 def _csv(predictions: Any) -> str:

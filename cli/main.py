@@ -13,8 +13,9 @@ import click
 
 from .data import check, relabel, show
 from .demo import demo
-from .inference import compare, evaluate, export, predict, report
+from .inference import compare, evaluate, predict, report
 from .machine import backbones, cache
+from .serving import export, serve
 from .startup import starts_quietly
 from .train import lr_find, train
 
@@ -103,6 +104,7 @@ for command in (
     compare,
     predict,
     export,
+    serve,
     demo,
     backbones,
     cache,

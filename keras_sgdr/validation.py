@@ -37,6 +37,10 @@ class MissingPackageError(KerasSgdrError, ImportError):
     """An optional package that is not installed."""
 
 
+class ServerError(KerasSgdrError, ConnectionError):
+    """A server's refusal, or silence."""
+
+
 def require(holds: bool, must: str, **received: object) -> None:
     """Raises InvalidValueError with what must hold and what was received, unless it holds."""
     if not holds:

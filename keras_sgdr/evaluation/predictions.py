@@ -61,9 +61,7 @@ def predict_files(
         ValueError: If `paths` holds no file, or `batch_size` is no integer >= 1.
     """
     require_integer("batch_size", batch_size)
-    files = [file for path in paths for file in _files(os.fspath(path))]
-    if not files:
-        raise InvalidValueError(f"`paths` must hold at least one image. Received: {', '.join(map(str, paths))}.")
+    files = files_at(paths)
     model = with_views(classifier.model, classifier.views)
     good: list[str] = []
     rejected: list[tuple[str, str]] = []
@@ -86,6 +84,19 @@ def predict_files(
         names[best] if sure else None for best, sure in zip(probabilities.argmax(axis=1), is_sure, strict=True)
     ]
     return Predictions(tuple(good), probabilities, names, tuple(predicted), tuple(rejected))
+
+
+def files_at(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Returns the files among `paths`, whatever they are called, and the images in the folders among them.
+
+    Raises:
+        FileNotFoundError: If one of `paths` does not exist.
+        ValueError: If there is no file.
+    """
+    files = [file for path in paths for file in _files(os.fspath(path))]
+    if not files:
+        raise InvalidValueError(f"`paths` must hold at least one image. Received: {', '.join(map(str, paths))}.")
+    return files
 
 
 def _files(path: str) -> Iterator[str]:

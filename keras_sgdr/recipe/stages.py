@@ -22,7 +22,7 @@ from keras_sgdr.data.index.file_names import in_utf8
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret, mcnemar, plot_mistakes, threshold_for
 from keras_sgdr.evaluation.tta import check_finite, predict_tta
 from keras_sgdr.evaluation.tta_layer import with_views
-from keras_sgdr.models.classifier import CLASSIFIER_FILE, MODEL_FILE, describe_classifier
+from keras_sgdr.models.classifier import CLASSIFIER_FILE, MODEL_FILE, Classifier, describe_classifier
 from keras_sgdr.precompute.feature_cache import CHECKS, user_cache
 from keras_sgdr.recipe.builders import (
     compile_all,
@@ -32,6 +32,7 @@ from keras_sgdr.recipe.builders import (
 )
 from keras_sgdr.recipe.candidates import is_no_better_than_guessing, largest_share
 from keras_sgdr.recipe.costs import Costs, measure
+from keras_sgdr.recipe.export import export_classifier
 from keras_sgdr.recipe.head import find_head_rate, precompute_all, train_head, train_head_augmented
 from keras_sgdr.recipe.plan import PlannedStage, replanned, table, within
 from keras_sgdr.recipe.rate_choice import choose_rate
@@ -52,7 +53,6 @@ from keras_sgdr.recipe.run_directory import (
     Stage,
 )
 from keras_sgdr.recipe.whole_network import train_all, train_smaller
-from keras_sgdr.serving.savedmodel import export_savedmodel
 from keras_sgdr.validation import InvalidValueError
 
 
@@ -211,15 +211,16 @@ def _scores(name: str, result: Interpretation) -> str:
 
 def _export(run: Run) -> dict[str, Any]:
     directory = run.directory.path
-    names, resize = run.index.class_names, run.recipe.resize
     chosen = run.directory.stages[EVALUATE]
-    path = export_savedmodel(
-        with_views(run.model, chosen["views"]),
-        directory / "export",
-        class_names=names,
-        resize=resize,
-        threshold=chosen["threshold"],
+    served = Classifier(
+        run.model,
+        tuple(run.index.class_names),
+        run.model.input_shape[1:3],
+        run.recipe.resize,
+        tuple(chosen["views"]),
+        chosen["threshold"],
     )
+    path = export_classifier(served, directory, directory / "export")
     run.say(f"saved {directory / 'model.keras'}, exported {path}")
     return {"path": str(path.relative_to(directory))}
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_sgdr.data.decode.pixel_limit import header_bytes, within_limit
 from keras_sgdr.data.decode.png import over_white
 
 _OS2_HEADER = 12
@@ -25,11 +26,11 @@ def decode_bmp(encoded: Any) -> Any:
     Reference:
         https://learn.microsoft.com/windows/win32/gdi/bitmap-storage
     """
-    data = tf.io.decode_raw(encoded, tf.uint8)
-    header = tf.cast(tf.pad(data[:80], [[0, 80 - tf.minimum(tf.size(data), 80)]]), tf.int64)
+    header = tf.cast(header_bytes(encoded, 0, 80), tf.int64)
     is_os2 = _number(header, 14, 4) == _OS2_HEADER
     width = tf.where(is_os2, _number(header, 18, 2), _number(header, 18, 4))
     height = tf.where(is_os2, _number(header, 20, 2), _signed(_number(header, 22, 4)))
+    data = tf.io.decode_raw(within_limit(encoded, tf.abs(height), width), tf.uint8)
     bits = tf.where(is_os2, _number(header, 24, 2), _number(header, 28, 2))
     compression = tf.where(is_os2, _int64(0), _number(header, 30, 4))
     start, stride = _number(header, 10, 4), (width * bits + 31) // 32 * 4

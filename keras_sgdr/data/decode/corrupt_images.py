@@ -143,7 +143,10 @@ def read_image(path: str) -> bytes:
 def reason_of(error: tf.errors.OpError) -> str:
     """Returns what is wrong, in one line: the last one of a message, without the traceback and the graph's names."""
     message = error.message
-    lines = re.sub(r"\{\{[^}]*\}\}|\t? ?\[\[.*|\[Op:\w+\].*", "", message, flags=re.DOTALL).split("\n")
+    message = re.sub(r"\{\{[^}]*\}\}|\t? ?\[\[.*|\[Op:\w+\].*", "", message, flags=re.DOTALL)
+    if "assertion failed: " in message:
+        message = re.sub(r"[][]", "", message.partition("assertion failed: ")[2])
+    lines = message.split("\n")
     return next((line.strip().rstrip(".") for line in reversed(lines) if line.strip()), "it does not decode")
 
 

@@ -171,8 +171,8 @@ def checked_resize(resize: str) -> str:
     return resize
 
 
-def _kind(encoded: Any) -> Any:
-    """Tells a format by the first bytes: its place in `_MAGIC`, or one more than the last."""
+def kind_of(encoded: Any) -> Any:
+    """Tells a format by the first bytes: its place in JPEG, PNG, BMP, WebP, GIF; one more than the last for others."""
     head = tf.io.decode_raw(encoded, tf.uint8, fixed_length=_MAGIC_LENGTH)
     is_kind = tf.reduce_all((head == _MAGIC_BYTES) | _IS_BEHIND_MAGIC, axis=1)
     return tf.argmax(tf.concat([is_kind, [True]], axis=0), output_type=tf.int32)
@@ -185,7 +185,7 @@ def _decode(encoded: Any, crop: Crop) -> tuple[Any, Any]:
         uint8 tensor of shape `(height, width, 3)`, and whether it is whole though a part of it is wanted.
     """
     encoded = tf.convert_to_tensor(encoded)
-    kind = _kind(encoded)
+    kind = kind_of(encoded)
     is_jpeg = kind == 0
     start = tf.cond(is_jpeg, lambda: exif_in_jpeg(encoded), lambda: _exif_in_other_kind(encoded, kind))
     orientation = orientation_at(encoded, start)

@@ -4,6 +4,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_sgdr.data.decode.pixel_limit import within_limit
+
 _SCREEN = 13  # "GIF89a", width, height, flags, background, aspect
 _EXTENSION, _IMAGE, _GRAPHIC_CONTROL = 0x21, 0x2C, 0xF9
 _DESCRIPTOR = 10  # separator, left, top, width, height, flags
@@ -24,6 +26,10 @@ def decode_gif(encoded: Any) -> Any:
     data = tf.cast(tf.io.decode_raw(encoded, tf.uint8), tf.int32)
     data = tf.pad(data, [[0, _SCREEN + _DESCRIPTOR]])  # a file that is cut off is the decoder's to refuse
     descriptor, control = _first_image(data)
+    left, top, width, height = (_two_bytes(data, descriptor + place) for place in (1, 3, 5, 7))
+    screen_width, screen_height = _two_bytes(data, 6), _two_bytes(data, 8)
+    canvas = tf.maximum(screen_height, top + height), tf.maximum(screen_width, left + width)
+    encoded = within_limit(_without_later_frames(encoded, data, descriptor), *canvas)
     has_own_colours = data[descriptor + 9] >= 0x80
     colours = tf.where(has_own_colours, descriptor + _DESCRIPTOR, _SCREEN)
     flags = tf.where(has_own_colours, data[descriptor + 9], data[10])
@@ -41,10 +47,9 @@ def decode_gif(encoded: Any) -> Any:
     encoded = tf.cond(is_transparent, with_white, lambda: encoded)
     # TensorFlow's canvas is as large as the largest frame, whatever the file says, and cuts off what lies outside.
     encoded = _with(encoded, descriptor + 1, b"\0\0\0\0")
-    left, top, width, height = (_two_bytes(data, descriptor + place) for place in (1, 3, 5, 7))
     frame = tf.io.decode_image(encoded, channels=3, expand_animations=False)[:height, :width]
-    below = tf.maximum(_two_bytes(data, 8) - top - height, 0)
-    behind = tf.maximum(_two_bytes(data, 6) - left - width, 0)
+    below = tf.maximum(screen_height - top - height, 0)
+    behind = tf.maximum(screen_width - left - width, 0)
     margins = [[top, below], [left, behind], [0, 0]]
     is_frame = tf.pad(tf.ones_like(frame[..., :1], tf.bool), margins)
     canvas = tf.where(is_frame, tf.pad(frame, margins), tf.cast(background, tf.uint8))
@@ -75,6 +80,21 @@ def _first_image(data: Any) -> tuple[Any, Any]:
     loop = [start, tf.constant(0), tf.constant(False)]
     descriptor, control, _ = tf.while_loop(is_before, step, loop, maximum_iterations=100_000)
     return tf.minimum(descriptor, tf.size(data) - _DESCRIPTOR), control
+
+
+def _without_later_frames(encoded: Any, data: Any, descriptor: Any) -> Any:
+    """Ends a file after its first image: TensorFlow reads all of them, however large, and shows the first."""
+    flags = data[descriptor + 9]
+    start = descriptor + _DESCRIPTOR + tf.where(flags >= 0x80, 3 * _number_of_colours(flags), 0) + 1
+    length = tf.strings.length(encoded)
+    (end,) = tf.while_loop(
+        lambda block: (block < length) & (data[tf.minimum(block, length)] > 0),
+        lambda block: [block + 1 + data[block]],
+        [tf.minimum(start, length)],
+    )
+    return tf.cond(
+        end < length, lambda: tf.strings.join([tf.strings.substr(encoded, 0, end + 1), b";"]), lambda: encoded
+    )
 
 
 def _number_of_colours(flags: Any) -> Any:

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_sgdr.data.decode.crop import Crop
 from keras_sgdr.data.decode.exif import rarely
+from keras_sgdr.data.decode.pixel_limit import within_limit
 
 # The accurate transform costs nothing measurable, and gives what every other libjpeg gives.
 _ACCURATE = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
@@ -47,6 +48,7 @@ def decode_jpeg(encoded: Any, crop: Crop) -> tuple[Any, Any]:
         uint8 tensor of shape `(height, width, 3)`, and whether it is whole though a part of it is wanted.
     """
     shape = tf.io.extract_jpeg_shape(encoded)
+    encoded = within_limit(encoded, shape[0], shape[1])
     encoded = tf.cond(shape[2] == _CMYK, lambda: rarely(_with_adobes_marker)(encoded), lambda: encoded)
     height, width = crop.size(shape[0], shape[1])
     either = tf.maximum if crop.resize == "pad" else tf.minimum

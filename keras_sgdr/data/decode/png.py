@@ -5,8 +5,9 @@ from typing import Any
 import tensorflow as tf
 
 from keras_sgdr.data.decode.exif import rarely
+from keras_sgdr.data.decode.pixel_limit import header_bytes, within_limit
 
-_DEPTH_AND_COLOUR_TYPE = 24
+_WIDTH, _HEIGHT, _DEPTH, _COLOUR_TYPE = slice(0, 4), slice(4, 8), 8, 9  # behind the signature, a length and "IHDR"
 _GREY, _RGB = 0, 2
 
 
@@ -22,8 +23,9 @@ def decode_png(encoded: Any) -> Any:
     Reference:
         PNG (Third Edition), sections 11.2.1 and 11.3.1.1.
     """
-    header = tf.io.decode_raw(tf.strings.substr(encoded, _DEPTH_AND_COLOUR_TYPE, 2), tf.uint8)
-    depth, colour_type = tf.unstack(tf.cast(tf.pad(header, [[0, 2 - tf.size(header)]]), tf.int32), num=2)
+    header = header_bytes(encoded, 16, 10)
+    encoded = within_limit(encoded, _big_endian(header[_HEIGHT]), _big_endian(header[_WIDTH]))
+    depth, colour_type = header[_DEPTH], header[_COLOUR_TYPE]
     key = _colour_key(encoded)
     has_key = ((colour_type == _GREY) | (colour_type == _RGB)) & (tf.strings.length(key) >= 6)
     return tf.cond(has_key, lambda: _without_colour(encoded, key, depth, colour_type), lambda: _without_alpha(encoded))
@@ -40,6 +42,10 @@ def _without_alpha(encoded: Any) -> Any:
     image = tf.ensure_shape(tf.io.decode_png(encoded, channels=0), (None, None, None))
     colours = _three(image)
     return tf.cond(tf.shape(image)[2] % 2 == 0, lambda: over_white(colours, image[..., -1:]), lambda: colours)
+
+
+def _big_endian(values: Any) -> Any:
+    return tf.reduce_sum(tf.cast(values, tf.int64) * tf.constant([1 << 24, 1 << 16, 1 << 8, 1], tf.int64))
 
 
 def _colour_key(encoded: Any) -> Any:

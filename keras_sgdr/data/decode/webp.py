@@ -4,6 +4,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_sgdr.data.decode.pixel_limit import header_bytes, within_limit
+
 _FIRST_CHUNK = 12  # after "RIFF", a size and "WEBP"
 _CHUNK_HEADER = 8
 _FRAME_HEADER = 16  # x, y, width - 1, height - 1, duration (3 bytes each), flags
@@ -20,8 +22,26 @@ def decode_webp(encoded: Any) -> Any:
         uint8 tensor of shape `(height, width, 3 or 4)`.
     """
     encoded = tf.cond(_has(encoded, _IS_ANIMATED), lambda: _first_frame(encoded), lambda: encoded)
+    encoded = within_limit(encoded, *_shape(encoded))
     # Not `tf.io.decode_webp`, whose graph says that every image has four dimensions.
     return tf.ensure_shape(tf.io.decode_image(encoded, expand_animations=False), (None, None, None))
+
+
+def _shape(encoded: Any) -> tuple[Any, Any]:
+    """Returns the height and width that the first chunk of a file states."""
+    header = header_bytes(encoded, _FIRST_CHUNK, 18)
+    data = header[_CHUNK_HEADER:]
+    pair = lambda place: data[place] + 256 * data[place + 1]  # noqa: E731
+    # Lossy: behind a tag of 3 bytes and 3 that are always the same. Lossless: 14 bits each, less one, behind a byte.
+    lossy = pair(8) % (1 << 14), pair(6) % (1 << 14)
+    bits = _little_endian(data[1:5])
+    lossless = tf.bitwise.right_shift(bits, 14) % (1 << 14) + 1, bits % (1 << 14) + 1
+    extended = [_little_endian(tf.concat([data[place : place + 3], [0]], axis=0)) + 1 for place in (7, 4)]
+    kind = header[3]
+    return tuple(
+        tf.where(kind == ord("X"), extended[axis], tf.where(kind == ord("L"), lossless[axis], lossy[axis]))
+        for axis in (0, 1)
+    )
 
 
 def exif_in_webp(encoded: Any) -> Any:
@@ -36,7 +56,7 @@ def _exif_chunk(encoded: Any) -> Any:
 
 
 def _has(encoded: Any, feature: int) -> Any:
-    header = _bytes(encoded, _FIRST_CHUNK, 9)
+    header = header_bytes(encoded, _FIRST_CHUNK, 9)
     is_extended = tf.reduce_all(header[:4] == tf.constant([*b"VP8X"]))
     return is_extended & (tf.bitwise.bitwise_and(header[8], feature) > 0)
 
@@ -44,7 +64,7 @@ def _has(encoded: Any, feature: int) -> Any:
 def _first_frame(encoded: Any) -> Any:
     """Puts an animation's first frame into a file of its own."""
     offset = _chunk_offset(encoded, b"ANMF")
-    payload = _little_endian(_bytes(encoded, offset + 4, 4)) - _FRAME_HEADER
+    payload = _little_endian(header_bytes(encoded, offset + 4, 4)) - _FRAME_HEADER
     size = _slice(encoded, offset + _CHUNK_HEADER + 6, 6)
     data = _slice(encoded, offset + _CHUNK_HEADER + _FRAME_HEADER, tf.maximum(payload, 0))
     chunks = tf.strings.join([b"WEBPVP8X\x0a\0\0\0", _HAS_ALPHA, size, data])
@@ -56,11 +76,11 @@ def _chunk_offset(encoded: Any, name: bytes) -> Any:
     length = tf.strings.length(encoded)
 
     def is_before(offset: Any) -> Any:
-        is_found = tf.reduce_all(_bytes(encoded, offset, 4) == tf.constant([*name]))
+        is_found = tf.reduce_all(header_bytes(encoded, offset, 4) == tf.constant([*name]))
         return (offset < length) & ~is_found
 
     def next_chunk(offset: Any) -> list[Any]:
-        size = _little_endian(_bytes(encoded, offset + 4, 4))
+        size = _little_endian(header_bytes(encoded, offset + 4, 4))
         return [tf.where((size >= 0) & (size < length), offset + _CHUNK_HEADER + size + size % 2, length)]
 
     return tf.while_loop(is_before, next_chunk, [tf.constant(_FIRST_CHUNK)], maximum_iterations=1000)[0]
@@ -69,12 +89,6 @@ def _chunk_offset(encoded: Any, name: bytes) -> Any:
 def _slice(encoded: Any, start: Any, size: Any) -> Any:
     """Cuts bytes out of a string; fewer where it ends before."""
     return tf.strings.substr(encoded, tf.minimum(start, tf.strings.length(encoded)), size)
-
-
-def _bytes(encoded: Any, start: Any, size: int) -> Any:
-    """Returns `size` bytes as int32, zeros where the string ends before."""
-    values = tf.cast(tf.io.decode_raw(_slice(encoded, start, size), tf.uint8), tf.int32)
-    return tf.ensure_shape(tf.pad(values, [[0, size - tf.size(values)]]), (size,))
 
 
 def _little_endian(values: Any) -> Any:

@@ -219,3 +219,19 @@ REFUSED = {
     "cut.gif": (FILES["plain.gif"][:-300], "GIF"),
     "cut.webp": (FILES["alpha.webp"][:-50], ""),
 }
+
+# Of little weight, and far too large by their headers.
+_SIDE = 20_000
+_HEADER = struct.pack(">IIBBBBB", _SIDE, _SIDE, 1, 0, 0, 0, 0)
+_ROWS = zlib.compress(bytes((1 + _SIDE // 8) * _SIDE), 9)
+_FRAME = FILES["plain.jpg"].index(b"\xff\xc0") + 5
+_GIF = encode(RGB.quantize(16), "GIF")
+_LOSSLESS = encode(RGB, "WEBP", lossless=True)
+HUGE = {
+    "huge.png": b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", _HEADER) + chunk(b"IDAT", _ROWS) + chunk(b"IEND", b""),
+    "huge.jpg": FILES["plain.jpg"][:_FRAME] + struct.pack(">HH", 65_500, 65_500) + FILES["plain.jpg"][_FRAME + 4 :],
+    "huge.bmp": bmp(1, [b"\0\0\0\0"] * 4, palette=bytes(8), size=(60_000, 60_000)),
+    "huge.gif": _GIF[:6] + struct.pack("<HH", _SIDE, _SIDE) + _GIF[10:],
+    "huge.webp": _LOSSLESS[:21] + struct.pack("<I", 16_382 | 16_382 << 14) + _LOSSLESS[25:],
+}
+REFUSED |= {name: (encoded, "at most 134217728 pixels") for name, encoded in HUGE.items()}

@@ -1,0 +1,50 @@
+"""The commands `export` and `serve`: a finished run for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .inference import RUN
+
+
+@click.command()
+@RUN
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--version", type=click.IntRange(min=1), help="Defaults to one more than the highest there.")
+def export(run: Path, directory: Path, version: int | None) -> None:
+    """Export the classifier in RUN to DIRECTORY/VERSION, for TensorFlow Serving."""
+    from keras_sgdr.recipe.export import export_run
+
+    click.echo(export_run(run, directory, version=version))
+
+
+@click.command()
+@RUN
+@click.option("--host", default="127.0.0.1", help="The address to listen on; 0.0.0.0 for all of this machine's.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8501, help="The port; 0 for any that is free.")
+@click.option("--max-megabytes", type=click.IntRange(min=1), default=32, help="The longest body of a request.")
+def serve(run: Path, host: str, port: int, max_megabytes: int) -> None:
+    """Serve RUN, or an export, on this machine, to try it out: a page, and TensorFlow Serving's REST API.
+
+    A newer version in the export's directory takes over by itself. For production there is TensorFlow Serving.
+    """
+    try:
+        import uvicorn
+
+        from keras_sgdr.serving.server import FOR_PRODUCTION, Server, map_maker
+    except ImportError as error:
+        raise click.ClickException(
+            f"`serve` needs further packages: pip install 'keras-sgdr[serve]' ({error})"
+        ) from None
+    from keras_sgdr.models.classifier import MODEL_FILE, load_classifier
+
+    make_map = map_maker(load_classifier(run)) if (run / MODEL_FILE).is_file() else None
+    directory = run / "export" if make_map is not None else run
+    server = Server(directory, make_map=make_map, max_bytes=max_megabytes << 20)
+    config = uvicorn.Config(server.app(), host=host, port=port, log_level="warning", access_log=False)
+    listening = config.bind_socket()
+    address = f"http://{host}:{listening.getsockname()[1]}"
+    click.echo(f"{address}/ and {address}/v1/models/{server.name}; Ctrl-C ends it. {FOR_PRODUCTION}")
+    uvicorn.Server(config).run([listening])

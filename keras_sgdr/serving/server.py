@@ -1,0 +1,251 @@
+"""A server for trying an export out: TensorFlow Serving's REST API for predictions, and a page to drop an image on."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import io
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import anyio
+import jinja2
+import numpy as np
+import tensorflow as tf
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from keras_sgdr.data.decode.corrupt_images import reason_of
+from keras_sgdr.data.decode.decode_image import decode_image
+from keras_sgdr.data.index.file_names import in_utf8
+from keras_sgdr.evaluation.class_maps import class_maps, overlay
+from keras_sgdr.models.classifier import Classifier
+from keras_sgdr.serving.served_model import ServedModel, version_at
+from keras_sgdr.validation import InvalidValueError
+
+FOR_PRODUCTION = (
+    "This server is for trying out. For production there is TensorFlow Serving, which loads the same export."
+)
+_MAX_INSTANCES = 256
+
+MakeMap = Callable[[bytes], Any]
+
+
+class Server:
+    """The answers of `app`; one model, of which the newest version that is there answers.
+
+    Args:
+        directory: The folder of the export's versions, or one version.
+        make_map: From an image's bytes to an RGB image, uint8, that shows what speaks for its class; None for no maps.
+        max_bytes: The longest body of a request.
+        reload_seconds: How often to look for a newer version.
+
+    Raises:
+        FileNotFoundError: If there is no export.
+        ValueError: If it is damaged.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        make_map: MakeMap | None = None,
+        max_bytes: int = 32 << 20,
+        reload_seconds: float = 2.0,
+    ) -> None:
+        self._directory = Path(directory)
+        self._make_map, self._max_bytes, self._reload_seconds = make_map, max_bytes, reload_seconds
+        self.model = ServedModel(directory)
+        self.name = str(self.model.card["name"])
+
+    def app(self) -> Starlette:
+        """Returns the application, for any ASGI server."""
+        routes = [
+            Route("/", self._page),
+            Route("/map", self._map, methods=["POST"]),
+            Route("/v1/models/{name}", self._status),
+            Route("/v1/models/{name}/metadata", self._metadata),
+            Route("/v1/models/{name}:predict", self._predict, methods=["POST"]),
+            Route("/v1/models/{name}/versions/{version}", self._status),
+            Route("/v1/models/{name}/versions/{version}/metadata", self._metadata),
+            Route("/v1/models/{name}/versions/{version}:predict", self._predict, methods=["POST"]),
+        ]
+        handlers: dict[Any, Any] = {HTTPException: _error, InvalidValueError: _bad_request, Exception: _failure}
+        return Starlette(routes=routes, exception_handlers=handlers, lifespan=self._reloading)
+
+    @contextlib.asynccontextmanager
+    async def _reloading(self, _: Starlette) -> AsyncIterator[None]:
+        # More at once than there are processors would only wait for each other, each with its memory.
+        self._limiter = anyio.CapacityLimiter(os.cpu_count() or 1)
+        task = asyncio.create_task(self._reload())
+        yield
+        task.cancel()
+
+    async def _reload(self) -> None:
+        while True:
+            await asyncio.sleep(self._reload_seconds)
+            # What cannot be read is not served; the version before goes on, as with TensorFlow Serving.
+            with contextlib.suppress(FileNotFoundError, InvalidValueError):
+                newest = version_at(self._directory)
+                if newest != self.model.path:
+                    self.model = await run_in_threadpool(ServedModel, newest)
+
+    def _model_of(self, request: Request) -> ServedModel:
+        name, version = request.path_params["name"], request.path_params.get("version")
+        model = self.model
+        if name != self.name or version not in (None, str(model.version)):
+            asked = f"{name}, {version}" if version else name
+            raise HTTPException(404, f"Servable not found for request: {'Specific' if version else 'Latest'}({asked})")
+        return model
+
+    async def _status(self, request: Request) -> Response:
+        model = self._model_of(request)
+        status = {"error_code": "OK", "error_message": ""}
+        version = {"version": str(model.version), "state": "AVAILABLE", "status": status}
+        return JSONResponse({"model_version_status": [version]})
+
+    async def _metadata(self, request: Request) -> Response:
+        model = self._model_of(request)
+        return JSONResponse(await run_in_threadpool(_metadata_of, model, self.name))
+
+    async def _predict(self, request: Request) -> Response:
+        model = self._model_of(request)
+        asked = _parsed(await self._body(request))
+        return Response(await self._run(_answer, model, asked), media_type="application/json")
+
+    async def _page(self, _: Request) -> Response:
+        page = _PAGE.render(name=self.name, has_maps=self._make_map is not None, note=FOR_PRODUCTION)
+        return HTMLResponse(page)
+
+    async def _map(self, request: Request) -> Response:
+        if self._make_map is None:
+            raise HTTPException(404, "There are no maps: only a run, with its model.keras, can make them")
+        image = await self._run(self._make_map, await self._body(request))
+        encoded = io.BytesIO(tf.io.encode_jpeg(image).numpy()).getvalue()
+        return Response(encoded, media_type="image/jpeg")
+
+    async def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await anyio.to_thread.run_sync(function, *arguments, limiter=self._limiter)
+
+    async def _body(self, request: Request) -> bytes:
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > self._max_bytes:
+                raise HTTPException(413, f"The body of a request may have {self._max_bytes} bytes")
+        return bytes(body)
+
+
+def map_maker(classifier: Classifier) -> MakeMap:
+    """Returns what makes the maps of a classifier that is here, for `Server`."""
+
+    def make(encoded: bytes) -> Any:
+        try:
+            image = decode_image(encoded, image_size=classifier.image_size, resize=classifier.resize)[tf.newaxis]
+        except tf.errors.OpError as error:
+            raise InvalidValueError(f"It is no image: {reason_of(error)}.") from error
+        label = np.argmax(classifier.model.predict_on_batch(image), axis=1)
+        return overlay(image, class_maps(classifier.model, image, label))[0]
+
+    return make
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    try:
+        asked = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"JSON Parse error: {error}") from error
+    if not isinstance(asked, dict) or not ("instances" in asked) ^ ("inputs" in asked):
+        raise HTTPException(400, "The body must be a JSON object with one of 'instances' and 'inputs'")
+    return asked
+
+
+def _answer(model: ServedModel, asked: Mapping[str, Any]) -> str:
+    signature = asked.get("signature_name", "serving_default")
+    if signature not in model.signatures:
+        raise HTTPException(400, f'Serving signature name: "{signature}" not found in signature def')
+    names = list(model.inputs_of(signature))
+    if "instances" in asked:
+        inputs = _by_name(_rows(asked["instances"]), names)
+    else:
+        given = asked["inputs"]
+        inputs = given if isinstance(given, dict) and set(given) <= set(names) else {names[0]: given}
+    inputs = {name: _decoded(value) for name, value in inputs.items()}
+    for value in inputs.values():
+        _rows(value)
+    outputs = {name: _as_json(value) for name, value in model(signature, inputs).items()}
+    if "instances" in asked:
+        columns = [dict(zip(outputs, row, strict=True)) for row in zip(*outputs.values(), strict=True)]
+        alone = next(iter(outputs)) if len(outputs) == 1 else None
+        return json.dumps({"predictions": [row[alone] for row in columns] if alone else columns})
+    return json.dumps({"outputs": outputs if len(outputs) > 1 else next(iter(outputs.values()))})
+
+
+def _rows(values: Any) -> list[Any]:
+    if not isinstance(values, list) or not values:
+        raise HTTPException(400, "'instances', and each of 'inputs', must be a list that is not empty")
+    if len(values) > _MAX_INSTANCES:
+        raise HTTPException(413, f"A request may have {_MAX_INSTANCES} instances. Received: {len(values)}")
+    return values
+
+
+def _by_name(rows: list[Any], names: list[str]) -> dict[str, Any]:
+    """Instances as columns: each is the value of the one input, or an object with it by name."""
+    (name,) = names  # of each of our signatures
+    return {name: [row[name] if isinstance(row, dict) and set(row) == {name} else row for row in rows]}
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, dict):
+        if set(value) != {"b64"} or not isinstance(value["b64"], str):
+            raise HTTPException(400, 'An object in an input must be {"b64": "…"}')
+        try:
+            return base64.b64decode(value["b64"], validate=True)
+        except binascii.Error as error:
+            raise HTTPException(400, f"Unable to base64 decode: {error}") from error
+    return [_decoded(each) for each in value] if isinstance(value, list) else value
+
+
+def _as_json(values: np.ndarray) -> list[Any]:
+    if values.dtype == object:
+        values = np.vectorize(lambda each: each.decode("utf-8", "backslashreplace"), otypes=[object])(values)
+    return list(values.tolist())
+
+
+def _metadata_of(model: ServedModel, name: str) -> dict[str, Any]:
+    from google.protobuf import json_format
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    graph = saved_model_pb2.SavedModel.FromString((model.path / "saved_model.pb").read_bytes()).meta_graphs[0]
+    found = {
+        each: json_format.MessageToDict(graph.signature_def[each], preserving_proto_field_name=True)
+        for each in model.signatures
+    }
+    spec = {"name": name, "signature_name": "", "version": str(model.version)}
+    return {"model_spec": spec, "metadata": {"signature_def": {"signature_def": found}}}
+
+
+async def _error(_: Request, error: HTTPException) -> Response:
+    return JSONResponse({"error": in_utf8(error.detail)}, status_code=error.status_code)
+
+
+async def _bad_request(_: Request, error: Exception) -> Response:
+    return JSONResponse({"error": in_utf8(str(error))}, status_code=400)
+
+
+async def _failure(_: Request, error: Exception) -> Response:
+    return JSONResponse({"error": f"{type(error).__name__}: {in_utf8(str(error))}"}, status_code=500)
+
+
+_PAGE = jinja2.Environment(
+    loader=jinja2.PackageLoader("keras_sgdr.serving", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True
+).get_template("page.html.j2")
