@@ -86,10 +86,17 @@ def report(run: Path, output: Path | None, watch: bool) -> None:
 @click.option("--split", type=click.Choice(["train", "valid", "test", "all"]), help="Which images of FOLDER.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, help="Images per step.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A CSV file for all images on which they differ.")
+@click.option("--min-agreement", type=click.FloatRange(0, 1), help="Exit with 1 if they agree on a smaller share.")
 def compare(
-    run_a: Path, run_b: Path, folder: Path | None, split: str | None, batch_size: int, output: Path | None
+    run_a: Path,
+    run_b: Path,
+    folder: Path | None,
+    split: str | None,
+    batch_size: int,
+    output: Path | None,
+    min_agreement: float | None,
 ) -> None:
-    """Compare two runs on FOLDER: settings, accuracy with McNemar's test, the images on which they differ.
+    """Compare two runs or exports on FOLDER: settings, accuracy with McNemar's test, agreement, latency.
 
     FOLDER is the one that RUN_A was trained on if it is left out, of which its held-out images are taken.
     """
@@ -101,6 +108,8 @@ def compare(
         output.parent.mkdir(parents=True, exist_ok=True)
         comparison.write_csv(output)
         click.echo(f"all of them: {output}")
+    if min_agreement is not None and comparison.agreement < min_agreement:
+        raise click.ClickException(f"they agree on {comparison.agreement:.4f}, less than {min_agreement}")
 
 
 @click.command()

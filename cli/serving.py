@@ -13,11 +13,38 @@ from .inference import RUN
 @RUN
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--version", type=click.IntRange(min=1), help="Defaults to one more than the highest there.")
-def export(run: Path, directory: Path, version: int | None) -> None:
-    """Export the classifier in RUN to DIRECTORY/VERSION, for TensorFlow Serving."""
-    from keras_sgdr.recipe.export import export_run
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["savedmodel", "tflite", "onnx"]),
+    default="savedmodel",
+    help="Of TensorFlow Serving, or a file for phones and other runtimes, with a card of how well it does.",
+)
+@click.option("--precision", default="float32", help="Of a tflite: float32, float16 or int8.")
+@click.option("--folder", type=click.Path(path_type=Path), help="The images of RUN, if they are elsewhere now.")
+def export(
+    run: Path, directory: Path, version: int | None, file_format: str, precision: str, folder: Path | None
+) -> None:
+    """Export the classifier in RUN to DIRECTORY/VERSION, for TensorFlow Serving, or as a file of another format."""
+    if file_format == "savedmodel":
+        from keras_sgdr.recipe.export import export_run
 
-    click.echo(export_run(run, directory, version=version))
+        if precision != "float32":
+            raise click.UsageError("--precision is for --format tflite")
+        click.echo(export_run(run, directory, version=version))
+        return
+    if version is not None:
+        raise click.UsageError("--version is for --format savedmodel")
+    from keras_sgdr.recipe.portable_export import export_run_as
+
+    path, card = export_run_as(run, directory, file_format, precision=precision, folder=folder)
+    about = card["this file"]
+    click.echo(path)
+    click.echo(
+        f"accuracy {about['accuracy']:.4f} on {about['images']} images; names the classifier's class for "
+        f"{about['names the same class as the classifier']:.2%} of them; "
+        f"probabilities differ by up to {about['largest difference of a probability']:.2g}"
+    )
 
 
 @click.command()
