@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from pathlib import Path
 
 import click
@@ -70,8 +72,14 @@ def serve(run: Path, host: str, port: int, max_megabytes: int) -> None:
     make_map = map_maker(load_classifier(run)) if (run / MODEL_FILE).is_file() else None
     directory = run / "export" if make_map is not None else run
     server = Server(directory, make_map=make_map, max_bytes=max_megabytes << 20)
-    config = uvicorn.Config(server.app(), host=host, port=port, log_level="warning", access_log=False)
-    listening = config.bind_socket()
-    address = f"http://{host}:{listening.getsockname()[1]}"
+    try:
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise click.ClickException(f"{host}, port {port}: {error.strerror}. Choose another --port.") from None
+    # asyncio does it only for sockets that it has made; without it a small answer waits 40 ms for the client's ACK.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+    config = uvicorn.Config(server.app(), log_config=None, access_log=False)
     click.echo(f"{address}/ and {address}/v1/models/{server.name}; Ctrl-C ends it. {FOR_PRODUCTION}")
-    uvicorn.Server(config).run([listening])
+    with contextlib.suppress(KeyboardInterrupt):  # as it is ended
+        uvicorn.Server(config).run([listening])

@@ -79,6 +79,8 @@ class ServedModel:
             outputs = self._functions[signature](**tensors)
         except tf.errors.InvalidArgumentError as error:
             raise InvalidValueError(_reason(error)) from error
+        except UnicodeDecodeError as error:  # of a message that quotes the bytes
+            raise InvalidValueError(f"`inputs` must be what {signature} takes. Received: other bytes.") from error
         return {name: value.numpy() for name, value in outputs.items()}
 
     def predict_files(self, encoded: Sequence[bytes], *, batch_size: int = 32) -> np.ndarray:
@@ -114,7 +116,9 @@ def _versions(path: Path) -> list[Path]:
 
 def _tensor(name: str, value: Any, spec: tf.TensorSpec) -> Any:
     try:
-        tensor = tf.constant(value, spec.dtype)
+        # NumPy refuses a number that the type cannot hold, where TensorFlow takes its last bits.
+        exact = value if spec.dtype == tf.string else np.array(value, spec.dtype.as_numpy_dtype)
+        tensor = tf.constant(exact, spec.dtype)
     except (TypeError, ValueError, UnicodeError, OverflowError) as error:
         raise InvalidValueError(
             f"`{name}` must be a list of one shape, of {spec.dtype.name}s ({str(error).splitlines()[0][:200]})."

@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from keras_sgdr import export_savedmodel
 from tests.cli.command_line import assert_one_line, run, run_well
 
 CLASSES = ("one", "seven", "zero")
@@ -252,7 +253,7 @@ def test_compare_names_what_differs_between_two_runs(trained_run, digits_folder,
     assert set(rows) == changed
     assert changed
     assert all(row[str(other)] == after[path]["predicted_class"] for path, row in rows.items())
-    assert f"they differ on {len(changed)} images:" in lines
+    assert f"differ on {len(changed)} images:" in done.stdout
     same = run_well("compare", trained_run, trained_run, "--split", "all").stdout
     assert "the same settings" in same
     assert "180 images" in same
@@ -268,3 +269,23 @@ def test_runs_with_other_classes_are_not_compared(trained_run, tmp_path):
     shutil.copy(trained_run / "classifier.json", other)
     (other / "run.json").unlink()
     assert_one_line(run("compare", other, trained_run), "`folder` must be given")
+
+
+def test_compare_takes_exports_and_fails_below_an_agreement(trained_run, images, predicted, tmp_path):
+    export = run_well("export", trained_run, tmp_path / "served").stdout.strip()
+    same = run_well("compare", trained_run, tmp_path / "served", images, "--min-agreement", 1).stdout
+    assert "kind: 'a run', 'an export'" in same
+    assert "they agree on 100.00%, and differ on 0 images" in same
+    assert len(re.findall(r"images, ([\d.]+) ms an image$", same, re.MULTILINE)) == 2
+    assert "the same settings" in run_well("compare", export, tmp_path / "served", images).stdout
+    # a model whose classes are turned round
+    model = keras.models.load_model(trained_run / "model.keras")
+    kernel, bias = model.layers[-1].get_weights()
+    model.layers[-1].set_weights([kernel[:, ::-1], bias[::-1]])
+    other = export_savedmodel(model, tmp_path / "other", class_names=CLASSES, resize="squish", views=("flip",))
+    middle = sum(row["predicted_class"] == "seven" for row in predicted.values())
+    agreement = middle / len(predicted)
+    done = run("compare", trained_run, other, images, "--min-agreement", 0.99)
+    assert f"they agree on {agreement:.2%}" in done.stdout
+    assert_one_line(done, f"they agree on {agreement:.4f}, less than 0.99")
+    assert done.exit_code == 1

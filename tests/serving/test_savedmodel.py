@@ -11,23 +11,7 @@ from skimage import data
 
 from keras_sgdr.serving import savedmodel
 from keras_sgdr.serving.savedmodel import export_savedmodel
-
-NAMES = ["cat", "<script>", "Löwe"]
-
-
-@pytest.fixture(scope="module")
-def model():
-    keras.utils.set_random_seed(0)
-    return keras.Sequential(
-        [
-            keras.Input((24, 32, 3)),
-            keras.layers.Rescaling(1 / 255),
-            keras.layers.Conv2D(8, 3, activation="relu"),
-            keras.layers.BatchNormalization(),
-            keras.layers.GlobalAveragePooling2D(),
-            keras.layers.Dense(3, activation="softmax"),
-        ]
-    )
+from tests.serving.conftest import NAMES
 
 
 def encode(image, kind, **options):
@@ -60,11 +44,6 @@ def files_and_images():
     return files, np.stack([np.asarray(image) for image in images])
 
 
-@pytest.fixture(scope="module")
-def exported(model, tmp_path_factory):
-    return export_savedmodel(model, tmp_path_factory.mktemp("served"), class_names=NAMES)
-
-
 CLIENT = """
 import json, sys
 for module in ("keras", "keras_sgdr", "keras_cv"):
@@ -92,7 +71,7 @@ def test_export_answers_without_keras_what_the_model_says_of_pillows_images(mode
     assert np.abs(expected - expected[0]).max() > 1e-3  # the model tells the images apart
     assert np.allclose(answer["probabilities"][:4], expected[:4], atol=1e-6)
     assert np.allclose(answer["probabilities"][4], expected[4], atol=1e-4)  # resized, and rounded by both
-    assert answer["class_names"] == [NAMES] * len(files)
+    assert answer["class_names"] == [list(NAMES)] * len(files)
     assert answer["predicted_class"] == [NAMES[i] for i in expected.argmax(axis=1)]
 
 
@@ -100,11 +79,12 @@ def test_versions_count_up_and_leave_nothing_aside(model, tmp_path):
     assert export_savedmodel(model, tmp_path, class_names=NAMES).name == "1"
     assert export_savedmodel(model, tmp_path, class_names=NAMES, version=20).name == "20"
     assert export_savedmodel(model, tmp_path, class_names=NAMES).name == "21"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "20", "21"]
+    beside = ["README.md", "batching_parameters.txt", "models.config"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "20", "21", *beside]
 
 
 def test_export_that_fails_leaves_no_version(model, tmp_path, monkeypatch):
-    def full_disk(model, serve, path):
+    def full_disk(model, found, path):
         path.mkdir()
         (path / "saved_model.pb").write_bytes(b"half")
         raise OSError(28, "No space left on device", path)
