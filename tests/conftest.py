@@ -113,3 +113,14 @@ def trained_run(digits_folder, tiny_options, tmp_path_factory):
         (output / "stdout.txt").write_text(done.stdout)
 
     return made_once(tmp_path_factory, "run", make)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, for modules that import `tests.browser`."""
+    from tests.browser import CHROMIUM, sync_api
+
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -108,8 +108,8 @@ def of_server(server: ServedModel, files: list[bytes], url: str, duration: float
     p50, p99 = 1000 * np.percentile(times, [50, 99])
     rate = 8 * len(times) / (time.monotonic() - begun)
     print(
-        f"8 clients, batches of 8, {duration:.0f} s: {len(times)} requests, no error, p50 {p50:.0f} ms, p99 {p99:.0f} ms, "
-        f"{rate:.0f} images a second"
+        f"8 clients, batches of 8, {duration:.0f} s: {len(times)} requests, no error, p50 {p50:.0f} ms, "
+        f"p99 {p99:.0f} ms, {rate:.0f} images a second"
     )
 
 

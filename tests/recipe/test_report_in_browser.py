@@ -8,15 +8,11 @@ import numpy as np
 import pytest
 
 from keras_sgdr.recipe.report import write_report
+from tests.browser import WIDTHS, needs_browser, opened_at, violations
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-core")
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser")
+pytestmark = needs_browser
 
 LONG = "a class whose name is of two hundred characters " * 4 + "or so"
-WIDTHS = (1280, 390)
 
 
 def with_predictions(run, directory, names, num_images):
@@ -65,29 +61,13 @@ REPORTS = {
 
 
 @pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def reports(trained_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reports")
     return {name: write_report(make(trained_run, folder / name)) for name, make in REPORTS.items()}
 
 
 def opened(browser, path, **options):
-    """The page, what it wrote to the console, and what it asked for."""
-    page = browser.new_context(**options).new_page()
-    complaints, asked = [], []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto(path.as_uri())
-    return page, complaints, asked
+    return opened_at(browser, path.as_uri(), **options)
 
 
 @pytest.mark.parametrize("name", REPORTS)
@@ -100,8 +80,7 @@ def test_page_fits_the_screen_and_can_be_read_by_all(browser, reports, name, sch
         assert complaints == []
         assert [url for url in asked if not url.startswith(("data:", "blob:"))] == [reports[name].as_uri()]
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        found = axe.Axe().run(page).response["violations"]
-        assert [(each["id"], [node["html"][:200] for node in each["nodes"]]) for each in found] == []
+        assert violations(page) == []
         page.context.close()
 
 

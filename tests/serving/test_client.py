@@ -13,7 +13,6 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-import uvicorn
 
 from keras_sgdr.evaluation.predictions import predict_files
 from keras_sgdr.serving.client import predict_files_at
@@ -22,6 +21,7 @@ from keras_sgdr.serving.server import Server
 from keras_sgdr.validation import ServerError
 from tests.cli.command_line import assert_one_line, run, run_well
 from tests.data.decode.odd_images import FILES
+from tests.serving.listening import listening
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +39,8 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rest(trained_run):
-    server = uvicorn.Server(uvicorn.Config(Server(trained_run / "export").app(), port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}/v1/models/{trained_run.name}"
-    server.should_exit = True
-    thread.join()
+    with listening(Server(trained_run / "export")) as address:
+        yield f"{address}/v1/models/{trained_run.name}"
 
 
 @pytest.fixture(scope="module")
