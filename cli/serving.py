@@ -22,7 +22,11 @@ from .inference import RUN
     default="savedmodel",
     help="Of TensorFlow Serving, or a file for phones and other runtimes, with a card of how well it does.",
 )
-@click.option("--precision", default="float32", help="Of a tflite: float32, float16 or int8.")
+@click.option(
+    "--precision",
+    default="float32",
+    help="Of the weights: float32 or float16; of a savedmodel also bfloat16, of a tflite int8.",
+)
 @click.option("--folder", type=click.Path(path_type=Path), help="The images of RUN, if they are elsewhere now.")
 def export(
     run: Path, directory: Path, version: int | None, file_format: str, precision: str, folder: Path | None
@@ -31,9 +35,7 @@ def export(
     if file_format == "savedmodel":
         from keras_sgdr.recipe.export import export_run
 
-        if precision != "float32":
-            raise click.UsageError("--precision is for --format tflite")
-        click.echo(export_run(run, directory, version=version))
+        click.echo(export_run(run, directory, version=version, precision=precision))
         return
     if version is not None:
         raise click.UsageError("--version is for --format savedmodel")

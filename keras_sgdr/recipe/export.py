@@ -15,19 +15,26 @@ from keras_sgdr.recipe.run_directory import CHECK, EVALUATE, TRAIN_ALL, read_jou
 from keras_sgdr.serving.savedmodel import export_savedmodel
 
 
-def export_run(run: str | os.PathLike[str], directory: str | os.PathLike[str], *, version: int | None = None) -> Path:
+def export_run(
+    run: str | os.PathLike[str],
+    directory: str | os.PathLike[str],
+    *,
+    version: int | None = None,
+    precision: str = "float32",
+) -> Path:
     """Exports the classifier of a finished run for TensorFlow Serving, and returns the version's folder.
 
     Args:
         run: The run's directory, or another in which a classifier was saved.
-        directory: As in `export_savedmodel`, as `version`.
+        directory: As in `export_savedmodel`, as `version` and `precision`.
         version: A positive integer. Defaults to one more than the highest version in `directory`.
+        precision: Of the weights.
 
     Raises:
         FileNotFoundError: If there is no classifier.
         ValueError: If it is damaged, or `version` is there already.
     """
-    return export_classifier(load_classifier(run), run, directory, version=version)
+    return export_classifier(load_classifier(run), run, directory, version=version, precision=precision)
 
 
 def export_classifier(
@@ -36,6 +43,7 @@ def export_classifier(
     directory: str | os.PathLike[str],
     *,
     version: int | None = None,
+    precision: str = "float32",
 ) -> Path:
     """Exports the classifier of a run as it is in memory; arguments as of `export_run`."""
     base = Path(directory)
@@ -44,6 +52,7 @@ def export_classifier(
         base,
         class_names=classifier.class_names,
         version=version,
+        precision=precision,
         # A run's own export is called as the run is.
         name=(Path(run) if base.parent.resolve() == Path(run).resolve() else base).resolve().name,
         resize=classifier.resize,

@@ -25,6 +25,7 @@ from keras_sgdr.validation import require, require_integer
 LABELS, CARD = "assets/labels.txt", "assets/model_card.json"
 _WARMUP = "assets.extra/tf_serving_warmup_requests"
 _WARM_BATCHES = (1, 8)
+PRECISIONS = ("float32", "float16", "bfloat16")
 
 
 def export_savedmodel(
@@ -37,6 +38,7 @@ def export_savedmodel(
     resize: str = "crop",
     views: Sequence[str] = (),
     threshold: float | None = None,
+    precision: str = "float32",
     about: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes `directory/version/`, a SavedModel that TensorFlow Serving loads, and returns its path.
@@ -71,6 +73,8 @@ def export_savedmodel(
         resize: How an image is brought to the model's size, as in `load_dataset`. Give what training used.
         views: Kinds of views over which to average, as in `TTA`; none for the plain image.
         threshold: In [0, 1]; None for a class in every row.
+        precision: `"float32"`, or how the weights are stored at half the size: `"float16"` or `"bfloat16"`; what is
+            computed stays float32.
         about: What else the model card is to tell, as JSON values.
 
     Returns:
@@ -93,17 +97,19 @@ def export_savedmodel(
     target = directory / str(_check_version(version, directory))
     require(threshold is None or 0 <= threshold <= 1, "`threshold` must be in [0, 1] or None", threshold=threshold)
     views = (views,) if isinstance(views, str) else views
-    found = signatures(model, class_names, resize=checked_resize(resize), views=views, threshold=threshold)
+    require(precision in PRECISIONS, f"`precision` must be one of {', '.join(PRECISIONS)}", precision=precision)
+    options: dict[str, Any] = {"views": views, "threshold": threshold, "precision": precision}
+    found = signatures(model, class_names, resize=checked_resize(resize), **options)
     name = re.sub(r"[^\w.-]", "_", name or directory.resolve().name, flags=re.ASCII) or "classifier"
     preprocessing = {"image_size": list(image_size), "resize": resize}
-    decides = {"views": list(views), "threshold": threshold}
+    decides = {"views": list(views), "threshold": threshold, "precision": precision}
     card = {"name": name, **model_card(model, class_names, preprocessing), **decides, **(about or {})}
     card["signatures"] = {each: signature.words for each, signature in found.items()}
     # TensorFlow Serving polls the base path and loads any folder whose name is a number, finished or not.
     aside = directory / f".{version}.partial"
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        _write(model, found, aside)
+        _write(found, aside)
         _write_assets(aside, card)
         _write_beside(directory, name, card)
         aside.rename(target)
@@ -112,9 +118,8 @@ def export_savedmodel(
     return target
 
 
-def _write(model: keras.Model, found: Mapping[str, Signature], path: Path) -> None:
+def _write(found: Mapping[str, Signature], path: Path) -> None:
     archive = keras.export.ExportArchive()
-    archive.track(model)
     for name, signature in found.items():
         archive.add_endpoint(name, signature.function, input_signature=list(signature.inputs.values()))
     archive.write_out(str(path), verbose=False)

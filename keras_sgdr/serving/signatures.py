@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_sgdr.data.decode.crop import Crop
@@ -14,6 +15,7 @@ from keras_sgdr.data.decode.pixel_limit import MAX_PIXELS
 from keras_sgdr.data.index.file_names import as_bytes
 from keras_sgdr.data.index.formats import DECODED
 from keras_sgdr.evaluation.tta_layer import with_views
+from keras_sgdr.validation import require
 
 _TOP = 5
 _NAMED = 10
@@ -43,7 +45,13 @@ class Signature(NamedTuple):
 
 
 def signatures(
-    model: keras.Model, class_names: Sequence[str], *, resize: str, views: Sequence[str], threshold: float | None
+    model: keras.Model,
+    class_names: Sequence[str],
+    *,
+    resize: str,
+    views: Sequence[str],
+    threshold: float | None,
+    precision: str = "float32",
 ) -> dict[str, Signature]:
     """Returns the signatures of a classifier by name.
 
@@ -53,12 +61,14 @@ def signatures(
         resize: As in `decode_image`.
         views: As in `TTA`; none for the plain image.
         threshold: The probability below which no class is named, or None.
+        precision: How the weights are stored.
     """
     image_size = model.input_shape[1:3]
     decode = _decoder(image_size, resize)
+    stored = [] if precision == "float32" else _stored_as(model, precision)
     # Traced once each, and called by all signatures.
-    plain = _traced(model, image_size)
-    served = _traced(with_views(model, views), image_size) if views else plain
+    plain = _traced(model, image_size, stored)
+    served = _traced(with_views(model, views), image_size, stored) if views else plain
     answer = _answerer(class_names, threshold or 0.0)
 
     def over_images(predictor: Any) -> Callable[..., Outputs]:
@@ -93,7 +103,7 @@ def signatures(
     }
     features = features_of(model)
     if features is not None:
-        pooled = _traced(features, image_size)
+        pooled = _traced(features, image_size, stored)
         found["features"] = Signature(
             lambda image_bytes: {"features": pooled(_all_or_none(*decode(image_bytes)))},
             encoded,
@@ -113,11 +123,27 @@ def features_of(model: keras.Model) -> keras.Model | None:
     return keras.Model(model.inputs, last.input, name=f"{model.name}_features")
 
 
-def _traced(model: keras.Model, image_size: tuple[int, int]) -> Any:
+Stored = list[tuple[keras.Variable, keras.Variable]]
+
+
+def _stored_as(model: keras.Model, precision: str) -> Stored:
+    """Each of a model's float32 weights, and one of half its size that takes its place."""
+    weights = [weight for weight in model.variables if weight.dtype == "float32"]
+    largest = max((float(np.abs(weight.numpy()).max()) for weight in weights), default=0.0)
+    fits = largest <= tf.as_dtype(precision).max
+    require(fits, "`precision` must be one that can hold the weights: bfloat16", precision=precision, largest=largest)
+    return [(weight, keras.Variable(weight.numpy(), dtype=precision, name=weight.name)) for weight in weights]
+
+
+def _traced(model: keras.Model, image_size: tuple[int, int], stored: Stored) -> Any:
     spec = tf.TensorSpec([None, *image_size, 3], tf.uint8, name="images")
-    return tf.function(
-        lambda images: tf.cast(model(images, training=False), tf.float32), input_signature=[spec], autograph=False
-    )
+
+    def call(images: Any) -> Any:
+        # What is computed is float32 as before: only the weights are rounded.
+        with keras.StatelessScope([(weight, keras.ops.cast(half, "float32")) for weight, half in stored]):
+            return tf.cast(model(images, training=False), tf.float32)
+
+    return tf.function(call, input_signature=[spec], autograph=False)
 
 
 def _decoder(image_size: tuple[int, int], resize: str) -> Any:

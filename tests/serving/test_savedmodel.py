@@ -84,7 +84,7 @@ def test_versions_count_up_and_leave_nothing_aside(model, tmp_path):
 
 
 def test_export_that_fails_leaves_no_version(model, tmp_path, monkeypatch):
-    def full_disk(model, found, path):
+    def full_disk(found, path):
         path.mkdir()
         (path / "saved_model.pb").write_bytes(b"half")
         raise OSError(28, "No space left on device", path)
@@ -102,6 +102,7 @@ def test_export_that_fails_leaves_no_version(model, tmp_path, monkeypatch):
         ({"class_names": NAMES, "version": 0}, "version=0"),
         ({"class_names": NAMES, "version": 1}, "version=1"),
         ({"class_names": NAMES, "resize": "stretch"}, "resize='stretch'"),
+        ({"class_names": NAMES, "precision": "int8"}, "precision='int8'"),
     ],
 )
 def test_bad_arguments_are_named(model, exported, arguments, received):

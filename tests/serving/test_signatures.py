@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -126,6 +129,43 @@ def test_views_are_averaged_and_the_plain_image_can_be_asked_for(model, expected
     card = json.loads((path / "assets/model_card.json").read_text())
     assert card["views"] == ["flip", "zoom"]
     assert card["threshold"] == 0.9
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float16", 2e-3), ("bfloat16", 2e-2)])
+def test_weights_are_rounded_and_take_half_the_room(precision, tolerance, model, expected, exported, tmp_path):
+    path = export_savedmodel(model, tmp_path, class_names=NAMES, views="flip", precision=precision)
+    plain = tf.saved_model.load(str(path)).signatures["serve_plain"](image_bytes=tf.constant(GOOD))["probabilities"]
+    assert 0 < np.abs(plain - expected[1]).max() < tolerance
+    found = dict(tf.train.list_variables(str(path / "variables/variables")))
+    sizes = [np.prod(shape, dtype=int) for name, shape in found.items() if name.endswith("VARIABLE_VALUE")]
+    reader = tf.train.load_checkpoint(str(path / "variables/variables"))
+    types = {
+        dtype.name for name, dtype in reader.get_variable_to_dtype_map().items() if name.endswith("VARIABLE_VALUE")
+    }
+    assert types == {precision}
+    assert sum(sizes) == model.count_params()
+    assert json.loads((path / "assets/model_card.json").read_text())["precision"] == precision
+
+
+def test_weights_beyond_float16_are_refused(tmp_path):
+    layers = [keras.Input((8, 8, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2, "softmax")]
+    model = keras.Sequential(layers)
+    model.layers[-1].set_weights([np.full((3, 2), 1e5, "float32"), np.zeros(2, "float32")])
+    with pytest.raises(ValueError, match=r"bfloat16\. Received: precision='float16', largest=100000"):
+        export_savedmodel(model, tmp_path, class_names=["a", "b"], precision="float16")
+
+
+@pytest.mark.slow
+def test_tensorflows_own_command_shows_and_runs_it(exported, tmp_path):
+    """`saved_model_cli`, as a person would look at an export."""
+    command = Path(sys.executable).with_name("saved_model_cli")
+    shown = subprocess.run([command, "show", "--dir", exported, "--all"], capture_output=True, text=True, check=True)
+    for name in ("serving_default", "tolerant", "pixels", "float_pixels", "features", "classify"):
+        assert f"signature_def['{name}']" in shown.stdout
+    np.save(tmp_path / "pixels.npy", np.zeros((1, 24, 32, 3), np.uint8))
+    options = ["--tag_set", "serve", "--signature_def", "pixels", "--inputs", f"pixels={tmp_path / 'pixels.npy'}"]
+    run = subprocess.run([command, "run", "--dir", exported, *options], capture_output=True, text=True, check=True)
+    assert "Result for output key predicted_class:\n[b'" in run.stdout
 
 
 def test_warm_up_requests_are_the_servers_messages_and_can_be_played(served, exported):
