@@ -130,7 +130,7 @@ def _stored_as(model: keras.Model, precision: str) -> Stored:
     """Each of a model's float32 weights, and one of half its size that takes its place."""
     weights = [weight for weight in model.variables if weight.dtype == "float32"]
     largest = max((float(np.abs(weight.numpy()).max()) for weight in weights), default=0.0)
-    fits = largest <= tf.as_dtype(precision).max
+    fits = largest <= float(tf.as_dtype(precision).max)
     require(fits, "`precision` must be one that can hold the weights: bfloat16", precision=precision, largest=largest)
     return [(weight, keras.Variable(weight.numpy(), dtype=precision, name=weight.name)) for weight in weights]
 
