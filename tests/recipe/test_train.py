@@ -34,6 +34,7 @@ def tiny(tiny_recipe):
     return dataclasses.replace(tiny_recipe, head_learning_rate=1e-3)
 
 
+@pytest.mark.slow  # three whole runs
 def test_keeping_decoded_images_changes_nothing(digits_folder, tiny, tmp_path, monkeypatch):
     recipe = dataclasses.replace(tiny, head_views=1, tta="flip", cycle_len=2)
     images, decoded = FileDecoder.images, []

@@ -60,8 +60,8 @@ def assert_same(left, right):
 @pytest.mark.parametrize(
     ("augmentation", "resize"),
     [
-        (None, "crop"),
         ("view", "crop"),
+        pytest.param(None, "crop", marks=pytest.mark.slow),
         pytest.param("view", "pad", marks=pytest.mark.slow),
         pytest.param("flip", "crop", marks=pytest.mark.slow),
     ],
@@ -245,6 +245,7 @@ def test_augmented_images_are_judged_by_some_of_them(split, decoded):
     assert len(decoded) == len(split)
 
 
+@pytest.mark.slow
 def test_long_images_that_turn_out_too_large_give_their_room_back(split, decoded, monkeypatch, capsys):
     options = {"image_size": SIZE, "batch_size": 4, "augmentation": side_on()}
     memory = image_cache.ImageMemory(3 * 16 * 20 * len(split) + 100)
