@@ -52,9 +52,35 @@ def test_callbacks_in_your_own_fit_learn_the_digits(tmp_path):
     assert float(re.findall(r"val_accuracy: ([\d.]+)", printed)[-1]) > 0.8
 
 
-def test_eight_steps_import_what_is_there():
-    # In this process, for the whole of it takes minutes on a busy machine.
-    assert callable(runpy.run_path(str(EXAMPLES / "eight_steps.py"))["main"])
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_examples_import_what_is_there_and_are_short(path):
+    # In this process, for the whole of some takes minutes on a busy machine.
+    assert callable(runpy.run_path(str(path))["main"])
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 86
+
+
+def test_an_export_is_served_and_asked(trained_run, digits_folder, tmp_path):
+    image = next((digits_folder / "seven").iterdir())
+    printed = run_example("serve_and_query.py", trained_run, image, directory=tmp_path).splitlines()
+    assert printed[0] == "state: AVAILABLE"
+    shares = [float(line.split()[0]) for line in printed[1:]]
+    assert sum(shares) == pytest.approx(1, abs=1e-3)
+    assert {line.split()[1] for line in printed[1:]} == {"one", "seven", "zero"}
+
+
+@pytest.mark.slow
+def test_views_and_mistakes_are_looked_at(trained_run, digits_folder, tmp_path):
+    printed = run_example("tta_and_mistakes.py", trained_run, digits_folder, directory=tmp_path)
+    assert len(re.findall(r"^(?:plain|drawn|flip): accuracy [\d.]+, log-loss [\d.]+", printed, re.MULTILINE)) == 3
+    assert len(re.findall(r"^loss [\d.]+: .+\.png, a \w+, is taken for a \w+$", printed, re.MULTILINE)) == 3
+
+
+@pytest.mark.slow
+def test_texts_and_tables_are_learnt(tmp_path):
+    printed = run_example("text_and_tables.py", directory=tmp_path)
+    text, table = map(float, re.findall(r"^accuracy ([\d.]+)$", printed, re.MULTILINE))
+    assert text > 0.6  # of four packages, of which the largest has 0.31 of the rows
+    assert table > 0.93
 
 
 @pytest.mark.slow
