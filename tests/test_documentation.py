@@ -73,7 +73,7 @@ def known_words() -> set[str]:
     for module in (ROOT / "keras_sgdr").rglob("*.py"):
         tree = ast.parse(module.read_text(encoding="utf-8"))
         words |= {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-        if module.name in ("signatures.py", "portable.py"):  # what a server or a runtime knows by name
+        if module.name in ("signatures.py", "savedmodel.py", "portable.py"):  # what a server or a runtime knows by name
             constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
             words |= {value for value in constants if isinstance(value, str)}
     return words
