@@ -9,7 +9,7 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +119,8 @@ class Server:
 
     async def _predict(self, request: Request) -> Response:
         model = self._model_of(request)
-        asked = _parsed(await self._body(request))
-        return Response(await self._run(_answer, model, asked), media_type="application/json")
+        body = await self._body(request)
+        return Response(await self._run(_answer, model, body), media_type="application/json")
 
     async def _page(self, _: Request) -> Response:
         page = _PAGE.render(name=self.name, has_maps=self._make_map is not None, note=FOR_PRODUCTION)
@@ -169,7 +169,8 @@ def _parsed(body: bytes) -> dict[str, Any]:
     return asked
 
 
-def _answer(model: ServedModel, asked: Mapping[str, Any]) -> str:
+def _answer(model: ServedModel, body: bytes) -> str:
+    asked = _parsed(body)
     signature = asked.get("signature_name", "serving_default")
     if signature not in model.signatures:
         raise HTTPException(400, f'Serving signature name: "{signature}" not found in signature def')
