@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sgdr._version import __version__
-from keras_sgdr.data.decode.pixel_limit import MAX_PIXELS
+from keras_sgdr.data.decode.pixel_limit import MAX_JPEG_PIXELS, MAX_PIXELS
 from keras_sgdr.data.index.formats import DECODED
 
 
@@ -24,7 +24,11 @@ def model_card(model: keras.Model, class_names: Sequence[str], preprocessing: Ma
         class_names: A name for each output.
         preprocessing: How an image is brought to the model's size.
     """
-    formats = {"formats": list(DECODED), "max_pixels": MAX_PIXELS, "values": "RGB in [0, 255], over white, upright"}
+    formats = {
+        "formats": list(DECODED),
+        "max_pixels": {"JPEG": MAX_JPEG_PIXELS, "others": MAX_PIXELS},
+        "values": "RGB in [0, 255], over white, upright",
+    }
     weights = [np.asarray(weight) for weight in model.get_weights()]
     return {
         "classes": list(class_names),

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sgdr.data.decode.crop import Crop
-from keras_sgdr.data.decode.decode_image import decode_image, fit, kind_of
-from keras_sgdr.data.decode.pixel_limit import MAX_PIXELS
+from keras_sgdr.data.decode.decode_image import decode_image, fit, is_too_large, kind_of
+from keras_sgdr.data.decode.pixel_limit import MAX_JPEG_PIXELS, MAX_PIXELS
 from keras_sgdr.data.index.file_names import as_bytes
 from keras_sgdr.data.index.formats import DECODED
 from keras_sgdr.evaluation.tta_layer import with_views
@@ -21,11 +21,9 @@ _TOP = 5
 _NAMED = 10
 _EXAMPLE_FEATURE = "image/encoded"
 _ENCODED = {"image_bytes": tf.TensorSpec([None], tf.string, name="image_bytes")}
-_REASONS = (
-    "the file is empty",
-    f"it is no {', '.join([*DECODED][:-1])} or {[*DECODED][-1]} image",
-    f"it is damaged, or has more than {MAX_PIXELS} pixels",
-)
+_EMPTY, _UNKNOWN = "the file is empty", f"it is no {', '.join([*DECODED][:-1])} or {[*DECODED][-1]} image"
+_DAMAGED = "it is damaged"
+_TOO_LARGE = f"it has more than {MAX_JPEG_PIXELS} pixels as a JPEG, or {MAX_PIXELS} in another format"
 
 Outputs = dict[str, Any]
 
@@ -82,7 +80,7 @@ def signatures(
         return answer(served(_resized(pixels, image_size, resize)))
 
     def classify(inputs: Any) -> Outputs:
-        feature = {_EXAMPLE_FEATURE: tf.io.FixedLenFeature([], tf.string)}
+        feature = {_EXAMPLE_FEATURE: tf.io.FixedLenFeature([], tf.string, default_value="")}
         encoded = tf.io.parse_example(inputs, feature)[_EXAMPLE_FEATURE]
         answered = answer(served(_all_or_none(*decode(encoded))))
         return {"classes": answered["class_names"], "scores": answered["probabilities"]}
@@ -156,22 +154,35 @@ def _decoder(image_size: tuple[int, int], resize: str) -> Any:
             image_bytes = tf.identity(image_bytes)
         # A graph cannot catch an error, but a pipeline can leave out what fails: so no image fails the others.
         data = tf.data.Dataset.from_tensor_slices((tf.range(number), image_bytes))
-        data = data.map(lambda i, encoded: (i, decode_image(encoded, image_size=image_size, resize=resize)))
+        data = data.map(lambda i, encoded: (i, *_image_or_nothing(encoded, image_size, resize)))
         data = data.ignore_errors().batch(tf.cast(tf.maximum(number, 1), tf.int64))
-        nothing = (tf.zeros([0], tf.int32), tf.zeros([0, *image_size, 3], tf.uint8))
-        good, images = data.concatenate(tf.data.Dataset.from_tensors(nothing)).take(1).get_single_element()
-        images = tf.scatter_nd(good[:, tf.newaxis], images, tf.stack([number, *image_size, 3]))
-        is_good = tf.scatter_nd(good[:, tf.newaxis], tf.ones_like(good), number[tf.newaxis]) > 0
-        return tf.ensure_shape(images, (None, *image_size, 3)), _reasons(image_bytes, is_good)
+        none = (tf.zeros([0], tf.int32), tf.zeros([0], tf.bool), tf.zeros([0, *image_size, 3], tf.uint8))
+        whole, is_image, images = data.concatenate(tf.data.Dataset.from_tensors(none)).take(1).get_single_element()
+        places = whole[:, tf.newaxis]
+        images = tf.scatter_nd(places, images, tf.stack([number, *image_size, 3]))
+        # 0 for what failed, 1 for what is too large, 2 for an image
+        found = tf.scatter_nd(places, 1 + tf.cast(is_image, tf.int32), number[tf.newaxis])
+        return tf.ensure_shape(images, (None, *image_size, 3)), _reasons(image_bytes, found)
 
     return tf.function(decode, input_signature=[_ENCODED["image_bytes"]], autograph=False)
 
 
-def _reasons(image_bytes: Any, is_good: Any) -> Any:
+def _image_or_nothing(encoded: Any, image_size: tuple[int, int], resize: str) -> tuple[Any, Any]:
+    """Whether an image may be decoded, and the image, or pixels of 0."""
+    is_within = ~is_too_large(encoded)
+    image = tf.cond(
+        is_within,
+        lambda: decode_image(encoded, image_size=image_size, resize=resize),
+        lambda: tf.zeros([*image_size, 3], tf.uint8),
+    )
+    return is_within, image
+
+
+def _reasons(image_bytes: Any, found: Any) -> Any:
     kinds = tf.map_fn(kind_of, image_bytes, fn_output_signature=tf.TensorSpec([], tf.int32))
-    empty, unknown, damaged = map(tf.constant, _REASONS)
-    why = tf.where(kinds < len(DECODED), damaged, tf.where(tf.strings.length(image_bytes) > 0, unknown, empty))
-    return tf.where(is_good, b"", why)
+    is_empty, is_known = tf.strings.length(image_bytes) == 0, kinds < len(DECODED)
+    why = tf.where(is_empty, _EMPTY, tf.where(is_known, _DAMAGED, _UNKNOWN))
+    return tf.where(found == 2, "", tf.where(found == 1, _TOO_LARGE, why))
 
 
 def _all_or_none(images: Any, reasons: Any) -> Any:

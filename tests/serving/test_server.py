@@ -88,7 +88,7 @@ WRONG = {
     "ragged": (400, {"signature_name": "pixels", "instances": [[[[1, 2, 3]]], [[[1]]]]}, "pets:predict", "one shape"),
     "out of range": (400, {"signature_name": "pixels", "instances": [[[[1, 2, 900]]]]}, "pets:predict", "pixels"),
     "no image": (400, {"instances": [b64(GOOD), b64(b"text")]}, "pets:predict", "instance 1: it is no JPEG"),
-    "a huge header": (400, {"instances": [b64(HUGE["huge.png"])]}, "pets:predict", "instance 0: it is damaged, or has"),
+    "a huge header": (400, {"instances": [b64(HUGE["huge.png"])]}, "pets:predict", "instance 0: it has more than"),
     "too many": (413, {"instances": ["a"] * 1000}, "pets:predict", "256 instances"),
     "too long": (413, b" " * (2 << 20), "pets:predict", "bytes"),
 }

@@ -26,11 +26,10 @@ def decode_bmp(encoded: Any) -> Any:
     Reference:
         https://learn.microsoft.com/windows/win32/gdi/bitmap-storage
     """
+    height, width = _sides(encoded)
+    data = tf.io.decode_raw(within_limit(encoded, (tf.abs(height), width)), tf.uint8)
     header = tf.cast(header_bytes(encoded, 0, 80), tf.int64)
     is_os2 = _number(header, 14, 4) == _OS2_HEADER
-    width = tf.where(is_os2, _number(header, 18, 2), _number(header, 18, 4))
-    height = tf.where(is_os2, _number(header, 20, 2), _signed(_number(header, 22, 4)))
-    data = tf.io.decode_raw(within_limit(encoded, tf.abs(height), width), tf.uint8)
     bits = tf.where(is_os2, _number(header, 24, 2), _number(header, 28, 2))
     compression = tf.where(is_os2, _int64(0), _number(header, 30, 4))
     start, stride = _number(header, 10, 4), (width * bits + 31) // 32 * 4
@@ -54,6 +53,20 @@ def decode_bmp(encoded: Any) -> Any:
     image = tf.switch_case(tf.argmax(tf.constant(_BITS, tf.int64) == bits, output_type=tf.int32), readers)
     image = tf.ensure_shape(image, (None, None, 3))
     return tf.cond(height > 0, lambda: tf.reverse(image, [0]), lambda: image)
+
+
+def shape_in_bmp(encoded: Any) -> tuple[Any, Any]:
+    """Returns the height and width in the header, int64."""
+    height, width = _sides(encoded)
+    return tf.abs(height), width
+
+
+def _sides(encoded: Any) -> tuple[Any, Any]:
+    """Returns the height, negative where the first row is at the top, and the width."""
+    header = tf.cast(header_bytes(encoded, 14, 12), tf.int64)
+    is_os2 = _number(header, 0, 4) == _OS2_HEADER
+    width = tf.where(is_os2, _number(header, 4, 2), _number(header, 4, 4))
+    return tf.where(is_os2, _number(header, 6, 2), _signed(_number(header, 8, 4))), width
 
 
 def _number(values: Any, start: int, size: int) -> Any:

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_sgdr.data.decode.bmp import decode_bmp
+from keras_sgdr.data.decode.bmp import decode_bmp, shape_in_bmp
 from keras_sgdr.data.decode.crop import Crop
 from keras_sgdr.data.decode.exif import exif_in_jpeg, exif_in_png, is_reversed, orientation_at, rarely, upright
-from keras_sgdr.data.decode.gif import decode_gif
-from keras_sgdr.data.decode.jpeg import decode_jpeg, decode_whole_jpeg, plain_jpeg_shape
-from keras_sgdr.data.decode.png import decode_png, over_white
-from keras_sgdr.data.decode.webp import decode_webp, exif_in_webp
+from keras_sgdr.data.decode.gif import decode_gif, shape_in_gif
+from keras_sgdr.data.decode.jpeg import decode_jpeg, decode_whole_jpeg, is_too_large_jpeg, plain_jpeg_shape
+from keras_sgdr.data.decode.pixel_limit import is_beyond
+from keras_sgdr.data.decode.png import decode_png, over_white, shape_in_png
+from keras_sgdr.data.decode.webp import decode_webp, exif_in_webp, shape_in_webp
 from keras_sgdr.data.index.formats import DECODED
 from keras_sgdr.validation import InvalidValueError
 
@@ -176,6 +177,22 @@ def kind_of(encoded: Any) -> Any:
     head = tf.io.decode_raw(encoded, tf.uint8, fixed_length=_MAGIC_LENGTH)
     is_kind = tf.reduce_all((head == _MAGIC_BYTES) | _IS_BEHIND_MAGIC, axis=1)
     return tf.argmax(tf.concat([is_kind, [True]], axis=0), output_type=tf.int32)
+
+
+def is_too_large(encoded: Any) -> Any:
+    """Whether an image is refused for its size, as its header has it: a scalar bool tensor.
+
+    Raises:
+        tf.errors.InvalidArgumentError: If it has no header (when the graph runs).
+    """
+    shapes = (shape_in_png, shape_in_bmp, shape_in_webp, shape_in_gif)
+    readers: list[Any] = [is_too_large_jpeg, *(partial(_is_beyond_in, shape) for shape in shapes)]
+    branches = [partial(rarely(reader), encoded) for reader in readers]
+    return tf.switch_case(kind_of(encoded), [*branches, lambda: tf.constant(False)])
+
+
+def _is_beyond_in(shape: Any, encoded: Any) -> Any:
+    return is_beyond(shape(encoded))
 
 
 def _decode(encoded: Any, crop: Crop) -> tuple[Any, Any]:

@@ -8,6 +8,7 @@ from keras_sgdr.data.decode.pixel_limit import within_limit
 
 _SCREEN = 13  # "GIF89a", width, height, flags, background, aspect
 _EXTENSION, _IMAGE, _GRAPHIC_CONTROL = 0x21, 0x2C, 0xF9
+_MAX_BLOCKS = 100_000  # to walk over them takes a second
 _DESCRIPTOR = 10  # separator, left, top, width, height, flags
 
 
@@ -23,13 +24,11 @@ def decode_gif(encoded: Any) -> Any:
     Reference:
         GIF89a specification, sections 18 to 23.
     """
-    data = tf.cast(tf.io.decode_raw(encoded, tf.uint8), tf.int32)
-    data = tf.pad(data, [[0, _SCREEN + _DESCRIPTOR]])  # a file that is cut off is the decoder's to refuse
+    data = _padded(encoded)
     descriptor, control = _first_image(data)
-    left, top, width, height = (_two_bytes(data, descriptor + place) for place in (1, 3, 5, 7))
-    screen_width, screen_height = _two_bytes(data, 6), _two_bytes(data, 8)
-    canvas = tf.maximum(screen_height, top + height), tf.maximum(screen_width, left + width)
-    encoded = within_limit(_without_later_frames(encoded, data, descriptor), *canvas)
+    encoded = within_limit(encoded, _canvas(data, descriptor))
+    encoded = _without_later_frames(encoded, data, descriptor)
+    left, top, width, height = _place(data, descriptor)
     has_own_colours = data[descriptor + 9] >= 0x80
     colours = tf.where(has_own_colours, descriptor + _DESCRIPTOR, _SCREEN)
     flags = tf.where(has_own_colours, data[descriptor + 9], data[10])
@@ -48,12 +47,33 @@ def decode_gif(encoded: Any) -> Any:
     # TensorFlow's canvas is as large as the largest frame, whatever the file says, and cuts off what lies outside.
     encoded = _with(encoded, descriptor + 1, b"\0\0\0\0")
     frame = tf.io.decode_image(encoded, channels=3, expand_animations=False)[:height, :width]
-    below = tf.maximum(screen_height - top - height, 0)
-    behind = tf.maximum(screen_width - left - width, 0)
+    below = tf.maximum(_two_bytes(data, 8) - top - height, 0)
+    behind = tf.maximum(_two_bytes(data, 6) - left - width, 0)
     margins = [[top, below], [left, behind], [0, 0]]
     is_frame = tf.pad(tf.ones_like(frame[..., :1], tf.bool), margins)
     canvas = tf.where(is_frame, tf.pad(frame, margins), tf.cast(background, tf.uint8))
     return tf.ensure_shape(canvas, (None, None, 3))
+
+
+def shape_in_gif(encoded: Any) -> tuple[Any, Any]:
+    """Returns the height and width of the canvas with the first image on it."""
+    data = _padded(encoded)
+    return _canvas(data, _first_image(data)[0])
+
+
+def _padded(encoded: Any) -> Any:
+    data = tf.cast(tf.io.decode_raw(encoded, tf.uint8), tf.int32)
+    return tf.pad(data, [[0, _SCREEN + _DESCRIPTOR]])
+
+
+def _place(data: Any, descriptor: Any) -> list[Any]:
+    """Returns the left, top, width and height of an image."""
+    return [_two_bytes(data, descriptor + place) for place in (1, 3, 5, 7)]
+
+
+def _canvas(data: Any, descriptor: Any) -> tuple[Any, Any]:
+    left, top, width, height = _place(data, descriptor)
+    return tf.maximum(_two_bytes(data, 8), top + height), tf.maximum(_two_bytes(data, 6), left + width)
 
 
 def _two_bytes(data: Any, place: Any) -> Any:
@@ -78,8 +98,11 @@ def _first_image(data: Any) -> tuple[Any, Any]:
     start = _SCREEN + tf.where(data[10] >= 0x80, 3 * _number_of_colours(data[10]), 0)
     start = tf.minimum(start, tf.size(data) - _DESCRIPTOR)
     loop = [start, tf.constant(0), tf.constant(False)]
-    descriptor, control, _ = tf.while_loop(is_before, step, loop, maximum_iterations=100_000)
-    return tf.minimum(descriptor, tf.size(data) - _DESCRIPTOR), control
+    descriptor, control, _ = tf.while_loop(is_before, step, loop, maximum_iterations=_MAX_BLOCKS)
+    descriptor = tf.minimum(descriptor, tf.size(data) - _DESCRIPTOR)
+    message = f"A GIF must have an image within its first {_MAX_BLOCKS} blocks."
+    with tf.control_dependencies([tf.debugging.Assert(data[descriptor] == _IMAGE, [message])]):
+        return tf.identity(descriptor), control
 
 
 def _without_later_frames(encoded: Any, data: Any, descriptor: Any) -> Any:
@@ -91,7 +114,12 @@ def _without_later_frames(encoded: Any, data: Any, descriptor: Any) -> Any:
         lambda block: (block < length) & (data[tf.minimum(block, length)] > 0),
         lambda block: [block + 1 + data[block]],
         [tf.minimum(start, length)],
+        maximum_iterations=_MAX_BLOCKS,
     )
+    is_end = (end >= length) | (data[tf.minimum(end, length)] == 0)
+    message = f"The first image of a GIF must have at most {_MAX_BLOCKS} blocks."
+    with tf.control_dependencies([tf.debugging.Assert(is_end, [message])]):
+        end = tf.identity(end)
     return tf.cond(
         end < length, lambda: tf.strings.join([tf.strings.substr(encoded, 0, end + 1), b";"]), lambda: encoded
     )

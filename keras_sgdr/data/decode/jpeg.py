@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_sgdr.data.decode.crop import Crop
 from keras_sgdr.data.decode.exif import rarely
-from keras_sgdr.data.decode.pixel_limit import within_limit
+from keras_sgdr.data.decode.pixel_limit import MAX_JPEG_PIXELS, is_beyond, within_limit
 
 # The accurate transform costs nothing measurable, and gives what every other libjpeg gives.
 _ACCURATE = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
@@ -48,7 +48,7 @@ def decode_jpeg(encoded: Any, crop: Crop) -> tuple[Any, Any]:
         uint8 tensor of shape `(height, width, 3)`, and whether it is whole though a part of it is wanted.
     """
     shape = tf.io.extract_jpeg_shape(encoded)
-    encoded = within_limit(encoded, shape[0], shape[1])
+    encoded = within_limit(encoded, (shape[0], shape[1]), MAX_JPEG_PIXELS)
     encoded = tf.cond(shape[2] == _CMYK, lambda: rarely(_with_adobes_marker)(encoded), lambda: encoded)
     height, width = crop.size(shape[0], shape[1])
     either = tf.maximum if crop.resize == "pad" else tf.minimum
@@ -63,6 +63,12 @@ def decode_jpeg(encoded: Any, crop: Crop) -> tuple[Any, Any]:
         return _part_of_jpeg(encoded, scale, reduced, crop), is_left_whole
     part = partial(rarely(_part_of_jpeg), encoded, scale, reduced, crop)
     return tf.cond(is_left_whole, lambda: _whole_jpeg(encoded, scale), part), is_left_whole
+
+
+def is_too_large_jpeg(encoded: Any) -> Any:
+    """Whether `decode_jpeg` refuses an image for its size."""
+    shape = tf.io.extract_jpeg_shape(encoded)
+    return is_beyond((shape[0], shape[1]), MAX_JPEG_PIXELS)
 
 
 def _with_adobes_marker(encoded: Any) -> Any:

@@ -4,25 +4,32 @@ from typing import Any
 
 import tensorflow as tf
 
-# A telephone's photograph of 108 megapixels is decoded. As RGB these are 400 MB; 50 kB of PNG can claim far more.
-MAX_PIXELS = 2**27
+# Decoded whole, and shrunk then, which takes up to 25 bytes a pixel; 50 kB of PNG can claim far more.
+MAX_PIXELS = 2**26
+# Decoded at an eighth of their sides: a telephone's photograph of 200 megapixels is within it.
+MAX_JPEG_PIXELS = 2**28
 
 
-def within_limit(encoded: Any, height: Any, width: Any) -> Any:
-    """Returns the bytes of an image as they are, unless their header says that it has more than `MAX_PIXELS` pixels.
+def within_limit(encoded: Any, shape: Any, max_pixels: int = MAX_PIXELS) -> Any:
+    """Returns the bytes of an image as they are, unless its header says that it has more than `max_pixels` pixels.
 
     Args:
         encoded: The file's bytes, a scalar string tensor.
-        height: As the header has it, an integer tensor.
-        width: Likewise.
+        shape: Height and width, as the header has them, integer tensors.
+        max_pixels: The limit.
 
     Raises:
         tf.errors.InvalidArgumentError: If it is too large (when the graph runs).
     """
-    is_within = tf.cast(height, tf.int64) * tf.cast(width, tf.int64) <= MAX_PIXELS
-    message = f"An image of at most {MAX_PIXELS} pixels is decoded. Its height and width:"
-    with tf.control_dependencies([tf.debugging.Assert(is_within, [message, height, width])]):
+    message = f"An image of this format is decoded that has at most {max_pixels} pixels. Its height and width:"
+    with tf.control_dependencies([tf.debugging.Assert(~is_beyond(shape, max_pixels), [message, *shape])]):
         return tf.identity(encoded)
+
+
+def is_beyond(shape: Any, max_pixels: int = MAX_PIXELS) -> Any:
+    """Whether a height and width, integer tensors, are of more pixels."""
+    height, width = (tf.cast(side, tf.int64) for side in shape)
+    return height * width > max_pixels
 
 
 def header_bytes(encoded: Any, start: Any, size: int) -> Any:

@@ -21,10 +21,19 @@ def decode_webp(encoded: Any) -> Any:
     Returns:
         uint8 tensor of shape `(height, width, 3 or 4)`.
     """
-    encoded = tf.cond(_has(encoded, _IS_ANIMATED), lambda: _first_frame(encoded), lambda: encoded)
-    encoded = within_limit(encoded, *_shape(encoded))
+    encoded = _still(encoded)
+    encoded = within_limit(encoded, _shape(encoded))
     # Not `tf.io.decode_webp`, whose graph says that every image has four dimensions.
     return tf.ensure_shape(tf.io.decode_image(encoded, expand_animations=False), (None, None, None))
+
+
+def shape_in_webp(encoded: Any) -> tuple[Any, Any]:
+    """Returns the height and width of an image, or of an animation's first frame."""
+    return _shape(_still(encoded))
+
+
+def _still(encoded: Any) -> Any:
+    return tf.cond(_has(encoded, _IS_ANIMATED), lambda: _first_frame(encoded), lambda: encoded)
 
 
 def _shape(encoded: Any) -> tuple[Any, Any]:

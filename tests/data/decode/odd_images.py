@@ -234,4 +234,4 @@ HUGE = {
     "huge.gif": _GIF[:6] + struct.pack("<HH", _SIDE, _SIDE) + _GIF[10:],
     "huge.webp": _LOSSLESS[:21] + struct.pack("<I", 16_382 | 16_382 << 14) + _LOSSLESS[25:],
 }
-REFUSED |= {name: (encoded, "at most 134217728 pixels") for name, encoded in HUGE.items()}
+REFUSED |= {name: (encoded, "pixels. Its height and width: ") for name, encoded in HUGE.items()}
