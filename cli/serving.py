@@ -33,6 +33,8 @@ def export(
 ) -> None:
     """Export the classifier in RUN to DIRECTORY/VERSION, for TensorFlow Serving, or as a file of another format."""
     if file_format == "savedmodel":
+        if folder is not None:
+            raise click.UsageError("--folder is for --format tflite and onnx")
         from keras_sgdr.recipe.export import export_run
 
         click.echo(export_run(run, directory, version=version, precision=precision))
@@ -55,7 +57,7 @@ def export(
 @RUN
 @click.option("--host", default="127.0.0.1", help="The address to listen on; 0.0.0.0 for all of this machine's.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8501, help="The port; 0 for any that is free.")
-@click.option("--max-megabytes", type=click.IntRange(min=1), default=32, help="The longest body of a request.")
+@click.option("--max-megabytes", type=click.IntRange(min=1), default=16, help="The longest body of a request.")
 def serve(run: Path, host: str, port: int, max_megabytes: int) -> None:
     """Serve RUN, or an export, on this machine, to try it out: a page, and TensorFlow Serving's REST API.
 
@@ -74,14 +76,23 @@ def serve(run: Path, host: str, port: int, max_megabytes: int) -> None:
     make_map = map_maker(load_classifier(run)) if (run / MODEL_FILE).is_file() else None
     directory = run / "export" if make_map is not None else run
     server = Server(directory, make_map=make_map, max_bytes=max_megabytes << 20)
+    if not host:
+        raise click.UsageError("--host must be an address or a name: 127.0.0.1, or 0.0.0.0 for all of this machine's")
+    try:
+        socket.getaddrinfo(host, port)
+    except socket.gaierror as error:
+        raise click.ClickException(f"{host}: {error.strerror}. Choose another --host.") from None
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise click.ClickException(f"{host}, port {port}: {error.strerror}. Choose another --port.") from None
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     # asyncio does it only for sockets that it has made; without it a small answer waits 40 ms for the client's ACK.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-    config = uvicorn.Config(server.app(), log_config=None, access_log=False)
+    config = uvicorn.Config(
+        server.app(), log_config=None, access_log=False, limit_concurrency=64, timeout_graceful_shutdown=3
+    )
     click.echo(f"{address}/ and {address}/v1/models/{server.name}; Ctrl-C ends it. {FOR_PRODUCTION}")
     with contextlib.suppress(KeyboardInterrupt):  # as it is ended
         uvicorn.Server(config).run([listening])

@@ -38,8 +38,8 @@ class Comparison:
         settings: Those that differ, each with both values; of an export what its card says.
         paths: The images.
         results: What both say of them.
-        latencies: Seconds that each took for an image, file to probabilities; the first batch, in which TensorFlow
-            compiles, is left out unless it is the only one.
+        latencies: Seconds that each took for an image, file to probabilities; a run decodes the next images meanwhile.
+            The first batch, in which TensorFlow compiles, is left out unless it is the only one.
     """
 
     runs: tuple[str, str]
@@ -51,7 +51,7 @@ class Comparison:
     @property
     def agreement(self) -> float:
         """The share of the images on which both name the same class."""
-        return 1 - len(self.differing()) / len(self.paths)
+        return (len(self.paths) - len(self.differing())) / len(self.paths)
 
     @property
     def p_value(self) -> float:
@@ -106,8 +106,9 @@ def compare_runs(
         run: The directory of one run, of an export's versions, or of one version.
         other: That of another one.
         folder: As in `evaluate_run`; the one that the first run was trained on if None.
-        split: As in `evaluate_run`, by the first run. If the other was trained on some of these images, it has an
-            advantage.
+        split: As in `evaluate_run`, by the first of the two that is a run; two exports are compared on all images of a
+            folder without `valid/`, those of the training too. If the other was trained on some of these images, it
+            has an advantage.
         batch_size: Images per step.
 
     Raises:
@@ -127,7 +128,9 @@ def compare_runs(
         raise InvalidValueError(
             f"`folder` must be given for a classifier that is of no run. Received: run={runs[0]!r}, folder=None."
         )
-    images = images_to_evaluate(run, folder, sides[0].class_names, split)
+    # An export does not know which images a run has held out.
+    of_run = next((each for each in runs if read_settings(each)), run)
+    images = images_to_evaluate(of_run, folder, sides[0].class_names, split)
     check_images(images.paths)
     results, latencies = [], []
     for side in sides:
@@ -167,7 +170,8 @@ def _predicted(classifier: Classifier, images: Split, batch_size: int) -> Iterat
 
 def _served(served: ServedModel, images: Split, batch_size: int) -> Iterator[Any]:
     for first in range(0, len(images), batch_size):
-        yield served.predict_files([read_image(path) for path in images.paths[first : first + batch_size]])
+        encoded = [read_image(path) for path in images.paths[first : first + batch_size]]
+        yield served.predict_files(encoded, batch_size=batch_size)
 
 
 def _timed(batches: Iterator[Any]) -> tuple[Any, float]:

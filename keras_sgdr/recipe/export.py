@@ -34,6 +34,7 @@ def export_run(
         FileNotFoundError: If there is no classifier.
         ValueError: If it is damaged, or `version` is there already.
     """
+    Path(directory).mkdir(parents=True, exist_ok=True)  # before the model is loaded
     return export_classifier(load_classifier(run), run, directory, version=version, precision=precision)
 
 
@@ -78,11 +79,15 @@ def about_run(run: str | os.PathLike[str], classifier: Classifier) -> dict[str, 
     path = Path(run) / "predictions.npz"
     if EVALUATE in stages and path.is_file():
         with np.load(path) as found:
-            if "labels" in found:  # runs of before did not keep them
+            if "labels" in found:
                 predicted = found["tta" if classifier.views else "plain"]
                 about["metrics"] = {"validation": scores(interpret(predicted, found["labels"], classifier.class_names))}
-        if "test_accuracy" in stages[EVALUATE]:
-            about.setdefault("metrics", {})["test"] = {"accuracy": stages[EVALUATE]["test_accuracy"]}
+        tested = stages[EVALUATE]
+        if "test_images" in tested:
+            accuracy, number = tested["test_accuracy"], tested["test_images"]
+            interval = wilson_interval(round(accuracy * number), number)
+            test = {"images": number, "accuracy": accuracy, "accuracy, 95 % interval": list(interval)}
+            about.setdefault("metrics", {})["test"] = test
     return about
 
 

@@ -21,7 +21,7 @@ from keras_sgdr.recipe.evaluate import dataset_for, images_to_evaluate
 from keras_sgdr.recipe.export import about_run, scores
 from keras_sgdr.recipe.run_directory import read_settings
 from keras_sgdr.serving.model_card import model_card
-from keras_sgdr.serving.portable import export_portable, predict_portable
+from keras_sgdr.serving.portable import check_portable, export_portable, predict_portable
 from keras_sgdr.validation import InvalidValueError
 
 # Training images by which the ranges of int8 are found
@@ -53,6 +53,9 @@ def export_run_as(
         FileNotFoundError: If there is no run, or its images are gone.
         ValueError: If the format has no such precision.
     """
+    check_portable(file_format, precision)
+    path = Path(directory) / f"{Path(run).resolve().name}_{precision}.{file_format}"
+    path.parent.mkdir(parents=True, exist_ok=True)
     classifier = load_classifier(run)
     folder = folder or read_settings(run).get("folder")
     if folder is None:
@@ -65,8 +68,6 @@ def export_run_as(
         train = images_to_evaluate(run, folder, names, "train")
         some = np.random.default_rng(0).permutation(len(train))[:_CALIBRATED]
         calibration = np.concatenate(list(_images(classifier, train.take(some))))
-    path = Path(directory) / f"{Path(run).resolve().name}_{precision}.{file_format}"
-    path.parent.mkdir(parents=True, exist_ok=True)
     export_portable(model, path, precision=precision, calibration=calibration)
     found = predict_portable(path, _images(classifier, valid))
     original = np.concatenate([model.predict_on_batch(images) for images in _images(classifier, valid)])
@@ -85,7 +86,7 @@ def export_run_as(
             "bytes": path.stat().st_size,
         },
     }
-    with atomic_write(path.with_suffix(".json")) as aside:
+    with atomic_write(path.with_name(f"{path.name}.json")) as aside:
         aside.write_text(json.dumps(in_utf8(card), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path, card
 

@@ -159,7 +159,7 @@ def _evaluate(run: Run) -> dict[str, Any]:
     if test is not None:
         result = interpret(predictions["test"], test.labels, names)
         run.say(f"on the {len(test)} test images, by which nothing was chosen: accuracy {result.accuracy:.4f}")
-        values["test_accuracy"] = result.accuracy
+        values |= {"test_accuracy": result.accuracy, "test_images": len(test)}
     return values
 
 

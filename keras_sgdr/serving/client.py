@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import urlsplit
 
 import keras
 import numpy as np
@@ -23,6 +23,7 @@ from keras_sgdr.validation import MissingPackageError, ServerError, require, req
 _SIGNATURE = "tolerant"
 _RETRIES = 4
 _BUSY = (429, 502, 503, 504)
+_LONGEST = 86_400
 _OUTPUTS = ("probabilities", "class_names", "predicted_class", "status")
 
 Answer = dict[str, list[Any]]
@@ -42,12 +43,14 @@ def predict_files_at(
 
     Args:
         url: `http://HOST:8501/v1/models/NAME`, with `/versions/N` behind it if wished, or `grpc://HOST:8500/NAME`
-            (which needs the packages of `keras-sgdr[serving]`).
+            (which needs the packages of `keras-sgdr[serving]`). Without a version, a newer one may take over between
+            two requests; if its classes are others, that is an error.
         paths: As in `predict_files`.
         batch_size: Images in a request.
         concurrency: Requests under way at once.
-        timeout: Seconds after which a request is given up. One that the server is too busy for, or that does not reach
-            it, is tried again up to four times, after half a second, one, two and four.
+        timeout: Seconds that a connection, and then an answer, may let wait for itself. A request that the server is
+            too busy for, or that does not reach it, is tried again up to four times: at once, after one second, two
+            and four.
         verbose: 1 shows a progress bar.
 
     Raises:
@@ -57,7 +60,7 @@ def predict_files_at(
     """
     for name, value in (("batch_size", batch_size), ("concurrency", concurrency)):
         require_integer(name, value)
-    require(timeout > 0, "`timeout` must be a number of seconds", timeout=timeout)
+    require(0 < timeout <= _LONGEST, f"`timeout` must be in (0, {_LONGEST}] seconds", timeout=timeout)
     ask = _asker(url, timeout)
     files = files_at(paths)
     chunks = [files[first : first + batch_size] for first in range(0, len(files), batch_size)]
@@ -73,7 +76,9 @@ def predict_files_at(
                 if isinstance(answer, str):
                     rejected.append((path, f"no image: {answer}"))
                     continue
-                row, names, label = answer
+                row, own_names, label = answer
+                if own_names != (names := names or own_names):
+                    raise ServerError(f"{url} has answered with other classes than before: ask one version of it.")
                 good.append(path)
                 rows.append(row)
                 predicted.append(label or None)
@@ -109,17 +114,22 @@ def _read(path: str) -> bytes | str:
 
 
 def _asker(url: str, timeout: float) -> Ask:
-    parts = urlsplit(url)
-    is_rest = parts.scheme in ("http", "https") and parts.path.startswith("/v1/models/")
-    is_grpc = parts.scheme == "grpc" and len(parts.path.strip("/").split("/")) == 1 and parts.path.strip("/")
+    rest = re.fullmatch(r"https?://[^/?#@\s]+/v1/models/[^/?#:\s]+(/versions/\d+)?/?", url)
+    grpc = re.fullmatch(r"grpc://([^/?#@\s]+)/([^/?#\s]+)/?", url)
     must = "`url` must be like http://HOST:8501/v1/models/NAME or grpc://HOST:8500/NAME"
-    require(bool(parts.netloc and (is_rest or is_grpc)), must, url=url)
-    return _rest(url.rstrip("/"), timeout) if is_rest else _grpc(parts.netloc, parts.path.strip("/"), timeout)
+    require(bool(rest or grpc), must, url=url)
+    return _grpc(grpc[1], grpc[2], timeout) if grpc else _rest(url.rstrip("/"), timeout)
 
 
 def _rest(url: str, timeout: float) -> Ask:
     retries = urllib3.Retry(
-        _RETRIES, read=0, backoff_factor=0.5, status_forcelist=_BUSY, allowed_methods=None, raise_on_status=False
+        _RETRIES,
+        read=0,
+        backoff_factor=0.5,
+        status_forcelist=_BUSY,
+        allowed_methods=None,
+        raise_on_status=False,
+        respect_retry_after_header=False,  # which may say hours
     )
     pool = urllib3.PoolManager(maxsize=16, retries=retries, timeout=timeout)
 
@@ -128,7 +138,7 @@ def _rest(url: str, timeout: float) -> Ask:
         body = json.dumps({"signature_name": _SIGNATURE, "instances": instances})
         try:
             reply = pool.request("POST", f"{url}:predict", body=body, headers={"Content-Type": "application/json"})
-        except urllib3.exceptions.HTTPError as error:
+        except (urllib3.exceptions.HTTPError, ValueError) as error:  # ValueError: of a host that is none
             raise ServerError(f"{url} cannot be reached: {_cause(error)}") from error
         try:
             answer = json.loads(reply.data)
@@ -136,13 +146,25 @@ def _rest(url: str, timeout: float) -> Ask:
             answer = {}
         if reply.status != 200 or not isinstance(answer, dict) or not isinstance(answer.get("predictions"), list):
             said = answer.get("error") if isinstance(answer, dict) else None
-            raise ServerError(_words(url, reply.status, said or reply.data[:200].decode("utf-8", "replace")))
+            raise ServerError(_words(url, reply.status, str(said or reply.data[:200].decode("utf-8", "replace"))))
         rows = answer["predictions"]
-        if len(rows) != len(encoded) or not all(isinstance(row, dict) and set(_OUTPUTS) <= set(row) for row in rows):
+        if len(rows) != len(encoded) or not all(map(_is_answer, rows)):
             raise ServerError(_words(url, 400, f"{_SIGNATURE} does not answer {', '.join(_OUTPUTS)} for each image"))
         return {name: [row[name] for row in rows] for name in _OUTPUTS}
 
     return ask
+
+
+def _is_answer(row: Any) -> bool:
+    if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in _OUTPUTS[2:]):
+        return False
+    probabilities, names = row.get("probabilities"), row.get("class_names")
+    return (
+        isinstance(probabilities, list)
+        and isinstance(names, list)
+        and len(probabilities) == len(names)
+        and all(isinstance(share, (int, float)) for share in probabilities)
+    )
 
 
 def _grpc(address: str, name: str, timeout: float) -> Ask:
@@ -200,7 +222,7 @@ def _words(url: str, status: Any, said: str) -> str:
         404: "no such model, or not loaded yet: `GET` the address to see its state",
         413: "too much at once: a smaller --batch-size",
         429: "the server is busy",
-        503: "the server is busy, or has not loaded the model yet",
-        504: "the deadline has passed: a longer --timeout, or a smaller --batch-size",
+        503: "the server cannot be reached, is busy, or has not loaded the model yet",
+        504: "no answer in time: is the address right? else a longer --timeout, or a smaller --batch-size",
     }
     return f"{url} answers {status} ({advice.get(status, 'see the log of the server')}): {' '.join(said.split())[:500]}"

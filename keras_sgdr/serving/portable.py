@@ -48,8 +48,7 @@ def export_portable(
     path = Path(path)
     kind = path.suffix[1:]
     require(kind in PRECISIONS, f"`path` must end in {', '.join(f'.{each}' for each in PRECISIONS)}", path=str(path))
-    must = f"`precision` of {path.suffix} must be one of {', '.join(PRECISIONS[kind])}"
-    require(precision in PRECISIONS[kind], must, precision=precision)
+    check_portable(kind, precision)
     has_images = precision != "int8" or (calibration is not None and len(calibration) > 0)
     require(has_images, "`calibration` must be images for int8", calibration=calibration)
     with atomic_write(path) as aside, warnings.catch_warnings():
@@ -58,6 +57,26 @@ def export_portable(
             aside.write_bytes(_tflite(model, precision, calibration))
         else:
             _write_onnx(model, aside)
+
+
+def check_portable(file_format: str, precision: str) -> None:
+    """Refuses what `export_portable` would refuse, before the work.
+
+    Args:
+        file_format: `"tflite"` or `"onnx"`.
+        precision: How its numbers are stored.
+
+    Raises:
+        ValueError: If the format has no such precision.
+        ImportError: If the packages of `keras-sgdr[onnx]` are needed and missing.
+    """
+    must = f"`precision` of {file_format} must be one of {', '.join(PRECISIONS[file_format])}"
+    require(precision in PRECISIONS[file_format], must, precision=precision)
+    if file_format == "onnx":
+        with _needs_onnx():
+            import onnx  # noqa: F401
+            import onnxruntime  # noqa: F401
+            import tf2onnx  # noqa: F401
 
 
 def predict_portable(path: str | os.PathLike[str], batches: Iterator[Any]) -> np.ndarray:
@@ -96,9 +115,6 @@ def _tflite(model: keras.Model, precision: str, calibration: Any) -> bytes:
 
 
 def _write_onnx(model: keras.Model, path: Path) -> None:
-    with _needs_onnx():
-        import onnx  # noqa: F401
-        import tf2onnx  # noqa: F401
     spec = keras.InputSpec(shape=(None, *model.input_shape[1:]), dtype="float32", name="images")
     model.export(str(path), format="onnx", verbose=False, input_signature=[spec])
 
@@ -120,8 +136,7 @@ def _tflite_runner(path: str | os.PathLike[str]) -> Any:
 
 
 def _onnx_runner(path: str | os.PathLike[str]) -> Any:
-    with _needs_onnx():
-        import onnxruntime
+    import onnxruntime
 
     session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name

@@ -24,7 +24,7 @@ from keras_sgdr.validation import require, require_integer
 
 LABELS, CARD = "assets/labels.txt", "assets/model_card.json"
 _WARMUP = "assets.extra/tf_serving_warmup_requests"
-_WARM_BATCHES = (1, 8)
+_WARMED, _WARM_BATCHES = ("serving_default", "tolerant"), (1, 8)
 PRECISIONS = ("float32", "float16", "bfloat16")
 
 
@@ -61,7 +61,7 @@ def export_savedmodel(
     Decoding, EXIF orientation and resizing run inside the graph with the code that training used, so a client
     sends files and the numbers cannot differ. Loading needs TensorFlow alone, neither Keras nor this package.
     Beside the graph lie `assets/labels.txt`, `assets/model_card.json` and requests with which TensorFlow Serving warms
-    up; in `directory` a README, `models.config` and `batching_parameters.txt`.
+    up; in `directory` a README, `models.config` and `batching_parameters.txt`, unless they are there.
 
     Args:
         model: A classifier whose input is `(height, width, 3)` with values in [0, 255].
@@ -93,6 +93,7 @@ def export_savedmodel(
     class_names = [str(each) for each in class_names]
     image_size = _check_model(model, class_names)
     directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
     version = _next_version(directory) if version is None else version
     target = directory / str(_check_version(version, directory))
     require(threshold is None or 0 <= threshold <= 1, "`threshold` must be in [0, 1] or None", threshold=threshold)
@@ -111,10 +112,10 @@ def export_savedmodel(
     try:
         _write(found, aside)
         _write_assets(aside, card)
-        _write_beside(directory, name, card)
         aside.rename(target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+    _write_beside(directory, name, card)
     return target
 
 
@@ -136,17 +137,25 @@ def _write_assets(path: Path, card: Mapping[str, Any]) -> None:
     labels = [in_utf8(name).replace("\\", "\\\\").replace("\n", "\\n") for name in card["classes"]]
     (path / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
     (path / CARD).write_text(json.dumps(in_utf8(card), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    height, width = card["preprocessing"]["image_size"]
-    grey = np.linspace(0, 255, height * width).reshape(height, width, 1).repeat(3, axis=2)
-    image = tf.io.encode_jpeg(tf.constant(grey, tf.uint8)).numpy()
-    requests = [("serving_default", {"image_bytes": [image] * number}) for number in _WARM_BATCHES]
+    image = blank_image(card["preprocessing"]["image_size"])
+    requests = [(name, {"image_bytes": [image] * number}) for name in _WARMED for number in _WARM_BATCHES]
     write_warmup(path / _WARMUP, requests, name=card["name"])
+
+
+def blank_image(image_size: Sequence[int]) -> bytes:
+    """Returns a JPEG of a size, height and width, from black to white."""
+    height, width = image_size
+    grey = np.linspace(0, 255, height * width).reshape(height, width, 1).repeat(3, axis=2)
+    encoded: bytes = tf.io.encode_jpeg(tf.constant(grey, tf.uint8)).numpy()
+    return encoded
 
 
 def _write_beside(directory: Path, name: str, card: Mapping[str, Any]) -> None:
     """What whoever runs the server needs, beside the versions, where TensorFlow Serving does not look."""
     signatures = "\n".join(f"- `{each}`: {words}" for each, words in card["signatures"].items())
     for file, text in _BESIDE.items():
+        if (directory / file).exists():  # perhaps changed by whoever runs the server
+            continue
         with atomic_write(directory / file) as aside:
             aside.write_text(text.replace("{signatures}", signatures).replace("{name}", name), encoding="utf-8")
 
@@ -189,7 +198,8 @@ What the model is, what it was measured on and how it reads an image says `asset
 
 To join requests into batches, add
 `--enable_batching --batching_parameters_file=/models/{name}/batching_parameters.txt` to the first command. A bad image
-then fails all requests of its batch, unless clients ask `tolerant`. For several models, begin with
+then fails all requests of its batch, unless clients ask `tolerant`; a request of more than 32 images is refused.
+For several models, begin with
 `--model_config_file=/models/{name}/models.config`.
 """,
 }
@@ -207,8 +217,13 @@ def _check_model(model: keras.Model, class_names: list[str]) -> tuple[int, int]:
     return shape[1], shape[2]
 
 
+def is_version(name: str) -> bool:
+    """Whether TensorFlow Serving takes a folder of that name for a version."""
+    return name.isascii() and name.isdecimal()
+
+
 def _next_version(directory: Path) -> int:
-    versions = [int(path.name) for path in directory.glob("*") if path.name.isdecimal()]
+    versions = [int(path.name) for path in directory.glob("*") if is_version(path.name)]
     return max(versions, default=0) + 1
 
 

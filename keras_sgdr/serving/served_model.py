@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
+from keras_sgdr.data.decode.corrupt_images import reason_of
 from keras_sgdr.data.index.file_names import in_utf8
-from keras_sgdr.serving.savedmodel import CARD
+from keras_sgdr.serving.savedmodel import CARD, blank_image, is_version
 from keras_sgdr.validation import InvalidValueError, MissingFileError
 
 _GRAPH = "saved_model.pb"
@@ -27,6 +29,7 @@ class ServedModel:
         version: Its number.
         card: The model card.
         signatures: The names of its signatures.
+        signature_defs: Them, as the file has them.
         class_names: The classes, in the order of the probabilities.
 
     Args:
@@ -39,18 +42,20 @@ class ServedModel:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = version_at(path)
-        self.version = int(self.path.name) if self.path.name.isdecimal() else 1
+        self.version = int(self.path.name) if is_version(self.path.name) else 1
         try:
             self.card: dict[str, Any] = json.loads((self.path / CARD).read_text(encoding="utf-8"))
             self.class_names = tuple(self.card["classes"])
             # The loaded object owns the variables: without it the functions have lost theirs.
             self._loaded = tf.saved_model.load(os.fspath(self.path))
-        except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+            self._functions = dict(self._loaded.signatures)
+            graph = saved_model_pb2.SavedModel.FromString((self.path / _GRAPH).read_bytes()).meta_graphs[0]
+            self.signature_defs = {name: graph.signature_def[name] for name in self._functions}
+        except Exception as error:  # half a copy of an export can raise anything at all
             raise InvalidValueError(
                 f"`path` must hold a whole export of `keras-sgdr` ({type(error).__name__}: {error}). Received: {path}. "
                 "Export the classifier again."
             ) from error
-        self._functions = dict(self._loaded.signatures)
         self.signatures = tuple(self._functions)
 
     def inputs_of(self, signature: str) -> dict[str, tf.TensorSpec]:
@@ -83,6 +88,13 @@ class ServedModel:
             raise InvalidValueError(f"`inputs` must be what {signature} takes. Received: other bytes.") from error
         return {name: value.numpy() for name, value in outputs.items()}
 
+    def warm_up(self) -> None:
+        """Answers one image by each signature that takes files, so that no client waits while TensorFlow compiles."""
+        image = blank_image(self.card["preprocessing"]["image_size"])
+        for name in self.signatures:
+            if set(self.inputs_of(name)) == {"image_bytes"}:
+                self(name, {"image_bytes": [image]})
+
     def predict_files(self, encoded: Sequence[bytes], *, batch_size: int = 32) -> np.ndarray:
         """Returns the probabilities of image files, float32 of shape `(n, num_classes)`; NaN for what is no image."""
         parts = [encoded[first : first + batch_size] for first in range(0, len(encoded), batch_size)]
@@ -110,15 +122,20 @@ def version_at(path: str | os.PathLike[str]) -> Path:
 def _versions(path: Path) -> list[Path]:
     if (path / _GRAPH).is_file():
         return [path]
-    numbered = [each for each in path.glob("*") if each.name.isdecimal() and (each / _GRAPH).is_file()]
+    numbered = [each for each in path.glob("*") if is_version(each.name) and (each / _GRAPH).is_file()]
     return sorted(numbered, key=lambda each: int(each.name))
 
 
 def _tensor(name: str, value: Any, spec: tf.TensorSpec) -> Any:
     try:
-        # NumPy refuses a number that the type cannot hold, where TensorFlow takes its last bits.
-        exact = value if spec.dtype == tf.string else np.array(value, spec.dtype.as_numpy_dtype)
-        tensor = tf.constant(exact, spec.dtype)
+        if spec.dtype == tf.string:
+            tensor = tf.constant(value, tf.string)
+        else:
+            # TensorFlow Serving takes no texts, nor true and false, for numbers, nor 1.5 for a whole one; and NumPy
+            # refuses a number that the type cannot hold, where TensorFlow takes its last bits.
+            if np.array(value).dtype.kind not in ("iu" if spec.dtype.is_integer else "iuf"):
+                raise TypeError("other values")
+            tensor = tf.constant(np.array(value, spec.dtype.as_numpy_dtype))
     except (TypeError, ValueError, UnicodeError, OverflowError) as error:
         raise InvalidValueError(
             f"`{name}` must be a list of one shape, of {spec.dtype.name}s ({str(error).splitlines()[0][:200]})."
@@ -131,5 +148,4 @@ def _tensor(name: str, value: Any, spec: tf.TensorSpec) -> Any:
 def _reason(error: tf.errors.OpError) -> str:
     """What is wrong, without the graph's names."""
     found = re.search(r"assertion failed: \[(.*?)\]\s*(?:\[|\n|$)", error.message, flags=re.DOTALL)
-    text = found.group(1) if found else re.sub(r"\{\{[^}]*\}\}|\[\[.*|\[Op:\w+\]", "", error.message, flags=re.DOTALL)
-    return str(in_utf8(text.strip()))
+    return str(in_utf8(found.group(1) if found else reason_of(error)))

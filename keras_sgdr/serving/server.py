@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import contextlib
-import io
 import json
+import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -17,10 +16,11 @@ import anyio
 import jinja2
 import numpy as np
 import tensorflow as tf
+from google.protobuf import json_format
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
@@ -30,14 +30,19 @@ from keras_sgdr.data.index.file_names import in_utf8
 from keras_sgdr.evaluation.class_maps import class_maps, overlay
 from keras_sgdr.models.classifier import Classifier
 from keras_sgdr.serving.served_model import ServedModel, version_at
-from keras_sgdr.validation import InvalidValueError
+from keras_sgdr.validation import InvalidValueError, require
+
+_LOG = logging.getLogger(__name__)
 
 FOR_PRODUCTION = (
     "This server is for trying out. For production there is TensorFlow Serving, which loads the same export."
 )
 _MAX_INSTANCES = 256
+# Pixels of 25 images of 224 x 224 as JSON; a bodyful of empty lists would keep the interpreter for ten seconds.
+_MAX_VALUES = 4_000_000
+_BODY_SECONDS = 60
 
-MakeMap = Callable[[bytes], Any]
+MakeMap = Callable[[bytes, str], Any]
 
 
 class Server:
@@ -45,7 +50,8 @@ class Server:
 
     Args:
         directory: The folder of the export's versions, or one version.
-        make_map: From an image's bytes to an RGB image, uint8, that shows what speaks for its class; None for no maps.
+        make_map: From an image's bytes and the name of a class to an RGB image, uint8, that shows what speaks for it,
+            by the model whose export this is; None for no maps.
         max_bytes: The longest body of a request.
         reload_seconds: How often to look for a newer version.
 
@@ -59,12 +65,12 @@ class Server:
         directory: str | os.PathLike[str],
         *,
         make_map: MakeMap | None = None,
-        max_bytes: int = 32 << 20,
+        max_bytes: int = 16 << 20,
         reload_seconds: float = 2.0,
     ) -> None:
         self._directory = Path(directory)
         self._make_map, self._max_bytes, self._reload_seconds = make_map, max_bytes, reload_seconds
-        self.model = ServedModel(directory)
+        self.model = self._mapped = _warm(directory)
         self.name = str(self.model.card["name"])
 
     def app(self) -> Starlette:
@@ -82,27 +88,34 @@ class Server:
         handlers: dict[Any, Any] = {HTTPException: _error, InvalidValueError: _bad_request, Exception: _failure}
         return Starlette(routes=routes, exception_handlers=handlers, lifespan=self._reloading)
 
+    def reload(self) -> None:
+        """Takes a newer version, if there is one; one that cannot be read, perhaps half a copy, is left for later."""
+        try:
+            newest = version_at(self._directory)
+            if newest != self.model.path:
+                self.model = _warm(newest)
+        except (InvalidValueError, OSError) as error:
+            _LOG.warning("%s goes on: %s", self.model.path, error)
+
     @contextlib.asynccontextmanager
     async def _reloading(self, _: Starlette) -> AsyncIterator[None]:
         # More at once than there are processors would only wait for each other, each with its memory.
         self._limiter = anyio.CapacityLimiter(os.cpu_count() or 1)
-        task = asyncio.create_task(self._reload())
+        task = asyncio.create_task(self._reload_for_ever())
         yield
         task.cancel()
 
-    async def _reload(self) -> None:
+    async def _reload_for_ever(self) -> None:
         while True:
             await asyncio.sleep(self._reload_seconds)
-            # What cannot be read is not served; the version before goes on, as with TensorFlow Serving.
-            with contextlib.suppress(FileNotFoundError, InvalidValueError):
-                newest = version_at(self._directory)
-                if newest != self.model.path:
-                    self.model = await run_in_threadpool(ServedModel, newest)
+            await run_in_threadpool(self.reload)
 
     def _model_of(self, request: Request) -> ServedModel:
         name, version = request.path_params["name"], request.path_params.get("version")
         model = self.model
         if name != self.name or version not in (None, str(model.version)):
+            if request.method == "GET":
+                raise HTTPException(404, f"Could not find any versions of model {name}")
             asked = f"{name}, {version}" if version else name
             raise HTTPException(404, f"Servable not found for request: {'Specific' if version else 'Latest'}({asked})")
         return model
@@ -115,7 +128,12 @@ class Server:
 
     async def _metadata(self, request: Request) -> Response:
         model = self._model_of(request)
-        return JSONResponse(await run_in_threadpool(_metadata_of, model, self.name))
+        found = {
+            each: json_format.MessageToDict(definition, preserving_proto_field_name=True)
+            for each, definition in model.signature_defs.items()
+        }
+        spec = {"name": self.name, "signature_name": "", "version": str(model.version)}
+        return JSONResponse({"model_spec": spec, "metadata": {"signature_def": {"signature_def": found}}})
 
     async def _predict(self, request: Request) -> Response:
         model = self._model_of(request)
@@ -127,39 +145,56 @@ class Server:
         return HTMLResponse(page)
 
     async def _map(self, request: Request) -> Response:
-        if self._make_map is None:
-            raise HTTPException(404, "There are no maps: only a run, with its model.keras, can make them")
-        image = await self._run(self._make_map, await self._body(request))
-        encoded = io.BytesIO(tf.io.encode_jpeg(image).numpy()).getvalue()
-        return Response(encoded, media_type="image/jpeg")
+        if self._make_map is None or self.model is not self._mapped:
+            raise HTTPException(
+                404, "There are no maps: only a run, with its model.keras, makes them, of its own export"
+            )
+        body = await self._body(request)
+        image = await self._run(self._make_map, body, request.query_params.get("class", ""))
+        return Response(tf.io.encode_jpeg(image).numpy(), media_type="image/jpeg")
 
     async def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await anyio.to_thread.run_sync(function, *arguments, limiter=self._limiter)
 
     async def _body(self, request: Request) -> bytes:
         body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > self._max_bytes:
-                raise HTTPException(413, f"The body of a request may have {self._max_bytes} bytes")
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                async for part in request.stream():
+                    body += part
+                    if len(body) > self._max_bytes:
+                        raise HTTPException(413, f"The body of a request may have {self._max_bytes} bytes")
+        except TimeoutError:
+            raise HTTPException(408, f"The body of a request may take {_BODY_SECONDS} seconds") from None
+        except ClientDisconnect:
+            raise HTTPException(400, "The client has gone") from None
         return bytes(body)
+
+
+def _warm(path: str | os.PathLike[str]) -> ServedModel:
+    model = ServedModel(path)
+    model.warm_up()
+    return model
 
 
 def map_maker(classifier: Classifier) -> MakeMap:
     """Returns what makes the maps of a classifier that is here, for `Server`."""
 
-    def make(encoded: bytes) -> Any:
+    def make(encoded: bytes, class_name: str) -> Any:
+        names = [in_utf8(name) for name in classifier.class_names]
+        require(class_name in names, f"`class` must be one of {', '.join(names)}", **{"class": class_name})
         try:
             image = decode_image(encoded, image_size=classifier.image_size, resize=classifier.resize)[tf.newaxis]
         except tf.errors.OpError as error:
             raise InvalidValueError(f"It is no image: {reason_of(error)}.") from error
-        label = np.argmax(classifier.model.predict_on_batch(image), axis=1)
-        return overlay(image, class_maps(classifier.model, image, label))[0]
+        return overlay(image, class_maps(classifier.model, image, [names.index(class_name)]))[0]
 
     return make
 
 
 def _parsed(body: bytes) -> dict[str, Any]:
+    if body.count(b",") > _MAX_VALUES:
+        raise HTTPException(413, f"A request may have {_MAX_VALUES} values")
     try:
         asked = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -171,7 +206,7 @@ def _parsed(body: bytes) -> dict[str, Any]:
 
 def _answer(model: ServedModel, body: bytes) -> str:
     asked = _parsed(body)
-    signature = asked.get("signature_name", "serving_default")
+    signature = asked.get("signature_name") or "serving_default"
     if signature not in model.signatures:
         raise HTTPException(400, f'Serving signature name: "{signature}" not found in signature def')
     names = list(model.inputs_of(signature))
@@ -180,7 +215,10 @@ def _answer(model: ServedModel, body: bytes) -> str:
     else:
         given = asked["inputs"]
         inputs = given if isinstance(given, dict) and set(given) <= set(names) else {names[0]: given}
-    inputs = {name: _decoded(value) for name, value in inputs.items()}
+    try:
+        inputs = {name: _decoded(value) for name, value in inputs.items()}
+    except RecursionError:
+        raise HTTPException(400, "The lists of an input are too deep") from None
     for value in inputs.values():
         _rows(value)
     outputs = {name: _as_json(value) for name, value in model(signature, inputs).items()}
@@ -200,9 +238,12 @@ def _rows(values: Any) -> list[Any]:
 
 
 def _by_name(rows: list[Any], names: list[str]) -> dict[str, Any]:
-    """Instances as columns: each is the value of the one input, or an object with it by name."""
+    """Instances as columns: all are values of the one input, or all objects with it by name."""
     (name,) = names  # of each of our signatures
-    return {name: [row[name] if isinstance(row, dict) and set(row) == {name} else row for row in rows]}
+    by_name = [isinstance(row, dict) and set(row) == {name} for row in rows]
+    if any(by_name) and not all(by_name):
+        raise HTTPException(400, f"All instances must be objects with {name}, or none")
+    return {name: [row[name] for row in rows] if all(by_name) else rows}
 
 
 def _decoded(value: Any) -> Any:
@@ -210,8 +251,8 @@ def _decoded(value: Any) -> Any:
         if set(value) != {"b64"} or not isinstance(value["b64"], str):
             raise HTTPException(400, 'An object in an input must be {"b64": "…"}')
         try:
-            return base64.b64decode(value["b64"], validate=True)
-        except binascii.Error as error:
+            return base64.b64decode(value["b64"] + "=" * (-len(value["b64"]) % 4), validate=True)
+        except ValueError as error:
             raise HTTPException(400, f"Unable to base64 decode: {error}") from error
     return [_decoded(each) for each in value] if isinstance(value, list) else value
 
@@ -220,19 +261,6 @@ def _as_json(values: np.ndarray) -> list[Any]:
     if values.dtype == object:
         values = np.vectorize(lambda each: each.decode("utf-8", "backslashreplace"), otypes=[object])(values)
     return list(values.tolist())
-
-
-def _metadata_of(model: ServedModel, name: str) -> dict[str, Any]:
-    from google.protobuf import json_format
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    graph = saved_model_pb2.SavedModel.FromString((model.path / "saved_model.pb").read_bytes()).meta_graphs[0]
-    found = {
-        each: json_format.MessageToDict(graph.signature_def[each], preserving_proto_field_name=True)
-        for each in model.signatures
-    }
-    spec = {"name": name, "signature_name": "", "version": str(model.version)}
-    return {"model_spec": spec, "metadata": {"signature_def": {"signature_def": found}}}
 
 
 async def _error(_: Request, error: HTTPException) -> Response:

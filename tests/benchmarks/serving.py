@@ -94,11 +94,15 @@ def of_server(server: ServedModel, files: list[bytes], url: str, duration: float
         low, median, high = np.percentile(served / bare, [25, 50, 75])
         print(f"batch {batch}, ratio {median:.3f} ({low:.3f} to {high:.3f})")
     times: list[float] = []
+    failures: list[str] = []
     begun = time.monotonic()
 
     def client() -> None:
         while time.monotonic() < begun + duration:
-            times.append(seconds(partial(ask, 8)))
+            try:
+                times.append(seconds(partial(ask, 8)))
+            except (AssertionError, urllib3.exceptions.HTTPError) as error:
+                failures.append(str(error))
 
     threads = [threading.Thread(target=client) for _ in range(8)]
     for thread in threads:
@@ -108,7 +112,7 @@ def of_server(server: ServedModel, files: list[bytes], url: str, duration: float
     p50, p99 = 1000 * np.percentile(times, [50, 99])
     rate = 8 * len(times) / (time.monotonic() - begun)
     print(
-        f"8 clients, batches of 8, {duration:.0f} s: {len(times)} requests, no error, p50 {p50:.0f} ms, "
+        f"8 clients, batches of 8, {duration:.0f} s: {len(times)} requests, {len(failures)} errors, p50 {p50:.0f} ms, "
         f"p99 {p99:.0f} ms, {rate:.0f} images a second"
     )
 

@@ -16,10 +16,11 @@ from tests.cli.command_line import MAIN, assert_one_line, run
 
 def test_serve_says_where_it_listens_answers_and_ends_with_ctrl_c(trained_run):
     command = [sys.executable, "-c", MAIN, "serve", str(trained_run), "--port", "0", "--max-megabytes", "1"]
+    command += ["--host", "localhost"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1)
     try:
         line = process.stdout.readline()
-        address, model = re.match(r"(http://127.0.0.1:\d+)/ and (http\S+); Ctrl-C ends it", line).groups()
+        address, model = re.match(r"(http://localhost:\d+)/ and (http\S+); Ctrl-C ends it", line).groups()
         assert "For production there is TensorFlow Serving" in line
         assert model == f"{address}/v1/models/{trained_run.name}"
         with urllib.request.urlopen(model) as reply:
@@ -52,3 +53,5 @@ def test_a_port_that_is_taken_is_said(trained_run):
         port = taken.getsockname()[1]
         done = run("serve", trained_run / "export", "--port", port, "--host", "127.0.0.1")
     assert_one_line(done, f"127.0.0.1, port {port}", "Choose another --port")
+    assert_one_line(run("serve", trained_run / "export", "--host", "no.such.invalid"), "Choose another --host")
+    assert run("serve", trained_run / "export", "--host", "").exit_code == 2

@@ -117,6 +117,7 @@ def test_command_writes_what_it_writes_of_a_run(rest, trained_run, images, tmp_p
     some = next(images.glob("*.webp"))
     assert json.loads(run_well("predict", some, "--url", rest, "--format", "json").stdout)
     assert_one_line(run("predict", some, "--url", "http://127.0.0.1:1/v1/models/pets", "--timeout", 1), "refused")
+    assert_one_line(run("predict", some, "--url", "http://[::1/v1/models/pets"), "cannot be reached")
 
 
 @contextlib.contextmanager
@@ -178,6 +179,12 @@ REFUSALS = {
     "a proxy's page": (500, b"<html>oops</html>", "answers 500.*oops"),
     "no JSON": (200, b"hello", "answers 200.*hello"),
     "other outputs": (200, b'{"predictions": [[0.1, 0.9]]}', "does not answer probabilities"),
+    "an error that is an object": (400, b'{"error": {"code": 5}}', "answers 400.*code"),
+    "nothing in a row": (
+        200,
+        json.dumps({"predictions": [{**ROW, "probabilities": None}]}).encode(),
+        "does not answer",
+    ),
     "too few rows": (200, b'{"predictions": []}', "does not answer probabilities"),
 }
 
@@ -188,6 +195,22 @@ def test_what_a_server_refuses_is_one_line(name, one_image):
     with scripted((status, body)) as (url, _), pytest.raises(ServerError, match=words) as caught:
         predict_files_at(url, one_image)
     assert "\n" not in str(caught.value)
+
+
+def test_a_version_with_other_classes_between_two_requests_is_an_error(one_image, tmp_path):
+    (tmp_path / "two.jpg").write_bytes(FILES["grey.jpg"])
+    turned = json.dumps({"predictions": [{**ROW, "class_names": ["b", "a"]}]}).encode()
+    with (
+        scripted((200, ANSWER), (200, turned)) as (url, _),
+        pytest.raises(ServerError, match="other classes than before"),
+    ):
+        predict_files_at(url, [*one_image, tmp_path / "two.jpg"], batch_size=1, concurrency=1)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan")])
+def test_a_timeout_that_is_none_is_refused(timeout, one_image):
+    with pytest.raises(ValueError, match="`timeout` must be in"):
+        predict_files_at("http://host/v1/models/pets", one_image, timeout=timeout)
 
 
 def test_a_server_that_does_not_answer_is_given_up(one_image):

@@ -49,7 +49,7 @@ def test_command_measures_the_file_on_the_runs_images(trained_run, digits_folder
     done = run_well("export", trained_run, tmp_path / "new", *options)
     path = tmp_path / "new" / f"{trained_run.name}_int8.tflite"
     assert str(path) in done.stdout
-    card = json.loads(path.with_suffix(".json").read_text())
+    card = json.loads(path.with_name(f"{path.name}.json").read_text())
     about, metrics = card["this file"], card["metrics"]["validation"]
     assert about["images"] == metrics["images"] == 36
     stages = json.loads((trained_run / "run.json").read_text())["stages"]
@@ -68,3 +68,6 @@ def test_options_of_another_format_are_refused(trained_run, tmp_path):
     assert done.exit_code == 2
     assert "--version is for" in done.stderr
     assert_one_line(run("export", trained_run, tmp_path, "--precision", "int8"), "precision='int8'")
+    assert run("export", trained_run, tmp_path, "--folder", tmp_path).exit_code == 2
+    (tmp_path / "file").write_text("")
+    assert_one_line(run("export", trained_run, tmp_path / "file"), tmp_path / "file")

@@ -14,7 +14,7 @@ from keras_sgdr.data.decode.corrupt_images import why_bad
 from keras_sgdr.data.decode.decode_image import decode_image
 from keras_sgdr.data.index.split import Split
 from keras_sgdr.serving.savedmodel import export_savedmodel
-from tests.data.decode.odd_images import FILES, HEIGHT, OVER_SPREAD_KEY, REFUSED, WIDTH
+from tests.data.decode.odd_images import FILES, HEIGHT, OVER_SPREAD_KEY, REFUSED, RGB, WIDTH
 
 # Chromaticities of JPEG and WebP are spread in another way, and CMYK is rounded twice.
 TOLERANCE = {"jpg": 3, "webp": 3}
@@ -97,3 +97,18 @@ def test_what_cannot_be_decoded_is_named_by_what_it_is(name, tmp_path):
 def test_what_can_be_decoded_is_not_refused(name, tmp_path):
     (tmp_path / name).write_bytes(FILES[name])
     assert why_bad(str(tmp_path / name)) is None
+
+
+def test_only_the_first_image_of_a_gif_counts_and_the_walk_to_it_ends(tmp_path):
+    first, second = RGB.quantize(16), RGB.quantize(8)
+    file = io.BytesIO()
+    first.save(file, "GIF", save_all=True, append_images=[second])
+    encoded = file.getvalue()
+    place = encoded.rindex(b"\x2c\0\0\0\0") + 5
+    later_is_huge = encoded[:place] + b"\xff\xff\xff\xff" + encoded[place + 4 :]
+    images = [decode_image(each, image_size=(HEIGHT, WIDTH), resize="squish") for each in (encoded, later_is_huge)]
+    np.testing.assert_array_equal(*images)
+    before = encoded.index(b"\x2c\0\0\0\0")
+    comments = b"\x21\xfe" + b"\1a" * 100_001 + b"\0"
+    (tmp_path / "long.gif").write_bytes(encoded[:before] + comments + encoded[before:])
+    assert "within its first 100000 blocks" in why_bad(str(tmp_path / "long.gif"))
