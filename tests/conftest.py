@@ -30,6 +30,20 @@ def made_once(tmp_path_factory, name, make):
     return root / name
 
 
+@pytest.fixture(scope="session", autouse=True)
+def without_graph_optimizer(request):
+    """Leaves out, in the tests' own process, TensorFlow's search for faster graphs: a quarter of the suite's time.
+
+    The processes that tests start have it, as users do, and so has a run with the slow tests.
+    """
+    import keras
+
+    if request.config.option.markexpr == "not slow" and keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
 @pytest.fixture(scope="session")
 def digits_folder(tmp_path_factory):
     """Handwritten digits of three classes, 60 of each, as grey PNGs of 8 x 8 pixels: a folder per class."""

@@ -70,8 +70,10 @@ def opened(browser, path, **options):
     return opened_at(browser, path.as_uri(), **options)
 
 
-@pytest.mark.parametrize("name", REPORTS)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [*((name, "light") for name in REPORTS), ("odd names", "dark"), ("under way", "dark")],
+)
 def test_page_fits_the_screen_and_can_be_read_by_all(browser, reports, name, scheme, tmp_path):
     for width in WIDTHS:
         options = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme}
