@@ -26,7 +26,7 @@ class Cycle:
         return self.first_epoch + self.num_epochs
 
 
-def cycle_epochs(index: int, *, cycle_len: int = 1, cycle_mult: float = 1) -> int:
+def cycle_epochs(index: int, *, cycle_len: int, cycle_mult: float) -> int:
     """Returns the length of cycle `index` in epochs: `cycle_len * cycle_mult**index`, half rounded up."""
     if isinstance(cycle_mult, numbers.Integral):
         return int(cycle_len * cycle_mult**index)

@@ -24,7 +24,8 @@ from keras_sgdr.validation import require, require_integer
 
 LABELS, CARD = "assets/labels.txt", "assets/model_card.json"
 _WARMUP = "assets.extra/tf_serving_warmup_requests"
-_WARMED, _WARM_BATCHES = ("serving_default", "tolerant"), (1, 8)
+# The signatures that clients ask first
+WARMED, _WARM_BATCHES = ("serving_default", "tolerant"), (1, 8)
 PRECISIONS = ("float32", "float16", "bfloat16")
 
 
@@ -138,7 +139,7 @@ def _write_assets(path: Path, card: Mapping[str, Any]) -> None:
     (path / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
     (path / CARD).write_text(json.dumps(in_utf8(card), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     image = blank_image(card["preprocessing"]["image_size"])
-    requests = [(name, {"image_bytes": [image] * number}) for name in _WARMED for number in _WARM_BATCHES]
+    requests = [(name, {"image_bytes": [image] * number}) for name in WARMED for number in _WARM_BATCHES]
     write_warmup(path / _WARMUP, requests, name=card["name"])
 
 

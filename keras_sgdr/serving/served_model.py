@@ -15,7 +15,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_sgdr.data.decode.corrupt_images import reason_of
 from keras_sgdr.data.index.file_names import in_utf8
-from keras_sgdr.serving.savedmodel import CARD, blank_image, is_version
+from keras_sgdr.serving.savedmodel import CARD, WARMED, blank_image, is_version
 from keras_sgdr.validation import InvalidValueError, MissingFileError
 
 _GRAPH = "saved_model.pb"
@@ -89,11 +89,10 @@ class ServedModel:
         return {name: value.numpy() for name, value in outputs.items()}
 
     def warm_up(self) -> None:
-        """Answers one image by each signature that takes files, so that no client waits while TensorFlow compiles."""
+        """Answers one image by the signatures that are asked first, so that no client waits for TensorFlow."""
         image = blank_image(self.card["preprocessing"]["image_size"])
-        for name in self.signatures:
-            if set(self.inputs_of(name)) == {"image_bytes"}:
-                self(name, {"image_bytes": [image]})
+        for name in WARMED:
+            self(name, {"image_bytes": [image]})
 
     def predict_files(self, encoded: Sequence[bytes], *, batch_size: int = 32) -> np.ndarray:
         """Returns the probabilities of image files, float32 of shape `(n, num_classes)`; NaN for what is no image."""

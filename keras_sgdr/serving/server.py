@@ -71,6 +71,7 @@ class Server:
         self._directory = Path(directory)
         self._make_map, self._max_bytes, self._reload_seconds = make_map, max_bytes, reload_seconds
         self.model = self._mapped = _warm(directory)
+        self._refused: Path | None = None
         self.name = str(self.model.card["name"])
 
     def app(self) -> Starlette:
@@ -90,12 +91,15 @@ class Server:
 
     def reload(self) -> None:
         """Takes a newer version, if there is one; one that cannot be read, perhaps half a copy, is left for later."""
+        newest = None
         try:
             newest = version_at(self._directory)
             if newest != self.model.path:
                 self.model = _warm(newest)
         except (InvalidValueError, OSError) as error:
-            _LOG.warning("%s goes on: %s", self.model.path, error)
+            if newest != self._refused:  # once, not at every look
+                _LOG.warning("%s goes on: %s", self.model.path, error)
+            self._refused = newest
 
     @contextlib.asynccontextmanager
     async def _reloading(self, _: Starlette) -> AsyncIterator[None]:

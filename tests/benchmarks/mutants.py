@@ -22,7 +22,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TESTS = {
-    "schedules/cosine_cycles.py": ["schedules/test_cosine_cycles.py", "schedules/test_sgdr_scheduler.py"],
+    "schedules/cosine_cycles.py": [
+        "schedules/test_cosine_cycles.py",
+        "schedules/test_sgdr_scheduler.py",
+        "schedules/test_momentum.py",
+    ],
     "schedules/one_cycle.py": ["schedules/test_one_cycle.py"],
     "lr_finder/suggestions.py": [
         "lr_finder/test_suggestions.py",
@@ -31,14 +35,15 @@ TESTS = {
     ],
     "lr_finder/lr_curve.py": ["lr_finder/test_lr_curve.py"],
     "optimizers/group_rates.py": ["optimizers/test_group_rates.py", "optimizers/test_differential_lr.py"],
-    "evaluation/tta.py": ["evaluation/test_tta.py"],
+    "evaluation/tta.py": ["evaluation/test_tta.py", "evaluation/test_tta_layer.py"],
     "recipe/stages.py": ["recipe/test_train.py"],
     "recipe/head.py": ["recipe/test_train.py"],
     "recipe/whole_network.py": ["recipe/test_train.py", "recipe/test_eight_steps.py"],
     "recipe/candidates.py": ["recipe/test_candidates.py"],
     "recipe/plan.py": ["recipe/test_plan.py"],
     "recipe/rate_choice.py": ["recipe/test_rate_choice.py"],
-    "serving/savedmodel.py": ["serving/test_savedmodel.py"],
+    "serving/savedmodel.py": ["serving/test_savedmodel.py", "serving/test_signatures.py"],
+    "serving/signatures.py": ["serving/test_signatures.py"],
 }
 TURNED = {ast.Lt: ast.GtE, ast.LtE: ast.Gt, ast.Gt: ast.LtE, ast.GtE: ast.Lt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
 TURNED |= {ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In}

@@ -189,3 +189,9 @@ def test_mean_curve_of_mostly_unreadable_ones_says_why():
     assert mean_curve([flat, good, good]).suggest() == pytest.approx(good.suggest())
     with pytest.raises(ValueError, match="it is flat"):
         mean_curve([flat, good]).suggest()
+
+
+def test_a_curve_without_smoothing_is_taken_as_it_is():
+    """However little it falls: what it scatters from batch to batch is the caller's to know."""
+    losses = np.concatenate([np.linspace(0.9, 0.5, 50), np.linspace(0.5, 0.9, 10)])
+    assert LRCurve(RATES, losses, smoothing=0.0).suggest("minimum") == pytest.approx(RATES[49] / 10)

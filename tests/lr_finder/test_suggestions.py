@@ -48,3 +48,8 @@ def test_slide_stops_where_the_slopes_are_alike():
 
 def test_slide_of_a_flat_end_is_the_window_at_the_end():
     assert suggestions.slide_index(np.full(40, 1.0)) == 24
+
+
+def test_a_curve_that_begins_with_no_number_has_diverged_at_once():
+    assert suggestions.divergence_index(np.full(40, np.nan), 1.0) == 0
+    assert suggestions.divergence_index(np.full(40, 0.5), 1.0) is None

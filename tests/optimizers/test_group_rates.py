@@ -1,10 +1,12 @@
 import re
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from keras_sgdr.optimizers.group_rates import (
+    GroupSettings,
     discounted_rates,
     geometric_rates,
     one_per_group,
@@ -104,3 +106,18 @@ def test_numbers_of_numpy_are_numbers():
 def test_ends_that_are_no_numbers_are_refused():
     with pytest.raises(TypeError, match=r"`low` must be a number. Received: low='a'"):
         rates_per_group(slice("a", 0.1), num_groups=2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "path", "is_left"),
+    [
+        ((3,), "layer/of_another_name", True),
+        ((1, 1, 3), "norm/gamma", True),
+        ((3, 3), "dense/kernel", False),
+        ((3, 3), "gamma/kernel", False),
+    ],
+)
+def test_biases_and_norms_are_known_by_their_shape_or_their_name(shape, path, is_left):
+    weight = SimpleNamespace(shape=shape, path=path)
+    assert GroupSettings((1.0,), None, decay_biases_and_norms=False).leaves_undecayed(weight) is is_left
+    assert not GroupSettings((1.0,), None, decay_biases_and_norms=True).leaves_undecayed(weight)

@@ -212,16 +212,17 @@ def test_a_newer_version_takes_over_and_half_a_copy_does_not(exported, tmp_path,
     (tmp_path / "٩").mkdir()
     (tmp_path / "٩" / "saved_model.pb").write_bytes(b"no number for TensorFlow Serving")
     for damage in ("saved_model.pb", "variables/variables.data-00000-of-00001", "assets/model_card.json"):
-        half = shutil.copytree(exported, tmp_path / "4")
+        half = shutil.copytree(exported, tmp_path / str(4 + len(damage)))
         (half / damage).write_bytes((half / damage).read_bytes()[:-40])
         caplog.clear()
         server.reload()
         assert server.model.version == 3
-        assert "must hold a whole export" in caplog.text
+        server.reload()
+        assert caplog.text.count("must hold a whole export") == 1
         shutil.rmtree(half)
-    shutil.copytree(exported, tmp_path / "5")
+    shutil.copytree(exported, tmp_path / "99")
     server.reload()
-    assert server.model.version == 5
+    assert server.model.version == 99
 
 
 def test_page_names_the_model_and_what_is_for_production(client):
