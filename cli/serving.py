@@ -73,9 +73,20 @@ def serve(run: Path, host: str, port: int, max_megabytes: int) -> None:
         ) from None
     from keras_sgdr.models.classifier import MODEL_FILE, load_classifier
 
-    make_map = map_maker(load_classifier(run)) if (run / MODEL_FILE).is_file() else None
-    directory = run / "export" if make_map is not None else run
-    server = Server(directory, make_map=make_map, max_bytes=max_megabytes << 20)
+    listening, address = _listening(host, port)  # first, for the model takes seconds
+    with contextlib.closing(listening), contextlib.suppress(KeyboardInterrupt):  # as it is ended
+        make_map = map_maker(load_classifier(run)) if (run / MODEL_FILE).is_file() else None
+        directory = run / "export" if make_map is not None else run
+        server = Server(directory, make_map=make_map, max_bytes=max_megabytes << 20)
+        config = uvicorn.Config(
+            server.app(), log_config=None, access_log=False, limit_concurrency=64, timeout_graceful_shutdown=3
+        )
+        click.echo(f"{address}/ and {address}/v1/models/{server.name}; Ctrl-C ends it. {FOR_PRODUCTION}")
+        uvicorn.Server(config).run([listening])
+
+
+def _listening(host: str, port: int) -> tuple[socket.socket, str]:
+    """A socket that listens, and its address for a browser."""
     if not host:
         raise click.UsageError("--host must be an address or a name: 127.0.0.1, or 0.0.0.0 for all of this machine's")
     try:
@@ -86,13 +97,6 @@ def serve(run: Path, host: str, port: int, max_megabytes: int) -> None:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise click.ClickException(f"{host}, port {port}: {error.strerror}. Choose another --port.") from None
-    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     # asyncio does it only for sockets that it has made; without it a small answer waits 40 ms for the client's ACK.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-    config = uvicorn.Config(
-        server.app(), log_config=None, access_log=False, limit_concurrency=64, timeout_graceful_shutdown=3
-    )
-    click.echo(f"{address}/ and {address}/v1/models/{server.name}; Ctrl-C ends it. {FOR_PRODUCTION}")
-    with contextlib.suppress(KeyboardInterrupt):  # as it is ended
-        uvicorn.Server(config).run([listening])
+    return listening, f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
