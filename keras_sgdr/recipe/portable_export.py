@@ -21,7 +21,7 @@ from keras_sgdr.recipe.evaluate import dataset_for, images_to_evaluate
 from keras_sgdr.recipe.export import about_run, scores
 from keras_sgdr.recipe.run_directory import read_settings
 from keras_sgdr.serving.model_card import model_card
-from keras_sgdr.serving.portable import check_portable, export_portable, predict_portable
+from keras_sgdr.serving.portable import check_portable, export_portable, load_portable
 from keras_sgdr.validation import InvalidValueError
 
 # Training images by which the ranges of int8 are found
@@ -69,8 +69,9 @@ def export_run_as(
         some = np.random.default_rng(0).permutation(len(train))[:_CALIBRATED]
         calibration = np.concatenate(list(_images(classifier, train.take(some))))
     export_portable(model, path, precision=precision, calibration=calibration)
-    found = predict_portable(path, _images(classifier, valid))
-    original = np.concatenate([model.predict_on_batch(images) for images in _images(classifier, valid)])
+    run_file = load_portable(path)
+    pairs = [(run_file(images), model.predict_on_batch(images)) for images in _images(classifier, valid)]
+    found, original = map(np.concatenate, zip(*pairs, strict=True))
     card = {
         "name": path.name,
         "input": "float32 RGB images in [0, 255] of the size below: the caller decodes, turns upright and resizes",

@@ -17,6 +17,7 @@ import urllib3
 
 from keras_sgdr.data.decode.corrupt_images import BadImageError, read_image, reason_of
 from keras_sgdr.evaluation.predictions import Predictions, files_at
+from keras_sgdr.serving.served_model import as_lists
 from keras_sgdr.validation import MissingPackageError, ServerError, require, require_integer
 
 # One that answers a bad image in its row, so that it does not fail the others.
@@ -70,7 +71,8 @@ def predict_files_at(
     predicted: list[str | None] = []
     names: tuple[str, ...] = ()
     bar = keras.utils.Progbar(len(files), unit_name="image") if verbose else None
-    with ThreadPoolExecutor(concurrency) as pool:
+    pool = ThreadPoolExecutor(concurrency)
+    try:
         for chunk, found in zip(chunks, pool.map(lambda chunk: _answers(ask, chunk), chunks), strict=True):
             for path, answer in zip(chunk, found, strict=True):
                 if isinstance(answer, str):
@@ -84,6 +86,8 @@ def predict_files_at(
                 predicted.append(label or None)
             if bar is not None:
                 bar.add(len(chunk))
+    finally:
+        pool.shutdown(cancel_futures=True)  # where the server refuses one request, the others need not be tried
     probabilities = np.array(rows, np.float32).reshape(len(rows), len(names))
     return Predictions(tuple(good), probabilities, names, tuple(predicted), tuple(rejected))
 
@@ -201,13 +205,9 @@ def _grpc(address: str, name: str, timeout: float) -> Ask:
         if not set(_OUTPUTS) <= set(outputs):
             raise ServerError(_words(address, 400, f"{_SIGNATURE} does not answer {', '.join(_OUTPUTS)}"))
         arrays = {each: tf.make_ndarray(outputs[each]) for each in _OUTPUTS}
-        return {each: _texts(values) if values.dtype == object else list(values) for each, values in arrays.items()}
+        return {each: as_lists(values) for each, values in arrays.items()}
 
     return ask
-
-
-def _texts(values: np.ndarray) -> list[Any]:
-    return list(np.vectorize(lambda each: each.decode("utf-8", "backslashreplace"), otypes=[object])(values).tolist())
 
 
 def _cause(error: Any) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,24 +72,26 @@ def check_portable(file_format: str, precision: str) -> None:
     must = f"`precision` of {file_format} must be one of {', '.join(PRECISIONS[file_format])}"
     require(precision in PRECISIONS[file_format], must, precision=precision)
     if file_format == "onnx":
-        with _needs_onnx():
+        try:
             import onnx  # noqa: F401
             import onnxruntime  # noqa: F401
             import tf2onnx  # noqa: F401
+        except ImportError as error:
+            must = "ONNX needs further packages: pip install 'keras-sgdr[onnx]'"
+            raise MissingPackageError(f"{must} ({error}).") from error
 
 
-def predict_portable(path: str | os.PathLike[str], batches: Iterator[Any]) -> np.ndarray:
-    """Returns the probabilities that a file of `export_portable` gives, float32 of shape `(n, num_classes)`.
+def load_portable(path: str | os.PathLike[str]) -> Callable[[Any], np.ndarray]:
+    """Returns a function from images to the probabilities that a file of `export_portable` gives.
 
     Args:
         path: The file.
-        batches: Images, `(batch, height, width, 3)` in [0, 255].
 
-    Raises:
-        ImportError: If the packages of `keras-sgdr[onnx]` are needed and missing.
+    Returns:
+        From images `(batch, height, width, 3)` in [0, 255] to float32 of shape `(batch, num_classes)`.
     """
     run = _tflite_runner(path) if Path(path).suffix == ".tflite" else _onnx_runner(path)
-    return np.concatenate([run(np.asarray(images, np.float32)) for images in batches])
+    return lambda images: run(np.asarray(images, np.float32))
 
 
 def _tflite(model: keras.Model, precision: str, calibration: Any) -> bytes:
@@ -141,11 +142,3 @@ def _onnx_runner(path: str | os.PathLike[str]) -> Any:
     session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda images: session.run(None, {name: images})[0]
-
-
-@contextlib.contextmanager
-def _needs_onnx() -> Iterator[None]:
-    try:
-        yield
-    except ImportError as error:
-        raise MissingPackageError(f"ONNX needs further packages: pip install 'keras-sgdr[onnx]' ({error}).") from error

@@ -101,6 +101,13 @@ class ServedModel:
         return np.concatenate([np.zeros((0, len(self.class_names)), np.float32), *found])
 
 
+def as_lists(values: np.ndarray) -> list[Any]:
+    """Returns an output as lists of numbers, or of texts, in which bytes that are not UTF-8 are escaped."""
+    if values.dtype == object:
+        values = np.vectorize(lambda each: each.decode("utf-8", "backslashreplace"), otypes=[object])(values)
+    return list(values.tolist())
+
+
 def is_export(path: str | os.PathLike[str]) -> bool:
     """Whether a folder is a version of an export, or holds some."""
     return bool(_versions(Path(path)))
@@ -130,11 +137,14 @@ def _tensor(name: str, value: Any, spec: tf.TensorSpec) -> Any:
         if spec.dtype == tf.string:
             tensor = tf.constant(value, tf.string)
         else:
-            # TensorFlow Serving takes no texts, nor true and false, for numbers, nor 1.5 for a whole one; and NumPy
-            # refuses a number that the type cannot hold, where TensorFlow takes its last bits.
-            if np.array(value).dtype.kind not in ("iu" if spec.dtype.is_integer else "iuf"):
-                raise TypeError("other values")
-            tensor = tf.constant(np.array(value, spec.dtype.as_numpy_dtype))
+            # TensorFlow Serving takes no texts, nor true and false, for numbers, nor 1.5 or 900 for a byte; of which
+            # TensorFlow would take the whole part, or the last bits.
+            given = np.asarray(value)
+            if given.dtype.kind not in ("iu" if spec.dtype.is_integer else "iuf"):
+                raise TypeError("some are of another kind")
+            tensor = tf.constant(given.astype(spec.dtype.as_numpy_dtype))
+            if spec.dtype.is_integer and not np.array_equal(tensor, given):
+                raise OverflowError("some are too large, or negative")
     except (TypeError, ValueError, UnicodeError, OverflowError) as error:
         raise InvalidValueError(
             f"`{name}` must be a list of one shape, of {spec.dtype.name}s ({str(error).splitlines()[0][:200]})."

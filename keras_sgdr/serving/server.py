@@ -14,7 +14,6 @@ from typing import Any
 
 import anyio
 import jinja2
-import numpy as np
 import tensorflow as tf
 from google.protobuf import json_format
 from starlette.applications import Starlette
@@ -29,7 +28,7 @@ from keras_sgdr.data.decode.decode_image import decode_image
 from keras_sgdr.data.index.file_names import in_utf8
 from keras_sgdr.evaluation.class_maps import class_maps, overlay
 from keras_sgdr.models.classifier import Classifier
-from keras_sgdr.serving.served_model import ServedModel, version_at
+from keras_sgdr.serving.served_model import ServedModel, as_lists, version_at
 from keras_sgdr.validation import InvalidValueError, require
 
 _LOG = logging.getLogger(__name__)
@@ -225,7 +224,7 @@ def _answer(model: ServedModel, body: bytes) -> str:
         raise HTTPException(400, "The lists of an input are too deep") from None
     for value in inputs.values():
         _rows(value)
-    outputs = {name: _as_json(value) for name, value in model(signature, inputs).items()}
+    outputs = {name: as_lists(value) for name, value in model(signature, inputs).items()}
     if "instances" in asked:
         columns = [dict(zip(outputs, row, strict=True)) for row in zip(*outputs.values(), strict=True)]
         alone = next(iter(outputs)) if len(outputs) == 1 else None
@@ -259,12 +258,6 @@ def _decoded(value: Any) -> Any:
         except ValueError as error:
             raise HTTPException(400, f"Unable to base64 decode: {error}") from error
     return [_decoded(each) for each in value] if isinstance(value, list) else value
-
-
-def _as_json(values: np.ndarray) -> list[Any]:
-    if values.dtype == object:
-        values = np.vectorize(lambda each: each.decode("utf-8", "backslashreplace"), otypes=[object])(values)
-    return list(values.tolist())
 
 
 async def _error(_: Request, error: HTTPException) -> Response:

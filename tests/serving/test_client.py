@@ -197,6 +197,12 @@ def test_what_a_server_refuses_is_one_line(name, one_image):
     assert "\n" not in str(caught.value)
 
 
+def test_a_refusal_ends_all_that_waits(one_image):
+    with scripted((400, b'{"error": "no"}')) as (url, seen), pytest.raises(ServerError, match="answers 400"):
+        predict_files_at(url, one_image * 50, batch_size=1, concurrency=1)
+    assert len(seen) < 10
+
+
 def test_a_version_with_other_classes_between_two_requests_is_an_error(one_image, tmp_path):
     (tmp_path / "two.jpg").write_bytes(FILES["grey.jpg"])
     turned = json.dumps({"predictions": [{**ROW, "class_names": ["b", "a"]}]}).encode()

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from keras_sgdr.serving.portable import export_portable, predict_portable
+from keras_sgdr.serving.portable import export_portable, load_portable
 from tests.cli.command_line import assert_one_line, run, run_well
 
 
@@ -21,7 +21,8 @@ def images():
 def test_file_says_what_the_model_says(suffix, precision, tolerance, model, images, tmp_path):
     path = tmp_path / f"classifier.{suffix}"
     export_portable(model, path, precision=precision, calibration=images if precision == "int8" else None)
-    found = predict_portable(path, iter([images[:32], images[32:]]))
+    run_file = load_portable(path)
+    found = np.concatenate([run_file(images[:32]), run_file(images[32:])])
     expected = model.predict(images, verbose=0)
     assert found.shape == (40, 3)
     assert 0 < np.abs(found - expected).max() < tolerance or tolerance == 1e-5
