@@ -209,6 +209,12 @@ def make_recipe(options: dict[str, Any]) -> Any:
 @click.option("--overwrite", is_flag=True, help="Begin again in OUTPUT.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", help="json: one object in a line.")
+@click.option(
+    "--strategy",
+    type=click.Choice(["auto", "mirrored", "multi_worker", "none"]),
+    default="auto",
+    help="Several devices or machines; auto: those that TF_CONFIG or Slurm name, or all GPUs.",
+)
 @click.option("--csv-log", is_flag=True, help="Write each epoch to OUTPUT/log.csv as it ends, by Keras's CSVLogger.")
 @click.option("--tensorboard", is_flag=True, help="Write to OUTPUT/tensorboard, by Keras's TensorBoard.")
 def train(
@@ -217,6 +223,7 @@ def train(
     dry_run: bool,
     quiet: bool,
     log_format: str,
+    strategy: str,
     csv_log: bool,
     tensorboard: bool,
     **options: Any,
@@ -226,6 +233,8 @@ def train(
     FOLDER has train/ and valid/, and perhaps test/, each with a folder per class; or just a folder per class; or it is
     a CSV file.
     """
+    from keras_sgdr.distribution.strategy import distribution_strategy
+    from keras_sgdr.distribution.workers import Workers
     from keras_sgdr.recipe.report import write_report
     from keras_sgdr.recipe.train import plan_training, train_image_classifier
 
@@ -236,6 +245,8 @@ def train(
         click.echo(plan_training(folder, recipe=make_recipe(options)))
         return
     is_text = log_format == "text"
+    chosen = distribution_strategy(None if strategy == "none" else strategy)
+    is_chief = Workers(chosen).is_chief
 
     def print_event(event: dict[str, Any]) -> None:
         click.echo(json.dumps(event, ensure_ascii=False))
@@ -244,11 +255,14 @@ def train(
         folder,
         output=output,
         recipe=make_recipe(options),
-        callbacks=_loggers(output, csv_log=csv_log, tensorboard=tensorboard),
+        callbacks=_loggers(output, csv_log=csv_log, tensorboard=tensorboard) if is_chief else [],
         on_event=None if quiet or is_text else print_event,
+        strategy=chosen,
         verbose=int(is_text and not quiet),
         **handling,
     )
+    if not is_chief:
+        return
     report = write_report(output)
     if not quiet:
         click.echo(f"report: {report}" if is_text else json.dumps({"event": "report", "path": str(report)}))

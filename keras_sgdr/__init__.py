@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from keras_sgdr.data.check.check_folder import check_folder
     from keras_sgdr.data.dataset.load_dataset import load_dataset
     from keras_sgdr.data.index.folder import FolderIndex, index_folder
+    from keras_sgdr.distribution.strategy import distribution_strategy
     from keras_sgdr.evaluation.interpretation import interpret
     from keras_sgdr.evaluation.tta import predict_tta
     from keras_sgdr.precompute.feature_cache import FeatureCache
@@ -46,6 +47,7 @@ _LAZY = {
     "Recipe": "recipe.recipe",
     "basic": "augmentation.random_view",
     "check_folder": "data.check.check_folder",
+    "distribution_strategy": "distribution.strategy",
     "export_savedmodel": "serving.savedmodel",
     "index_folder": "data.index.folder",
     "interpret": "evaluation.interpretation",
@@ -80,6 +82,7 @@ __all__ = [
     "basic",
     "build_classifier",
     "check_folder",
+    "distribution_strategy",
     "export_savedmodel",
     "freeze_to",
     "group_summary",

@@ -37,6 +37,10 @@ class MissingPackageError(KerasSgdrError, ImportError):
     """An optional package that is not installed."""
 
 
+class WorkerLostError(KerasSgdrError, ConnectionError):
+    """One of several workers has ended, or is not heard of."""
+
+
 class ServerError(KerasSgdrError, ConnectionError):
     """A server's refusal, or silence."""
 

@@ -1,5 +1,6 @@
 """Each file in examples/ runs, as a user runs it."""
 
+import json
 import os
 import re
 import runpy
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -90,3 +92,33 @@ def test_eight_steps_learn_two_shapes_and_export(tmp_path, circles_and_stripes):
     assert 1e-6 < rate <= 1e-3  # the usual rate of the recipe, or less
     assert float(re.search(r"accuracy ([\d.]+); most confused", printed)[1]) > 0.7
     assert (tmp_path / "export" / "1" / "saved_model.pb").is_file()
+
+
+def test_two_machines_reach_what_one_reaches(tmp_path):
+    from tests.distribution.cluster import run_workers
+
+    alone = run_example("two_machines.py", directory=tmp_path)
+    accuracy = float(re.search(r"validation images: (\S+)", alone)[1])
+    assert accuracy > 0.8
+    for printed in run_workers([[EXAMPLES / "two_machines.py"]] * 2, folder=tmp_path):
+        # One image of the 359 may fall to the other side by a rounding error.
+        assert float(re.search(r"validation images: (\S+)", printed)[1]) == pytest.approx(accuracy, abs=2 / 359)
+
+
+def test_launchers_start_a_worker_each():
+    launch = EXAMPLES / "launch"
+    for name in ("two_workers.sh", "slurm.sbatch"):
+        subprocess.run(["bash", "-n", launch / name], check=True)
+    assert re.search(r"^srun .*keras-sgdr train .*--strategy multi_worker", (launch / "slurm.sbatch").read_text(), re.M)
+    service, job = yaml.safe_load_all((launch / "kubernetes.yaml").read_text())
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["metadata"]["name"] == job["spec"]["template"]["spec"]["subdomain"]
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    script = container["args"][0].replace("exec keras-sgdr", "printf '%s\\n' \"$TF_CONFIG\" # ")
+    for index in range(job["spec"]["completions"]):
+        environment = os.environ | {"JOB_COMPLETION_INDEX": str(index)}
+        done = subprocess.run([*container["command"], script], capture_output=True, text=True, env=environment)
+        config = json.loads(done.stdout)
+        assert config["task"] == {"type": "worker", "index": index}
+        name = job["metadata"]["name"]
+        assert config["cluster"]["worker"][index] == f"{name}-{index}.{service['metadata']['name']}:2222"

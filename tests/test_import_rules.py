@@ -14,7 +14,7 @@ MODULES = sorted(LIBRARY.rglob("*.py"))
 PACKAGES = ["_version", "validation", "atomic_write", "array_store", "plots", "augmentation"]
 PACKAGES += ["data.index", "data.decode", "data.dataset", "data.check"]
 PACKAGES += ["models", "optimizers", "schedules", "checkpoint", "lr_finder", "precompute", "evaluation", "serving"]
-PACKAGES += ["recipe"]
+PACKAGES += ["distribution", "recipe"]
 # These stand beside each other.
 BESIDE = {"lr_finder", "precompute", "checkpoint", "evaluation"}
 MAY = {("lr_finder", "keras_sgdr.checkpoint.training_state")}
@@ -26,6 +26,7 @@ BACKENDS = {"tensorflow", "jax", "torch"}
 # Those that touch a backend's own objects, inside functions; their names say so.
 OF_A_BACKEND = {"checkpoint/torch_generators.py": {"torch"}}
 OF_A_BACKEND |= {"lr_finder/tensorflow_dataset_copy.py": {"tensorflow"}}
+OF_A_BACKEND |= {"optimizers/tensorflow_replicas.py": {"tensorflow"}}
 EVERY_BACKEND = ("models/", "optimizers/", "schedules/", "checkpoint/", "lr_finder/", "evaluation/tta")
 
 

@@ -16,10 +16,12 @@ def two_cpus():
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
-def run_module(name):
+def run_module(name, *arguments):
     """Runs `python -m` a test module, whose own assertions must hold, and returns what it printed."""
     if keras.backend.backend() != "tensorflow":
         pytest.skip("tf.distribute is TensorFlow's")
-    done = subprocess.run([sys.executable, "-m", name], capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", name, *map(str, arguments)], capture_output=True, text=True, timeout=240, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 from typing import Any
@@ -121,7 +122,10 @@ def require_built(model: Any) -> None:
     if getattr(model, "optimizer", None) is None:
         raise InvalidValueError("`model` must be compiled. Received: a model without optimizer. Call `compile` first.")
     if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
+        # On TensorFlow slots are made where the model is, on all of its replicas.
+        strategy = getattr(model, "distribute_strategy", None)
+        with contextlib.nullcontext() if strategy is None else strategy.scope():
+            model.optimizer.build(model.trainable_variables)
 
 
 def to_numpy(variable: Any) -> NDArray[Any]:

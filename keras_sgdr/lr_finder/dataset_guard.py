@@ -108,7 +108,8 @@ def _own_copy(data: Any) -> Any:
         # and write it would have a variable each, and every pass would be the same epoch. Without end, because before
         # each pass TensorFlow prepares the graph again, which takes longer than the few batches of a small folder.
         endless = data.repeat()
-        endless.epoch_counter, endless.num_batches = data.epoch_counter, int(data.cardinality())
+        endless.epoch_counter = data.epoch_counter
+        endless.num_batches = data.num_steps if hasattr(data, "num_steps") else int(data.cardinality())
         return endless
     try:
         return copy_dataset(data)

@@ -42,7 +42,7 @@ class DifferentialLR(GroupedSlots):
 
     So there is one knob, `learning_rate`, the rate of the last group: schedulers and finders that write it move
     all groups at fixed ratios. The result is that of one independent optimizer per group, but for
-    `global_clipnorm`, which here is the norm over all groups.
+    `global_clipnorm`, which here is the norm over all groups, and under a `tf.distribute` strategy of the whole batch.
 
     The object is also an instance of the inner optimizer's class and takes over its state: do not use the inner
     optimizer afterwards. Slots are made for all weights of all groups, frozen or not. So layers may be frozen and

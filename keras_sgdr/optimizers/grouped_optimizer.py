@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_sgdr.optimizers.group_rates import GroupSettings
+from keras_sgdr.optimizers.tensorflow_replicas import sum_over_replicas
 from keras_sgdr.optimizers.variable_groups import VariableGroups, is_saved
 from keras_sgdr.validation import InvalidTypeError, InvalidValueError
 
@@ -90,6 +91,15 @@ class GroupedUpdates(keras.optimizers.Optimizer):
         for group, places in self._by_group(decayed).items():
             with self._decaying(group):
                 super()._apply_weight_decay([decayed[place] for place in places])
+
+    def _clip_gradients(self, grads: Sequence[Any]) -> Any:
+        # Under a `tf.distribute` strategy Keras clips what each replica has, and adds it up afterwards.
+        is_clipped = any((self.clipnorm, self.global_clipnorm, self.clipvalue))
+        if keras.backend.backend() != "tensorflow" or not is_clipped:
+            return super()._clip_gradients(grads)
+        sums, count = sum_over_replicas(grads)
+        clipped = super()._clip_gradients(sums)
+        return clipped if count == 1 else [None if each is None else each / count for each in clipped]
 
     def _parallel_update_step(self, grads: Sequence[Any], variables: Sequence[Any], learning_rate: Any) -> None:
         # The torch backend updates all variables in one call and never calls `update_step`.

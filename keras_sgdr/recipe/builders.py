@@ -15,6 +15,7 @@ import tensorflow as tf
 from keras_sgdr.augmentation import random_view
 from keras_sgdr.data.dataset.load_dataset import load_dataset
 from keras_sgdr.data.index.split import FolderIndex, Split
+from keras_sgdr.distribution.workers import Workers
 from keras_sgdr.lr_finder.lr_curve import LRCurve
 from keras_sgdr.lr_finder.lr_find import lr_find
 from keras_sgdr.models.classifier import build_classifier, load_classifier
@@ -137,6 +138,7 @@ def with_labels_for(recipe: Recipe, dataset: Any, num_classes: int, *, label_smo
 
     softened = dataset.map(soften)
     softened.made_of = dataset  # keeps alive what the graph does not
+    softened.epoch_counter = dataset.epoch_counter
     return softened
 
 
@@ -148,6 +150,7 @@ def make_features(
     views: int = 0,
     class_weight: str | None = None,
     cache: Any = None,
+    strategy: Any = None,
     verbose: int = 1,
 ) -> tuple[Any, keras.Model]:
     """Returns activations at the model's frozen boundary, kept for later runs, and the rest of the model.
@@ -159,12 +162,14 @@ def make_features(
         views: How many augmented views of each, of which every epoch has one; with 0 the images as they are.
         class_weight: What each class counts for the head, as in `load_dataset`.
         cache: Where the decoded images are kept, as in `load_dataset`.
+        strategy: That of several workers, each of whom computes the activations of its own part of the images.
         verbose: 1 shows the progress.
     """
-    augmentation = make_augmentation(recipe) if views else None
+    options = {"class_weight": class_weight, "cache": cache, "strategy": strategy, "verbose": verbose}
+    images = make_dataset(recipe, split, augmentation=make_augmentation(recipe) if views else None, **options)
     return precompute_features(
         model,
-        make_dataset(recipe, split, augmentation=augmentation, class_weight=class_weight, cache=cache, verbose=verbose),
+        images if strategy is None else images.local,
         directory=user_cache(max_bytes=FEATURE_CACHE_BYTES),
         views=max(views, 1),
         seed=recipe.seed,
@@ -172,16 +177,19 @@ def make_features(
     )
 
 
-def fit_head(train: Sequence[Any], valid: Any, head: keras.Model) -> SoftmaxRegression:
-    """Puts a head of one dense layer at its optimum on precomputed activations, of one or of several datasets."""
-    each = [_arrays(features) for features in train]
+def fit_head(train: Sequence[Any], valid: Any, head: keras.Model, workers: Workers) -> SoftmaxRegression:
+    """Puts a head of one dense layer at its optimum on precomputed activations, of one or of several datasets.
+
+    Each worker has the activations of its own part of the images, and gets those of all.
+    """
+    each = [_arrays(features, workers) for features in train]
     arrays = tuple(np.concatenate(column) for column in zip(*each, strict=True))
-    found = fit_softmax_regression(arrays, _arrays(valid), num_classes=head.output_shape[-1])
+    found = fit_softmax_regression(arrays, _arrays(valid, workers), num_classes=head.output_shape[-1])
     head.layers[-1].set_weights([found.kernel, found.bias])
     return found
 
 
-def _arrays(features: Any) -> tuple[Any, ...]:
+def _arrays(features: Any, workers: Workers) -> tuple[Any, ...]:
     """Activations, labels and perhaps weights in memory, of about `HEAD_IMAGES` images at most, as they come: shuffled.
 
     Their order is made one of their own, for in another one sums are other by rounding errors: a resumed run, whose
@@ -190,9 +198,10 @@ def _arrays(features: Any) -> tuple[Any, ...]:
     batches: list[Any] = []
     for batch in features.as_numpy_iterator():
         batches.append(batch)
-        if len(batches) * len(batches[0][1]) >= HEAD_IMAGES:
+        if len(batches) * len(batches[0][1]) * workers.count >= HEAD_IMAGES:
             break
-    activations, labels, *weights = (np.concatenate(column) for column in zip(*batches, strict=True))
+    own = [np.concatenate(column) for column in zip(*batches, strict=True)]
+    activations, labels, *weights = (np.concatenate(column) for column in zip(*workers.all_of(own), strict=True))
     order = np.lexsort((*activations.T[:4], labels))
     return (activations[order].astype("float32", copy=False), labels[order], *(each[order] for each in weights))
 
@@ -209,22 +218,23 @@ def compile_all(model: keras.Model, recipe: Recipe, rate: float = 1e-3) -> None:
     rates: Sequence[float] = discounted_rates(rate, num_groups=len(groups), factor=recipe.group_factor)
     if recipe.learning_rates is not None:
         rates = [rate / recipe.learning_rates[-1] * each for each in recipe.learning_rates]
-    inner = keras.optimizers.AdamW(
-        rate,
-        use_ema=recipe.ema > 0,
-        ema_momentum=recipe.ema,
-        gradient_accumulation_steps=recipe.accumulate if recipe.accumulate > 1 else None,
-    )
-    _compile(model, DifferentialLR(inner, groups, rates), recipe.mixes_labels)
-    # The first step would do so while TensorFlow traces it, where making a variable takes twenty times as long.
-    model.optimizer.build(model.trainable_variables)
+    with model.distribute_strategy.scope():
+        inner = keras.optimizers.AdamW(
+            rate,
+            use_ema=recipe.ema > 0,
+            ema_momentum=recipe.ema,
+            gradient_accumulation_steps=recipe.accumulate if recipe.accumulate > 1 else None,
+        )
+        _compile(model, DifferentialLR(inner, groups, rates), recipe.mixes_labels)
+        # The first step would do so while TensorFlow traces it, where making a variable takes twenty times as long.
+        model.optimizer.build(model.trainable_variables)
 
 
 def find_rate(
-    model: keras.Model, recipe: Recipe, split: Split, *, num_steps: int = 50, cache: Any = None, verbose: int = 1
+    model: keras.Model, recipe: Recipe, split: Split, *, num_steps: int = 50, verbose: int = 1, **options: Any
 ) -> LRCurve:
-    """Returns the finder's curve of the whole network."""
-    data = make_training_data(recipe, split, cache=cache, verbose=verbose)
+    """Returns the finder's curve of the whole network; `options` are further ones of `load_dataset`."""
+    data = make_training_data(recipe, split, verbose=verbose, **options)
     curve = lr_find(model, data, start_lr=1e-5, end_lr=1.0, num_steps=num_steps, verbose=verbose)
     # With weights, each class counts as much.
     guess = math.log(len(split.class_names)) if recipe.class_weight else guessing_loss(split.labels)
@@ -234,7 +244,8 @@ def find_rate(
 def recompile_from(model: keras.Model, recipe: Recipe, group: int) -> None:
     """Freezes what `compile_all` unfroze up to a layer group; the optimizer goes on."""
     freeze_to(model, group, num_groups=recipe.num_groups)
-    _compile(model, model.optimizer, recipe.mixes_labels)
+    with model.distribute_strategy.scope():
+        _compile(model, model.optimizer, recipe.mixes_labels)
 
 
 def _compile(model: keras.Model, optimizer: keras.optimizers.Optimizer, mixes_labels: bool) -> None:

@@ -81,7 +81,7 @@ def train_head_augmented(run: Run) -> dict[str, Any]:
 
 
 def _at_optimum(run: Run, stage: str, train: list[Any], valid: Any, head: keras.Model) -> dict[str, Any]:
-    found = fit_head(train, valid, head)
+    found = fit_head(train, valid, head, run.workers)
     run.say(
         f"validation loss {found.loss:.4f}, accuracy {found.accuracy:.4f}, with weight decay {found.weight_decay:g}, "
         "chosen on the validation images"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
@@ -16,6 +17,7 @@ from keras_sgdr.checkpoint.training_checkpoint import TrainingCheckpoint
 from keras_sgdr.data.dataset.free_space import available_disk, available_memory
 from keras_sgdr.data.dataset.image_cache import ImageMemory
 from keras_sgdr.data.index.split import FolderIndex
+from keras_sgdr.distribution.workers import Workers
 from keras_sgdr.evaluation.tta import predict_each
 from keras_sgdr.evaluation.tta_layer import with_views
 from keras_sgdr.lr_finder.lr_curve import LRCurve
@@ -51,6 +53,7 @@ class Run:
         verbose: Whether to print.
         callbacks: Keras callbacks for each training by gradients.
         on_event: Is called with what happens, as `train_image_classifier` says.
+        workers: The processes that train in step; None for one alone.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Run:
         verbose: int,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         on_event: Callable[[dict[str, Any]], None] | None = None,
+        workers: Workers | None = None,
     ) -> None:
         self._begun, self._before = time.monotonic(), sum(directory.seconds.values())
         self.asked = recipe
@@ -68,6 +72,8 @@ class Run:
         self.sizes = recipe.sizes or (recipe.image_size,)
         self.train = training_split(recipe, index)
         self.directory = directory
+        self.workers = workers or Workers(None)
+        self._trains_in_step = False
         self.interruption = Interruption()
         self.verbose = verbose
         self._callbacks, self._on_event = tuple(callbacks), on_event
@@ -92,18 +98,40 @@ class Run:
     def _build(self, recipe: Recipe, weights: str | None) -> None:
         """Makes the model of a recipe, and forgets what was made for another size of images."""
         self.recipe = recipe
-        self.model = make_model(recipe, len(self.index.class_names), weights)
+        with self.strategy.scope() if self.strategy else contextlib.nullcontext():
+            self.model = make_model(recipe, len(self.index.class_names), weights)
         # The same layers, never compiled: what predicts is made ready once, and not after each `compile` of the model.
         self.predictor = keras.Model(self.model.inputs, self.model.outputs)
         self._valid: Any = None
+        self._own_valid: Any = None
         self._features: tuple[Any, Any, keras.Model] | None = None
         self._features_of_views: Any = None
 
+    def _rebuild(self, recipe: Recipe) -> None:
+        weights = self.model.get_weights()
+        self._build(recipe, None)
+        self.model.set_weights(weights)
+
     def resize(self, image_size: int) -> None:
         """Goes on with the same weights in a model for images of another size."""
-        weights = self.model.get_weights()
-        self._build(self.recipe.at_size(image_size), None)
-        self.model.set_weights(weights)
+        self._rebuild(self.recipe.at_size(image_size))
+
+    @property
+    def strategy(self) -> Any:
+        """The strategy of the model, if it is one that several replicas train in step."""
+        return self.workers.strategy if self._trains_in_step else None
+
+    def train_in_step(self) -> None:
+        """Goes on with the same weights in a model that all replicas train in step, where there are several."""
+        if self.workers.strategy is not None and not self._trains_in_step:
+            self._trains_in_step = True
+            self._rebuild(self.recipe)
+
+    def end_in_step(self) -> None:
+        """Goes on with the same weights in a model of this process alone, as it is saved and served."""
+        if self._trains_in_step:
+            self._trains_in_step = False
+            self._rebuild(self.recipe)
 
     def tell(self, event: str, **values: Any) -> None:
         """Passes on what happened, if somebody listens."""
@@ -127,8 +155,8 @@ class Run:
             self.say("step 1: precompute the activations of the frozen backbone")
             # Of the training images as they are, one pass is all: they are not worth their room.
             options: dict[str, Any] = {"class_weight": self.recipe.class_weight, "verbose": self.verbose}
-            train, head = make_features(self.recipe, self.model, self.train, **options)
-            valid, _ = make_features(self.recipe, self.model, self.index.valid, **self.kept)
+            train, head = make_features(self.recipe, self.model, self.train, **options, **self._shared)
+            valid, _ = make_features(self.recipe, self.model, self.index.valid, **self.kept, **self._shared)
             self._features = train, valid, head
         return self._features
 
@@ -139,6 +167,7 @@ class Run:
             freeze_to(self.model, -1)
             self.say(f"precompute the activations of {views} augmented views")
             options: dict[str, Any] = {"views": views, "class_weight": self.recipe.class_weight, **self.kept}
+            options |= self._shared
             features, _ = make_features(self.recipe, self.model, self.train, **options)
             self._features_of_views = features.repeat(views)
         return self._features_of_views
@@ -165,10 +194,15 @@ class Run:
         planned = self.directory.finished(FIT_PLAN)
         return planned_cycles(self.asked, len(self.train)) if planned is None else Cycles(**planned["cycles"])
 
+    @property
+    def _shared(self) -> dict[str, Any]:
+        """Lets each worker read its own part of the images, where there are several."""
+        return {"strategy": self.workers.strategy if self.workers.count > 1 else None}
+
     def valid_images(self) -> Any:
         """Returns the batches of the validation images, made once: each making costs a second."""
         if self._valid is None:
-            self._valid = make_dataset(self.recipe, self.index.valid, **self.kept)
+            self._valid = make_dataset(self.recipe, self.index.valid, strategy=self.strategy, **self.kept)
         return self._valid
 
     def valid_images_at(self, indices: Any) -> Any:
@@ -179,7 +213,17 @@ class Run:
     def predict(self, *views: Sequence[str]) -> list[Any]:
         """Returns what the model, as it is, predicts for the validation images, in one pass for all kinds of views."""
         # Not `predict_tta`: a model that has diverged is one more candidate, and the worst.
-        return predict_each([with_views(self.predictor, kinds) for kinds in views], self.valid_images())
+        models = [with_views(self.predictor, kinds) for kinds in views]
+        if self.workers.strategy is None:
+            return predict_each(models, self.valid_images())
+        if self._own_valid is None:
+            shared = {"strategy": self.workers.strategy}
+            self._own_valid = make_dataset(self.recipe, self.index.valid, **self.kept, **shared)
+        own = predict_each(models, self._own_valid.local)
+        parts = self.workers.all_of([self._own_valid.positions, *own])
+        positions, *predictions = (np.concatenate(column) for column in zip(*parts, strict=True))
+        order = np.argsort(positions)
+        return [each[order] for each in predictions]
 
     def candidate(self, name: str) -> Candidate:
         """Returns what the model, as it is, predicts for the validation images."""
@@ -219,7 +263,8 @@ class Run:
             self.say(f"go on after epoch {start.epoch}{within}")
         if epochs <= start.epoch and epochs < (of or epochs) and not start.stopped:
             return []
-        train = make_training_data(self.recipe, self.train, initial_step=start.step, **self.kept)
+        options = {"initial_step": start.step, "strategy": self.strategy, **self.kept}
+        train = make_training_data(self.recipe, self.train, **options)
         valid = with_labels_for(self.recipe, self.valid_images(), len(self.index.class_names))
         table = [ProgressTable()] if self.verbose else []
         events = keras.callbacks.LambdaCallback(
@@ -232,7 +277,7 @@ class Run:
             train.repeat(),
             validation_data=valid.repeat(),
             steps_per_epoch=self.steps_per_epoch,
-            validation_steps=len(valid),
+            validation_steps=valid.num_steps if self.strategy else len(valid),
             initial_epoch=start.epoch,
             epochs=start.epoch if start.stopped else max(start.epoch, epochs),
             callbacks=[

@@ -48,6 +48,7 @@ class Stage:
         may_be_given_later: Those that leave it nothing to do if they are given, and that a resumed run may still give
             when it has finished; but not take back.
         artefacts: The files for people that it leaves.
+        chief_alone: Whether one worker does it for all, where several train in step.
         prepare: Makes what the stage trains on where an earlier one may have made it, before the stage's random numbers
             begin: so a resumed run draws what an unbroken one draws.
     """
@@ -59,6 +60,7 @@ class Stage:
     settings: tuple[str, ...] = ()
     may_be_given_later: tuple[str, ...] = ()
     artefacts: tuple[str, ...] = ()
+    chief_alone: bool = False
     prepare: Callable[[Any], object] | None = None
 
 
@@ -178,6 +180,13 @@ class RunDirectory:
         checkpoint = self._checkpoint()
         if checkpoint is not None:
             model.load_weights(checkpoint)
+
+    def to_go_on(self) -> dict[str, bytes]:
+        """Returns the files from which a run goes on, by their names: journal, weights and what a stage left."""
+        checkpoint = self._checkpoint()
+        paths = [self.path / _JOURNAL, *self.path.glob("*.checkpoint"), *self.path.glob("predictions.npz")]
+        paths += [] if checkpoint is None else [checkpoint]
+        return {path.name: path.read_bytes() for path in paths}
 
     def write_json(self, name: str, values: Any) -> None:
         """Writes `values` as the file `name`, whole or not at all."""

@@ -115,7 +115,7 @@ def _find_rate(run: Run) -> dict[str, Any]:
         return {"learning_rate": given, "why": "given"}
     compile_all(run.model, run.recipe)
     run.say("step 7: find the whole network's learning rate")
-    curve = find_rate(run.model, run.recipe, run.train, **run.kept)
+    curve = find_rate(run.model, run.recipe, run.train, strategy=run.strategy, **run.kept)
     run.keep_curve(curve, "lr_finder_all")
     rate, why = choose_rate(curve)
     run.say(f"the rate of the last layer group: {rate:.1e}, {why}; see {run.directory.path / 'lr_finder_all.png'}")
@@ -242,14 +242,15 @@ _LIMITS = ("max_epochs", "max_minutes")
 _CYCLES = ("n_cycles", "cycle_len", "cycle_mult", *_LIMITS)
 
 STAGES = (
-    Stage(CHECK, _check, seed=0, artefacts=("findings.csv",)),
-    Stage(PLAN, _plan, seed=8, settings=("max_minutes",)),
+    Stage(CHECK, _check, seed=0, artefacts=("findings.csv",), chief_alone=True),
+    Stage(PLAN, _plan, seed=8, settings=("max_minutes",), chief_alone=True),
     Stage(
         FIND_HEAD_RATE,
         find_head_rate,
         seed=1,
         may_be_given_later=("head_learning_rate",),
         artefacts=("lr_finder_head.png", "lr_finder_head.csv"),
+        chief_alone=True,
         prepare=Run.precompute,
     ),
     Stage(TRAIN_HEAD, train_head, seed=2, saves_weights=True, prepare=Run.precompute),
@@ -268,14 +269,16 @@ STAGES = (
         settings=(*_GROUPS, *_VIEWS, *_UPDATES),
         may_be_given_later=("learning_rate", "learning_rates"),
         artefacts=("lr_finder_all.png", "lr_finder_all.csv"),
+        prepare=Run.train_in_step,
     ),
-    Stage(FIT_PLAN, _fit_plan, seed=9, settings=_CYCLES),
+    Stage(FIT_PLAN, _fit_plan, seed=9, settings=_CYCLES, chief_alone=True),
     Stage(
         TRAIN_SMALLER,
         train_smaller,
         seed=10,
         saves_weights=True,
         settings=("learning_rate", "learning_rates", *_GROUPS, *_VIEWS, *_UPDATES),
+        prepare=Run.train_in_step,
     ),
     Stage(
         TRAIN_ALL,
@@ -284,6 +287,7 @@ STAGES = (
         saves_weights=True,
         settings=("learning_rate", "learning_rates", "gradual_unfreezing", *_LIMITS, *_GROUPS, *_VIEWS, *_UPDATES),
         artefacts=("schedule.png", "log.csv", MODEL_FILE, CLASSIFIER_FILE),
+        prepare=Run.train_in_step,
     ),
     Stage(
         EVALUATE,
@@ -291,6 +295,7 @@ STAGES = (
         seed=6,
         settings=("tta", "answer_precision", *_VIEWS),
         artefacts=("predictions.npz", "history.csv", "history.png", "confusion_matrix.png", "top_losses.png"),
+        prepare=Run.end_in_step,
     ),
-    Stage(EXPORT, _export, seed=7, artefacts=(REPORT_FILE,)),
+    Stage(EXPORT, _export, seed=7, artefacts=(REPORT_FILE,), chief_alone=True, prepare=Run.end_in_step),
 )

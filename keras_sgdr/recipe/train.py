@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
+from keras_sgdr._version import __version__
 from keras_sgdr.data.index.file_names import in_utf8
 from keras_sgdr.data.index.files import file_stamps
 from keras_sgdr.data.index.folder import FolderIndex, check_trainable, describe, index_folder
+from keras_sgdr.distribution.workers import Workers
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret
 from keras_sgdr.lr_finder.lr_curve import LRCurve
 from keras_sgdr.lr_finder.lr_find import lr_find
@@ -85,6 +90,7 @@ def train_image_classifier(
     overwrite: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     on_event: Callable[[dict[str, Any]], None] | None = None,
+    strategy: tf.distribute.Strategy | None = None,
     verbose: int = 1,
 ) -> TrainingResult:
     """Trains a classifier on a folder of images by the course's eight steps, evaluates and exports it.
@@ -110,11 +116,16 @@ def train_image_classifier(
             `get_state` and `set_state` go on where they were when a run is resumed.
         on_event: Is called with a dictionary of JSON values whose `"event"` is `"message"` (with `text`), `"epoch"`
             (with `stage`, `epoch` from 1, and Keras's logs) or `"stage"`, one that has ended (with `name`, `seconds`).
+        strategy: From `distribution_strategy`, for several devices or machines. All workers call this with the same
+            arguments; each must see all of the images, and the first one alone, the chief, writes `output` and prints.
+            `recipe.batch_size` is that of all together. A worker that is lost ends the others; `resume` goes on.
         verbose: 1 prints a line per stage, a table of epochs and progress bars; 0 nothing.
 
     Raises:
         FileNotFoundError: If the folder or its images are missing.
-        ValueError: If the folder, an image, a setting or the run directory is not usable.
+        ValueError: If the folder, an image, a setting or the run directory is not usable, or workers differ in images,
+            settings or versions.
+        ConnectionError: If another worker is lost.
 
     Example:
         ```python
@@ -123,9 +134,11 @@ def train_image_classifier(
         ```
     """
     asked = recipe or Recipe()
+    workers = Workers(strategy)
     # Of a run that goes on on another machine, what the first one has chosen
     before = read_settings(output).get("precision") if resume and asked.precision == "auto" else None
-    recipe = dataclasses.replace(asked, precision=before or chosen_precision(asked.precision))
+    precision = workers.from_chief(before or chosen_precision(asked.precision))
+    recipe = dataclasses.replace(asked, precision=precision)
     index = index_for(folder, recipe)
     settings = {
         # a cache changes the time alone
@@ -134,18 +147,43 @@ def train_image_classifier(
         "classes": list(index.class_names),
         "images": digest_of(index),
     }
+    here = {name: value for name, value in settings.items() if name != "folder"}  # which may lie elsewhere
+    workers.check_same(version_of_keras_sgdr=__version__, version_of_keras=keras.__version__, **here)
     keras.utils.set_random_seed(recipe.seed)
     handling: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "may_differ": ["folder"] if moved else []}
-    with RunDirectory(output, settings=settings, stages=STAGES, **handling) as directory:
+    handling |= {"settings": settings, "stages": STAGES}
+    with workers.watched(), _run_directory(workers, output, **handling) as directory:
         directory.write_text(CONFIG_FILE, _as_toml(asked))
-        run = Run(recipe, index, directory, verbose, callbacks, on_event)
+        if not workers.is_chief:
+            verbose, on_event = 0, None
+        run = Run(recipe, index, directory, verbose, callbacks, on_event, workers)
         run.say(describe(index))
         with run.interruption.handled():
             _run_stages(run)
         planned = directory.stages[FIT_PLAN].get("stages")
         if planned is not None:
             run.say(table([PlannedStage(**stage) for stage in planned], directory.seconds))
-        return _result(run)
+        return _result(run, Path(output))
+
+
+@contextlib.contextmanager
+def _run_directory(
+    workers: Workers, output: str | os.PathLike[str], *, resume: bool, **options: Any
+) -> Iterator[RunDirectory]:
+    """Opens the directory of a run; of workers that are not the chief a copy of their own, removed at the end.
+
+    So each of them goes on where the chief goes on, and finds what an earlier stage has left.
+    """
+    if workers.is_chief:
+        with RunDirectory(output, resume=resume, **options) as directory:
+            workers.from_chief(directory.to_go_on() if workers.count > 1 else None)
+            yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="keras_sgdr-") as scratch:
+        for name, content in workers.from_chief(None).items():
+            (Path(scratch) / name).write_bytes(content)
+        with RunDirectory(scratch, **options | {"resume": True, "overwrite": False}) as directory:
+            yield directory
 
 
 def _run_stages(run: Run) -> None:
@@ -161,7 +199,11 @@ def _run_stages(run: Run) -> None:
             stage.prepare(run)
         # last, so that a resumed run draws what an unbroken one draws
         set_stage_seed(run.model, run.recipe.seed, stage.seed)
-        values = stage.run(run)
+        is_mine = run.workers.is_chief or not stage.chief_alone
+        values = run.workers.from_chief(stage.run(run) if is_mine else None)
+        if stage.saves_weights and run.workers.count > 1:
+            # Two machines need not agree on the last bit of what each has computed alone.
+            run.model.set_weights(run.workers.from_chief(run.model.get_weights()))
         values["seconds"] = round(time.monotonic() - begun, 2)
         values["cpu_seconds"] = round(time.process_time() - begun_cpu, 2)
         saves = stage.saves_weights and "checkpoint" not in values
@@ -260,7 +302,7 @@ def layout_of(recipe: Recipe) -> dict[str, Any]:
     return {name: getattr(recipe, name) for name in names}
 
 
-def _result(run: Run) -> TrainingResult:
+def _result(run: Run, output: Path) -> TrainingResult:
     directory = run.directory
     with np.load(directory.path / "predictions.npz") as file:
         predictions = dict(file)
@@ -268,8 +310,8 @@ def _result(run: Run) -> TrainingResult:
     return TrainingResult(
         model=run.model,
         class_names=names,
-        output=directory.path,
-        export=directory.path / directory.stages["export"]["path"],
+        output=output,
+        export=output / directory.stages["export"]["path"],
         history=run.history,
         plain=interpret(predictions["plain"], labels, names),
         tta=interpret(predictions["tta"], labels, names),

@@ -15,6 +15,7 @@ from PIL import Image
 
 from keras_sgdr.data.dataset.file_decoder import FileDecoder
 from keras_sgdr.data.dataset.load_dataset import load_dataset
+from keras_sgdr.distribution.workers import Workers
 from keras_sgdr.lr_finder.lr_curve import LRCurve
 from keras_sgdr.models.layer_groups import layer_groups
 from keras_sgdr.recipe import builders, head, stages, train, whole_network
@@ -567,6 +568,6 @@ def test_heads_optimum_does_not_depend_on_the_order_of_its_images():
     for seed in (1, 2):
         data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(60, seed=seed).batch(16)
         head = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, "softmax")])
-        builders.fit_head([data, data], data, head)
+        builders.fit_head([data, data], data, head, Workers(None))
         kernels.append(head.layers[-1].get_weights()[0])
     assert np.array_equal(*kernels)

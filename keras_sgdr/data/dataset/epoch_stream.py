@@ -41,9 +41,21 @@ class ExampleKey(NamedTuple):
     crop_position: Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EpochPlan:
-    """Which images an epoch is made of, and in which order."""
+    """Which images an epoch is made of, and in which order.
+
+    Attributes:
+        num_in_split: All images.
+        num_images: Those of an epoch; of a worker's, its share.
+        batch_size: Images in a batch; of a worker's, its share.
+        shuffle: Whether each epoch has an order of its own.
+        seed: Chooses orders and views.
+        first_epoch: Where the stream begins.
+        first_position: Where that epoch begins.
+        positions: Where a worker's images stand in the epoch of all, int64 of shape `(num_images,)`.
+        weights: What each of them counts, float32 of shape `(num_images,)`; None where all count the same.
+    """
 
     num_in_split: int
     num_images: int
@@ -52,6 +64,8 @@ class EpochPlan:
     seed: int
     first_epoch: int
     first_position: int
+    positions: npt.NDArray[np.int64] | None = None
+    weights: npt.NDArray[np.float32] | None = None
 
     @property
     def num_steps(self) -> int:
@@ -67,11 +81,13 @@ class EpochPlan:
         order, seeds = epoch_draws(self.num_in_split, seed=self.seed, epoch=epoch)
         if not self.shuffle:
             order = tf.range(self.num_in_split, dtype=tf.int64)
+        if self.positions is not None:
+            order = tf.gather(order, self.positions)
         end = tf.constant(self.num_images, tf.int64)
         start = tf.where(epoch == self.first_epoch, tf.constant(self.first_position, tf.int64), 0)
         positions = tf.range(start, end)
         indices = tf.gather(order, positions)
-        following = tf.gather(order, tf.minimum(positions + 1, self.num_in_split - 1))
+        following = tf.gather(order, tf.minimum(positions + 1, tf.size(order, tf.int64) - 1))
         seeds = tf.gather(seeds, indices)
         # What is computed for all at once need not be for each, where a dozen small operations are a hundredth.
         key = ExampleKey(positions, indices, following, seeds, crop_position(seeds))
@@ -150,6 +166,11 @@ def _places(key: ExampleKey, shared: Any, _: Any) -> EpochPosition:
     return EpochPosition(key.position, starts, ends, first_indices, key.next_index)
 
 
+def _weighted(batch: Any, factors: Any) -> Any:
+    images, labels, *weights = batch
+    return images, labels, *([weight * factors for weight in weights] or [factors])
+
+
 def stream(plan: EpochPlan, images: EpochImages, epoch_counter: Any) -> tf.data.Dataset:
     """Returns a dataset of which each pass is the next epoch, as `epoch_counter` counts them."""
     paths = tf.constant([os.fsencode(path) for path in images.split.paths])
@@ -160,7 +181,10 @@ def stream(plan: EpochPlan, images: EpochImages, epoch_counter: Any) -> tf.data.
 
     @graph_code
     def finish(key: ExampleKey, shared: Any, decoded: Any) -> Any:
-        return shared[0, 0], key.position[-1], images.finish(key, decoded)
+        batch = images.finish(key, decoded)
+        if plan.weights is not None:
+            batch = _weighted(batch, tf.gather(plan.weights, key.position))
+        return shared[0, 0], key.position[-1], batch
 
     @graph_code
     def count(epoch: Any, position: Any, batch: Any) -> Any:

@@ -2,16 +2,18 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_sgdr.data.dataset.batch_augmentation import make_batch_augmentation
 from keras_sgdr.data.dataset.epoch_stream import EpochImages, EpochPlan, stream
 from keras_sgdr.data.dataset.image_cache import ImageMemory, cached_images
+from keras_sgdr.data.dataset.worker_share import WorkerShare, distributed, divided
 from keras_sgdr.data.decode.corrupt_images import without_bad_images
 from keras_sgdr.data.decode.decode_image import checked_image_size, checked_resize
 from keras_sgdr.data.decode.decode_spec import DecodeSpec
@@ -35,8 +37,9 @@ def load_dataset(
     on_bad_image: str = "error",
     class_weight: str | Mapping[int, float] | None = None,
     cache: str | os.PathLike[str] | ImageMemory | None = None,
+    strategy: tf.distribute.Strategy | None = None,
     verbose: int = 1,
-) -> tf.data.Dataset:
+) -> Any:
     """Returns the batches of a split, ready for `model.fit(dataset, epochs=n)`.
 
     Each pass over the dataset is the next epoch: another order of the whole split, other views of its images. The
@@ -89,10 +92,17 @@ def load_dataset(
             size and time of change), `image_size`, `resize`, and whether they are augmented; what is kept of files that
             have changed since lies there until it is removed. It takes up to `12 * height * width` bytes for each image
             that is augmented, more for long ones, or else `3 * height * width`.
+        strategy: The `tf.distribute` strategy that the model is trained with, so that each worker reads and augments
+            its own part of each batch alone. `batch_size` is that of all together, and the parts of all are exactly
+            the batch of a single machine; but what `MixUp` and `CutMix` mix are neighbours in a part. Of the last
+            batch, if it cannot be divided, the images of a shuffled dataset are weighted, so that the gradient is that
+            of a single machine. One that is not shuffled, for validation, may have other batches, so that each image
+            counts once.
         verbose: Whether to say how much room the cache takes, and to show its progress (1), or nothing (0).
 
     Returns:
-        A dataset of `(images, labels)`, or of `images` where the split has no labels. Images have the shape
+        A `tf.data.Dataset`, or with a `strategy` a `tf.distribute.DistributedDataset` that has `repeat()` and `map()`,
+        of `(images, labels)`, or of `images` where the split has no labels. Images have the shape
         `(batch, height, width, 3)` and values in [0, 255], float32 if they are augmented and uint8 if not; labels are
         int32 of shape `(batch,)`, or float32 of shape `(batch, num_classes)` where there are several for an image.
 
@@ -111,7 +121,13 @@ def load_dataset(
         raise InvalidValueError(f'`on_bad_image` must be "error" or "skip". Received: on_bad_image={on_bad_image!r}.')
     if on_bad_image == "skip":
         split = without_bad_images(split)
+    share = None if strategy is None else WorkerShare.of(strategy)
+    if share is not None:
+        batch_size = share.checked_batch_size(batch_size, len(split), is_training=shuffle)
     plan = _make_plan(len(split), batch_size, drop_remainder, shuffle, seed, initial_step)
+    num_steps = plan.num_steps
+    if share is not None:
+        plan, last_sizes = _plan_of_share(plan, share, is_weighted=shuffle and split.labels is not None)
     layers = make_batch_augmentation(augmentation, split=split, image_size=size)
     decode_spec = DecodeSpec(
         size, resize, layers is not None and resize == "crop", layers is not None and layers.resizes
@@ -124,12 +140,34 @@ def load_dataset(
     images = EpochImages(split, decode_spec, cached, layers, class_weights)
     epoch_counter = tf.Variable(plan.first_epoch, dtype=tf.int64, trainable=False, name="epoch")
     dataset = stream(plan, images, epoch_counter)
+    num_parts = num_steps
+    if share is not None and share.num_local > 1:
+        dataset, num_parts = divided(dataset, plan.batch_size, last_sizes), num_steps * share.num_local
     if not plan.first_position:
-        dataset = dataset.apply(tf.data.experimental.assert_cardinality(plan.num_steps))
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_parts))
     dataset.epoch_counter = epoch_counter
     dataset.source = _source(images, plan, stamps)
     dataset.cached_images = cached  # which the graph does not keep alive
-    return dataset
+    if strategy is None:
+        return dataset
+    batches = distributed(dataset, strategy, num_steps)
+    batches.epoch_counter, batches.positions = epoch_counter, plan.positions
+    return batches
+
+
+def _plan_of_share(plan: EpochPlan, share: WorkerShare, *, is_weighted: bool) -> tuple[EpochPlan, list[int]]:
+    """Returns what a worker reads of an epoch, and how many images each of its replicas has of the last batch."""
+    positions, weights, last_sizes = share.positions(plan.num_images, plan.batch_size)
+    own_batch_size = plan.batch_size // share.num_replicas * share.num_local
+    own = replace(
+        plan,
+        num_images=len(positions),
+        batch_size=own_batch_size,
+        first_position=plan.first_position // plan.batch_size * own_batch_size,
+        positions=positions,
+        weights=weights if is_weighted and not np.all(weights == 1) else None,
+    )
+    return own, last_sizes
 
 
 def _make_plan(

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Trains with two workers. Here both are on this machine, as one tries it out; on two machines, run the line of each
+# worker on its own, with addresses that the other one can reach, and the same images on both.
+#
+#   examples/launch/two_workers.sh FOLDER RUN [OPTION …]
+set -euo pipefail
+
+workers='"localhost:2222", "localhost:2223"'
+for index in 1 0; do
+    export TF_CONFIG="{\"cluster\": {\"worker\": [$workers]}, \"task\": {\"type\": \"worker\", \"index\": $index}}"
+    keras-sgdr train "$1" -o "$2" "${@:3}" &
+done
+wait -n # the first worker, or the one that fails
+wait

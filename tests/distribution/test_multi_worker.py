@@ -1,0 +1,55 @@
+"""Several workers train what one would: weights, rates, the finder's losses and what validation counts."""
+
+import signal
+
+import numpy as np
+import pytest
+
+from tests.distribution.cluster import run_workers
+
+PROGRAM = ["-m", "tests.distribution.train_in_step"]
+
+
+def trained(count, folder, directory, *settings, **environment):
+    output = directory / f"of_{count}"
+    printed = run_workers([[*PROGRAM, folder, output, *settings]] * count, folder=directory, **environment)
+    assert all(text.endswith("held\n") for text in printed)
+    return np.load(f"{output}.npz")
+
+
+@pytest.fixture(scope="module")
+def alone(digits_folder, tmp_path_factory):
+    """One process. Of 143 training and 35 validation images the last batch can be divided neither by 2 nor by 3."""
+    return trained(1, digits_folder, tmp_path_factory.mktemp("alone"), "batch_size=42")
+
+
+def assert_same(together, alone):
+    assert together["rates"].shape == (3 * 4,)
+    np.testing.assert_allclose(together["rates"], alone["rates"], rtol=1e-6)
+    np.testing.assert_allclose(together["curve"], alone["curve"], rtol=1e-4)
+    for name in alone.files:
+        if name.startswith(("weight_", "val_")):
+            np.testing.assert_allclose(together[name], alone[name], atol=1e-5, err_msg=name)
+
+
+def test_two_workers_train_as_one(alone, digits_folder, tmp_path):
+    assert_same(trained(2, digits_folder, tmp_path, "batch_size=42"), alone)
+
+
+@pytest.mark.slow
+def test_three_workers_train_as_one(alone, digits_folder, tmp_path):
+    assert_same(trained(3, digits_folder, tmp_path, "batch_size=42"), alone)
+
+
+@pytest.mark.slow
+def test_a_lost_worker_ends_the_others_and_both_go_on_to_the_same_weights(alone, digits_folder, tmp_path):
+    settings = ["batch_size=42", "find=0"]
+    # In the midst of the second epoch, of four batches
+    command = [*PROGRAM, digits_folder, tmp_path / "of_2", *settings, "kill_worker=1", "kill_at=6"]
+    left, _ = run_workers([command] * 2, folder=tmp_path, codes=[1, -signal.SIGKILL])
+    assert "UnavailableError" in left
+    together = trained(2, digits_folder, tmp_path, *settings)
+    assert len(together["rates"]) == 2 * 4
+    for name in alone.files:
+        if name.startswith(("weight_", "val_")):
+            np.testing.assert_allclose(together[name], alone[name], atol=1e-5, err_msg=name)
