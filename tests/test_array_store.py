@@ -151,6 +151,7 @@ def remove_and_tell(folder):
     sys.exit(int(remove_arrays(folder)))
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_nothing_is_half_there(tmp_path):
     count = CONTEXT.Value("i", 0)
     assert exit_code_of(write_and_be_killed, tmp_path / "whole", -1, count) == 0

@@ -94,6 +94,7 @@ def test_eight_steps_learn_two_shapes_and_export(tmp_path, circles_and_stripes):
     assert (tmp_path / "export" / "1" / "saved_model.pb").is_file()
 
 
+@pytest.mark.slow
 def test_two_machines_reach_what_one_reaches(tmp_path):
     from tests.distribution.cluster import run_workers
 

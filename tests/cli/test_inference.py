@@ -271,6 +271,7 @@ def test_runs_with_other_classes_are_not_compared(trained_run, tmp_path):
     assert_one_line(run("compare", other, trained_run), "`folder` must be given")
 
 
+@pytest.mark.slow
 def test_compare_takes_exports_and_fails_below_an_agreement(trained_run, images, predicted, tmp_path):
     export = run_well("export", trained_run, tmp_path / "served").stdout.strip()
     same = run_well("compare", trained_run, tmp_path / "served", images, "--min-agreement", 1).stdout

@@ -57,6 +57,7 @@ def run(digits_folder, tiny_options, tmp_path_factory):
     return folder / "run", chief, other
 
 
+@pytest.mark.slow
 def test_chief_alone_prints_and_writes(run):
     directory, chief, other = run
     assert "step 8: train the whole network" in chief
@@ -66,6 +67,7 @@ def test_chief_alone_prints_and_writes(run):
     assert not [path for path in directory.parent.iterdir() if path.name not in ("run", "worker-0.txt", "worker-1.txt")]
 
 
+@pytest.mark.slow
 def test_each_image_is_predicted_once_and_in_its_place(run):
     from keras_sgdr import index_folder, load_classifier, load_dataset
 
@@ -80,6 +82,7 @@ def test_each_image_is_predicted_once_and_in_its_place(run):
     assert kept["labels"].tolist() == index.valid.labels.tolist()
 
 
+@pytest.mark.slow
 def test_history_is_of_all_images(run):
     directory, *_ = run
     with (directory / "history.csv").open() as file:

@@ -5,6 +5,7 @@ import tempfile
 
 import keras
 import numpy as np
+import pytest
 
 from keras_sgdr.lr_finder.lr_find import lr_find
 from keras_sgdr.optimizers.differential_lr import DifferentialLR
@@ -54,6 +55,7 @@ def main():
     sys.stdout.write("held\n")
 
 
+@pytest.mark.slow
 def test_finder_leaves_no_trace_and_rates_are_right_on_two_replicas():
     assert run_module(__name__).endswith("held\n")
 

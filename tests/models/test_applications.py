@@ -31,7 +31,6 @@ FAMILIES = {
     "Xception": (2, 64, 76),
 }
 # Of every run; the others take minutes together.
-REPRESENTATIVES = ("MobileNetV3Small", "VGG16")
 
 
 def build(name):
@@ -91,12 +90,12 @@ def check(name):
         assert tuple(counts) == FAMILIES[name]
 
 
-@pytest.mark.parametrize("name", REPRESENTATIVES)
+@pytest.mark.parametrize("name", [pytest.param("MobileNetV3Small", marks=pytest.mark.slow), "VGG16"])
 def test_groups_and_cuts_of_a_family(name):
     check(name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(BACKBONES) - set(REPRESENTATIVES)))
+@pytest.mark.parametrize("name", sorted(set(BACKBONES) - {"MobileNetV3Small", "VGG16"}))
 def test_groups_and_cuts_of_every_application(name):
     check(name)

@@ -50,7 +50,7 @@ def policy(request):
     [
         lambda lr: keras.optimizers.AdamW(lr, weight_decay=0.1),
         lambda lr: keras.optimizers.SGD(lr, momentum=0.9, global_clipnorm=0.1),
-        lambda lr: keras.optimizers.Adam(lr, gradient_accumulation_steps=2),
+        pytest.param(lambda lr: keras.optimizers.Adam(lr, gradient_accumulation_steps=2), marks=pytest.mark.slow),
         lambda lr: keras.optimizers.Adam(lr, use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=2),
         lambda lr: keras.optimizers.SGD(lr, loss_scale_factor=8.0, clipvalue=0.1),
     ],

@@ -29,6 +29,7 @@ def counted(monkeypatch):
     return counts
 
 
+@pytest.mark.slow
 def test_a_run_begins_few_passes_and_traces_its_steps_once(counted, digits_folder, tiny_backbone, tmp_path):
     recipe = Recipe(backbone=str(tiny_backbone), image_size=32, augmentation="basic", resize="squish", cycle_len=2)
     train_image_classifier(digits_folder, output=tmp_path / "run", recipe=recipe, verbose=0)

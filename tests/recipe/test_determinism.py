@@ -58,6 +58,7 @@ def folder(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_same_bits(folder):
     # Each with the threads that the machine has: sums over another number of them are rounded otherwise.
     command = [sys.executable, "-W", "error::RuntimeWarning", "-c", TRAIN, str(folder)]

@@ -95,6 +95,7 @@ def test_step_8_is_planned_anew_by_the_time_that_is_left():
     assert replanned(recipe, IMAGES, COSTS, planned, took, 0.0)[0].epochs == 1
 
 
+@pytest.mark.slow
 def test_a_run_without_a_limit_times_nothing(digits_folder, tiny_recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("keras_sgdr.recipe.stages.measure", None)
     result = train_image_classifier(digits_folder, output=tmp_path / "run", recipe=tiny_recipe, verbose=0)

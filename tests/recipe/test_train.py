@@ -198,6 +198,7 @@ def test_finished_run_is_resumed_to_the_same_result(trained_run, digits_folder, 
         assert np.array_equal(mine.numpy(), theirs.numpy()), mine.path
 
 
+@pytest.mark.slow
 def test_gradual_unfreezing_trains_a_group_more_in_each_cycle(digits_folder, tiny, tmp_path, monkeypatch):
     # at a rate that does no harm, for that would end it
     slow = {"learning_rate": 1e-6, "gradual_unfreezing": True}
@@ -316,6 +317,7 @@ def test_find_learning_rate_leaves_no_file(digits_folder, tiny, tmp_path, monkey
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_curve_without_an_answer_costs_no_run(digits_folder, tiny, tmp_path, monkeypatch):
     flat = LRCurve(np.geomspace(1e-6, 1, 60), np.full(60, 2.0), guessing_loss=1.0)
     monkeypatch.setattr(head, "lr_find", lambda *_, **__: flat)
@@ -512,7 +514,7 @@ def test_softened_model_has_a_temperature():
     np.testing.assert_allclose(model.predict(x, verbose=0), roots / roots.sum(axis=1, keepdims=True), rtol=1e-5)
 
 
-@pytest.mark.parametrize("rate", [1e-3, 10.0], ids=["better", "ruined"])
+@pytest.mark.parametrize("rate", [1e-3, pytest.param(10.0, marks=pytest.mark.slow)], ids=["better", "ruined"])
 def test_a_callback_that_stops_before_the_first_cycle_ends_leaves_the_better_model(digits_folder, tiny, tmp_path, rate):
     class Stop(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):

@@ -193,6 +193,7 @@ def test_many_clients_at_once_have_the_same_answer(client):
     assert found == [expected] * 8
 
 
+@pytest.mark.slow
 def test_a_newer_version_takes_over_and_half_a_copy_does_not(exported, tmp_path, caplog):
     shutil.copytree(exported, tmp_path / "1")
     server = Server(tmp_path, reload_seconds=0.05)

@@ -152,6 +152,7 @@ def batches_of(split, threads, initial_step=0):
     return [batch for _ in range(2) for batch in dataset.as_numpy_iterator()]
 
 
+@pytest.mark.slow
 def test_stream_of_other_layers_is_the_same_with_any_threads_and_from_any_step(split):
     whole = batches_of(split, threads=1)[2:]
     late = batches_of(split, threads=16, initial_step=2)

@@ -185,6 +185,7 @@ def load_in_a_process(split, cache, barrier, results):
     results.put((len(decoded), batches_of(dataset, epochs=1)))
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_decode_once(split, tmp_path):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
