@@ -1,6 +1,10 @@
 """What needs only Keras, on four logical processors under `keras.distribution.DataParallel` on JAX."""
 
-from tests.backends import run_under
+import numpy as np
+import pytest
+
+from tests.backends import is_installed, run_under
+from tests.distribution.cluster import free_ports, run_workers
 
 TRAIN = """
 import os
@@ -35,8 +39,6 @@ np.savez("result.npz", curve=curve.losses, rates=log["learning_rate"], val_loss=
 
 
 def test_four_devices_train_as_one(tmp_path, monkeypatch):
-    import numpy as np
-
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
     results = []
     for parallel in (False, True):
@@ -47,3 +49,18 @@ def test_four_devices_train_as_one(tmp_path, monkeypatch):
     alone, together = results
     for name in alone.files:
         np.testing.assert_allclose(together[name], alone[name], atol=1e-5, err_msg=name)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path):
+    if not is_installed("jax"):
+        pytest.skip("jax is not installed: pip install 'keras-sgdr[backends]'")
+    addresses = ",".join(f"127.0.0.1:{port}" for port in free_ports(2))
+    program = ["-m", "tests.distribution.jax_processes"]
+    run_workers([[*program, 1, 0, addresses, tmp_path / "alone"]], folder=tmp_path)
+    run_workers([[*program, 2, index, addresses, tmp_path / "two"] for index in range(2)], folder=tmp_path)
+    alone = np.load(tmp_path / "alone-0.npz")
+    for index in range(2):
+        together = np.load(tmp_path / f"two-{index}.npz")
+        for name in alone.files:
+            np.testing.assert_allclose(together[name], alone[name], atol=1e-5, err_msg=name)

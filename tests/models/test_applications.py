@@ -30,7 +30,6 @@ FAMILIES = {
     "VGG16": (2, 14, 28),
     "Xception": (2, 64, 76),
 }
-# Of every run; the others take minutes together.
 
 
 def build(name):
