@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from .data import check, relabel, show
+from .data_service import data_service
 from .demo import demo
 from .inference import compare, evaluate, predict, report
 from .machine import backbones, cache
@@ -108,6 +109,7 @@ for command in (
     demo,
     backbones,
     cache,
+    data_service,
 ):
     cli.add_command(starts_quietly(command))
 

@@ -41,6 +41,7 @@ def test_a_lost_worker_is_told_and_the_run_goes_on(digits_folder, tiny_options, 
     while not (tmp_path / "run" / "train_all.checkpoint").is_file():
         assert all(worker.poll() is None for worker in workers)
     workers[1].kill()
+    workers[1].wait()
     assert workers[0].wait(timeout=120) == 1
     assert "All workers must go on to the end" in path_of_output(0, tmp_path).read_text(errors="replace")
     run_workers([[*command, "--resume"]] * 2, folder=tmp_path)

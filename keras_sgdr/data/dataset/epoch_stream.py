@@ -73,10 +73,15 @@ class EpochPlan:
         return -(-self.num_images // self.batch_size)
 
     def images(self, epoch: Any) -> tf.data.Dataset:
-        """Returns an epoch's images.
+        """Returns an epoch's images, each with what it shares with all of them, int64 of shape `(4,)`."""
+        key, shared = self.keys(epoch)
+        slices = tf.data.Dataset.from_tensor_slices(key)
+        return tf.data.Dataset.zip(slices, tf.data.Dataset.from_tensors(tf.stack(shared)).repeat())
 
-        With each comes what it shares with all of them, int64 of shape `(4,)`: the epoch, the first position, one more
-        than the last, and the index of the first image.
+    def keys(self, epoch: Any) -> tuple[ExampleKey, tuple[Any, Any, Any, Any]]:
+        """Returns what an epoch's images are, all at once, and what they share.
+
+        That is the epoch, the first position, one more than the last, and the index of the first image.
         """
         order, seeds = epoch_draws(self.num_in_split, seed=self.seed, epoch=epoch)
         if not self.shuffle:
@@ -91,9 +96,7 @@ class EpochPlan:
         seeds = tf.gather(seeds, indices)
         # What is computed for all at once need not be for each, where a dozen small operations are a hundredth.
         key = ExampleKey(positions, indices, following, seeds, crop_position(seeds))
-        shared = tf.stack([epoch, start, end, order[start]])
-        slices = tf.data.Dataset.from_tensor_slices(key)
-        return tf.data.Dataset.zip(slices, tf.data.Dataset.from_tensors(shared).repeat())
+        return key, (epoch, start, end, order[start])
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +197,11 @@ def stream(plan: EpochPlan, images: EpochImages, epoch_counter: Any) -> tf.data.
         return batch
 
     dataset = images.batches(tf.data.Dataset.range(1).flat_map(epoch), paths, plan.batch_size)
-    dataset = dataset.map(finish, num_parallel_calls=_NUM_PARALLEL).prefetch(tf.data.AUTOTUNE).map(count)
+    return without_tuning(dataset.map(finish, num_parallel_calls=_NUM_PARALLEL).prefetch(tf.data.AUTOTUNE).map(count))
+
+
+def without_tuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns a dataset with the options of a pipeline that says itself what it does at once."""
     options = tf.data.Options()
     options.deterministic = True
     # Many images are decoded at once, and many batches augmented; threads inside each would be in each other's way.

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sgdr.data.dataset.batch_augmentation import make_batch_augmentation
+from keras_sgdr.data.dataset.data_service import checked_service, service_stream
 from keras_sgdr.data.dataset.epoch_stream import EpochImages, EpochPlan, stream
 from keras_sgdr.data.dataset.image_cache import ImageMemory, cached_images
 from keras_sgdr.data.dataset.worker_share import WorkerShare, distributed, divided
@@ -20,7 +21,7 @@ from keras_sgdr.data.decode.decode_spec import DecodeSpec
 from keras_sgdr.data.index.class_weights import checked_class_weights
 from keras_sgdr.data.index.files import file_stamps, is_remote
 from keras_sgdr.data.index.split import Split
-from keras_sgdr.validation import InvalidValueError, require_integer
+from keras_sgdr.validation import InvalidValueError, require, require_integer
 
 
 def load_dataset(
@@ -38,6 +39,7 @@ def load_dataset(
     class_weight: str | Mapping[int, float] | None = None,
     cache: str | os.PathLike[str] | ImageMemory | None = None,
     strategy: tf.distribute.Strategy | None = None,
+    service: str | None = None,
     verbose: int = 1,
 ) -> Any:
     """Returns the batches of a split, ready for `model.fit(dataset, epochs=n)`.
@@ -98,6 +100,9 @@ def load_dataset(
             batch, if it cannot be divided, the images of a shuffled dataset are weighted, so that the gradient is that
             of a single machine. One that is not shuffled, for validation, may have other batches, so that each image
             counts once.
+        service: The address of a tf.data service, "grpc://host:5000", whose machines read, decode and augment; see
+            `keras-sgdr data-service --help`. They must see the files under the same paths. The batches of an epoch are
+            the same, but in an order that changes; what a machine that is lost had begun is left out.
         verbose: Whether to say how much room the cache takes, and to show its progress (1), or nothing (0).
 
     Returns:
@@ -139,6 +144,11 @@ def load_dataset(
     cached = None if cache is None else cached_images(split.paths, decode_spec, cache=cache, verbose=verbose)
     images = EpochImages(split, decode_spec, cached, layers, class_weights)
     epoch_counter = tf.Variable(plan.first_epoch, dtype=tf.int64, trainable=False, name="epoch")
+    if service is not None:
+        require(strategy is None, "`strategy` must be None with a `service`", strategy=strategy)
+        dataset = service_stream(plan, images, epoch_counter, checked_service(service, images))
+        dataset.epoch_counter, dataset.source = epoch_counter, None
+        return dataset
     dataset = stream(plan, images, epoch_counter)
     num_parts = num_steps
     if share is not None and share.num_local > 1:

@@ -1,0 +1,73 @@
+"""Decodes and augments images on other machines, by TensorFlow's own tf.data service."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from typing import Any
+
+import tensorflow as tf
+
+from keras_sgdr.data.dataset.epoch_stream import EpochImages, EpochPlan, graph_code, without_tuning
+from keras_sgdr.validation import InvalidValueError
+
+# Batches that a machine of the service prepares at a time
+_AT_ONCE = 2
+
+
+def checked_service(service: str, images: EpochImages) -> str:
+    """Refuses an address, or a pipeline, that the service cannot take."""
+    if not re.fullmatch(r"grpc://[^/:]+:\d+", service):
+        raise InvalidValueError(
+            f"`service` must be the address of a dispatcher, like 'grpc://host:5000'. Received: service={service!r}."
+        )
+    if images.cached is not None:
+        raise InvalidValueError(
+            "`cache` must be None with a `service`, whose machines have no part in it. Received: both. Leave one out."
+        )
+    return service
+
+
+def service_stream(plan: EpochPlan, images: EpochImages, epoch_counter: Any, service: str) -> tf.data.Dataset:
+    """Returns a dataset of which each pass is the next epoch, made by the machines of a service.
+
+    Each of them takes batches as it gets done with others: the batches of an epoch are those that one machine would
+    make, each once, and come in an order that is another every time. What a lost machine had taken is missing.
+    """
+    paths = tf.constant([os.fsencode(path) for path in images.split.paths])
+    batch_size = plan.batch_size
+
+    def epoch(_: Any) -> tf.data.Dataset:
+        # Counted when it begins: a pass that lost batches has no last one that could be known.
+        key, (number, first, end, _) = plan.keys(epoch_counter.assign_add(1) - 1)
+
+        def batch(step: Any) -> tf.data.Dataset:
+            low = step * batch_size
+            own = tf.nest.map_structure(lambda column: column[low : low + batch_size], key)
+            shared = tf.stack([number, first + low, tf.minimum(first + low + batch_size, end), own.index[0]])
+            pairs = tf.data.Dataset.zip(
+                tf.data.Dataset.from_tensor_slices(own), tf.data.Dataset.from_tensors(shared).repeat()
+            )
+            return images.batches(pairs, paths, batch_size)
+
+        # Once for all batches, for each making of what augments them is as long as many of them.
+        finish = graph_code(lambda key, _, decoded: images.finish(key, decoded))
+        num_steps = -(-(end - first) // batch_size)
+        steps = tf.data.Dataset.range(num_steps).interleave(
+            batch, cycle_length=_AT_ONCE, num_parallel_calls=_AT_ONCE, deterministic=True
+        )
+        steps = steps.map(finish, num_parallel_calls=_AT_ONCE)
+        # tf.data would rewrite each function within functions on its own, which takes minutes and brings nothing here.
+        options = tf.data.Options()
+        options.experimental_optimization.apply_default_optimizations = False
+        steps = steps.with_options(options)
+        distribute = tf.data.experimental.service.distribute(
+            processing_mode=tf.data.experimental.service.ShardingPolicy.DYNAMIC, service=service
+        )
+        with warnings.catch_warnings():
+            # TensorFlow reads the options of the dataset, and warns itself that in a graph they are the graph's.
+            warnings.filterwarnings("ignore", message="To make it possible to preserve tf.data options")
+            return without_tuning(steps).apply(distribute)
+
+    return without_tuning(tf.data.Dataset.range(1).flat_map(epoch).prefetch(tf.data.AUTOTUNE))

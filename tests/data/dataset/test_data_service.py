@@ -1,0 +1,113 @@
+"""Batches that machines of a tf.data service make, against those of this process."""
+
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_sgdr import basic, index_folder, load_dataset
+
+COMMAND = [sys.executable, "-c", "from keras_sgdr_cli.main import main; main()", "data-service"]
+OPTIONS = {"image_size": 16, "batch_size": 8, "shuffle": True}
+
+
+@contextlib.contextmanager
+def started(*arguments):
+    """A server as the command line starts it, and what it says first."""
+    process = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        yield process, process.stdout.readline()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextlib.contextmanager
+def dispatcher(*arguments):
+    with started("dispatcher", *arguments) as (process, line):
+        yield process, re.search(r"grpc://\S+:\d+", line)[0]
+
+
+def worker(service):
+    return started("worker", "--dispatcher", service.removeprefix("grpc://"))
+
+
+def bytes_of(batches):
+    return sorted(b"".join(part.tobytes() for part in batch) for batch in batches)
+
+
+@pytest.fixture(scope="module")
+def split(digits_folder):
+    return index_folder(digits_folder, valid_fraction=0.2).train.take(range(75))
+
+
+@pytest.mark.slow
+def test_every_batch_comes_once_in_an_epoch(split):
+    local = load_dataset(split, augmentation=basic(), **OPTIONS)
+    with dispatcher("--port", "0") as (_, service), worker(service), worker(service) as (second, _):
+        remote = load_dataset(split, augmentation=basic(), service=service, **OPTIONS)
+        for _ in range(2):
+            assert bytes_of(remote.as_numpy_iterator()) == bytes_of(local.as_numpy_iterator())
+        second.send_signal(signal.SIGINT)
+        assert second.wait(timeout=30) == 0
+
+
+@pytest.mark.slow
+def test_what_a_lost_worker_had_begun_is_missing_and_the_next_epoch_is_whole(split):
+    local = load_dataset(split, **OPTIONS)
+    whole = [bytes_of(local.as_numpy_iterator()) for _ in range(3)]
+    with dispatcher("--port", "0") as (_, service), worker(service), worker(service) as (lost, _):
+        remote = load_dataset(split, service=service, **OPTIONS)
+        batches = remote.as_numpy_iterator()
+        seen = [next(batches)]
+        lost.kill()
+        with worker(service):
+            seen += list(batches)
+            # Each at most once
+            found = bytes_of(seen)
+            assert len(set(found)) == len(found)
+            assert set(found) <= set(whole[0])
+            assert bytes_of(remote.as_numpy_iterator()) == whole[1]
+
+
+@pytest.mark.slow
+def test_dispatcher_that_is_started_again_goes_on(split, tmp_path):
+    local = load_dataset(split, **OPTIONS)
+    whole = [bytes_of(local.as_numpy_iterator()) for _ in range(2)]
+    with dispatcher("--port", "0", "--journal", str(tmp_path)) as (first, service), worker(service):
+        remote = load_dataset(split, service=service, **OPTIONS)
+        assert bytes_of(remote.as_numpy_iterator()) == whole[0]
+        first.kill()
+        first.wait()
+        port = service.rpartition(":")[2]
+        with dispatcher("--port", port, "--journal", str(tmp_path)):
+            assert bytes_of(remote.as_numpy_iterator()) == whole[1]
+
+
+@pytest.mark.slow
+def test_a_damaged_file_is_named(tmp_path):
+    for number in range(9):
+        path = tmp_path / "class" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((20, 20, 3), 9 * number, np.uint8)).save(path)
+    (tmp_path / "class" / "4.png").write_bytes(b"no image")
+    with dispatcher("--port", "0") as (_, service), worker(service):
+        split = index_folder(tmp_path, train=".").train
+        with pytest.raises(Exception, match=r"not an image.*4\.png"):
+            list(load_dataset(split, service=service, **OPTIONS).as_numpy_iterator())
+
+
+@pytest.mark.parametrize("service", ["host:5000", "grpc://host", "http://host:5000"])
+def test_other_addresses_are_refused(split, service):
+    with pytest.raises(ValueError, match=f"Received: service='{service}'"):
+        load_dataset(split, service=service, **OPTIONS)
+
+
+def test_service_has_no_part_in_caches_and_strategies(split):
+    with pytest.raises(ValueError, match="`cache` must be None with a `service`"):
+        load_dataset(split, service="grpc://host:5000", cache="memory", verbose=0, **OPTIONS)
