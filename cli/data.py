@@ -1,4 +1,4 @@
-"""The commands `check` and `show`, for a folder that nothing is trained on yet."""
+"""The commands `check`, `show`, `shard` and `relabel`, for a folder that nothing is trained on yet."""
 
 from __future__ import annotations
 
@@ -133,6 +133,27 @@ def show(folder: Path, output: Path, views: int, num_images: int, **options: Any
     figure = plots.show_batch(rows, np.repeat(labels, len(columns)), index.class_names, columns=len(columns))
     plots.save_figure(figure, output)
     click.echo(output)
+
+
+@click.command()
+@FOLDER
+@click.argument("output", type=click.Path(path_type=Path))
+@layout_options
+@click.option("--shard-megabytes", type=click.IntRange(min=1), default=256, help="How large a file is, at least.")
+def shard(folder: Path, output: Path, shard_megabytes: int, **layout: Any) -> None:
+    """Write the images of FOLDER to OUTPUT as TFRecord shards, which every command takes as it takes FOLDER.
+
+    For millions of images: a few large files instead. What validates is decided here. The same command goes on after
+    the last complete shard if it was interrupted.
+    """
+    from keras_sgdr.data.dataset.write_shards import write_shards
+    from keras_sgdr.data.index.folder import describe, index_folder
+
+    options: dict[str, Any] = {"shard_megabytes": shard_megabytes}
+    if sys.stderr.isatty():
+        options["on_progress"] = _show_progress
+    write_shards(index_folder(folder, **layout), output, **options)
+    click.echo(describe(index_folder(output)))
 
 
 def _undo(quarantine: Path | None) -> None:

@@ -16,8 +16,9 @@ import keras
 import numpy as np
 
 from keras_sgdr.data.index.file_names import in_utf8
-from keras_sgdr.data.index.files import file_stamps
 from keras_sgdr.data.index.folder import FolderIndex, check_trainable, describe, index_folder
+from keras_sgdr.data.index.read_files import file_stamps
+from keras_sgdr.data.index.shards import ShardPaths
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret
 from keras_sgdr.lr_finder.lr_curve import LRCurve
 from keras_sgdr.lr_finder.lr_find import lr_find
@@ -242,6 +243,9 @@ def digest_of(index: FolderIndex) -> str:
     """Returns what tells splits apart: a resumed run must not validate on images that it was trained on."""
     digest = hashlib.sha256()
     for split in filter(None, (index.train, index.valid, index.test)):
+        if isinstance(split.paths, ShardPaths):
+            digest.update(split.paths.digest())
+            continue
         for path, (size, _) in zip(split.paths, file_stamps(split.paths, missing=_MISSING), strict=True):
             name = os.fsencode(os.path.relpath(path, index.directory))
             digest.update(name + b"\0" + str(size).encode() + b"\0")

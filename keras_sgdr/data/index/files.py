@@ -3,7 +3,6 @@
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -78,39 +77,6 @@ def head_of(path: str, length: int) -> bytes:
             return bytes(remote.read(length))
     except tf.errors.OpError:
         return b""
-
-
-def file_stamps(paths: Sequence[str], *, missing: tuple[int, int] | None = None) -> Iterator[tuple[int, int]]:
-    """Yields the size in bytes and the time of the last change in nanoseconds of each file.
-
-    Args:
-        paths: The files.
-        missing: What a file has that cannot be looked at: one that is not there, or a link to nothing or to itself.
-            None for an error.
-
-    Raises:
-        OSError: If there is such a file, and that is an error.
-    """
-    if not any(map(is_remote, paths)):
-        yield from (_local_stamp(path, missing) for path in paths)
-        return
-    with ThreadPoolExecutor(32) as pool:
-        yield from pool.map(_remote_stamp, paths)
-
-
-def _local_stamp(path: str, missing: tuple[int, int] | None) -> tuple[int, int]:
-    try:
-        found = os.stat(path)  # noqa: PTH116 (faster than by a Path, and there may be a million)
-    except OSError:
-        if missing is None:
-            raise
-        return missing
-    return found.st_size, found.st_mtime_ns
-
-
-def _remote_stamp(path: str) -> tuple[int, int]:
-    found = _gfile().stat(path)
-    return found.length, found.mtime_nsec
 
 
 def _entries(folder: str) -> Iterator[tuple[str, bool]]:

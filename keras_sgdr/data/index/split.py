@@ -11,6 +11,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from keras_sgdr.data.index.shards import ShardPaths
 from keras_sgdr.validation import InvalidValueError
 
 Labels: TypeAlias = npt.NDArray[np.int32] | npt.NDArray[np.float32]
@@ -53,10 +54,11 @@ class Split:
     def take(self, indices: npt.ArrayLike, *, name: str | None = None) -> "Split":
         """Returns the split that holds only the images at `indices`, in that order, with their labels and weights."""
         positions = np.asarray(indices, dtype=np.int64)
+        paths = self.paths
         return replace(
             self,
             name=name or self.name,
-            paths=tuple(self.paths[position] for position in positions),
+            paths=paths.take(positions) if isinstance(paths, ShardPaths) else tuple(paths[each] for each in positions),
             labels=None if self.labels is None else self.labels[positions],
             weights=None if self.weights is None else self.weights[positions],
         )
