@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from keras_sgdr._version import __version__
 from keras_sgdr.atomic_write import atomic_write
+from keras_sgdr.data.index.files import require_local
 from keras_sgdr.validation import InvalidValueError
 
 # The stages that others ask for, as the journal names them
@@ -23,7 +24,7 @@ CHECK, PLAN, FIND_HEAD_RATE = "check", "plan", "find_head_rate"
 TRAIN_HEAD, TRAIN_HEAD_AUGMENTED = "train_head", "train_head_augmented"
 FIND_RATE, FIT_PLAN, TRAIN_SMALLER, TRAIN_ALL = "find_rate", "fit_plan", "train_smaller", "train_all"
 EVALUATE, EXPORT = "evaluate", "export"
-_JOURNAL = "run.json"
+JOURNAL = "run.json"
 # What a person opens
 REPORT_FILE = "report.html"
 # One more whenever stages come, go, or leave something else for those after them
@@ -96,6 +97,7 @@ class RunDirectory:
             raise InvalidValueError(
                 "Only one of `resume` and `overwrite` may be given. Received: resume=True, overwrite=True."
             )
+        require_local("output", path)
         self.path = Path(path)
         self._settings = settings
         self._may_differ = may_differ
@@ -111,7 +113,7 @@ class RunDirectory:
                 self._check_resumable(previous, settings, resume)
                 self._stages = previous["stages"]
             # also where a run was killed before its first stage had finished, perhaps in the midst of clearing
-            replaces_a_run = (self.path / _JOURNAL).is_file() and not self._stages
+            replaces_a_run = (self.path / JOURNAL).is_file() and not self._stages
             # First, so that a kill in the midst of clearing leaves no journal that names what is gone.
             self._write_journal()
             self._clear(replaces_a_run)
@@ -248,7 +250,7 @@ class RunDirectory:
 
     def _write_journal(self) -> None:
         journal = {"format": _FORMAT, "version": __version__, "settings": self._settings, "stages": self._stages}
-        self.write_json(_JOURNAL, journal)
+        self.write_json(JOURNAL, journal)
 
 
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -285,7 +287,7 @@ def read_journal(directory: Path) -> dict[str, Any] | None:
     Raises:
         ValueError: If the file is not as a run writes it.
     """
-    path = directory / _JOURNAL
+    path = directory / JOURNAL
     if not path.is_file():
         return None
     try:

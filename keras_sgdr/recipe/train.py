@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from keras_sgdr.data.index.file_names import in_utf8
+from keras_sgdr.data.index.files import is_remote
 from keras_sgdr.data.index.folder import FolderIndex, check_trainable, describe, index_folder
 from keras_sgdr.data.index.read_files import file_stamps
 from keras_sgdr.data.index.shards import ShardPaths
@@ -131,7 +132,7 @@ def train_image_classifier(
     settings = {
         # a cache changes the time alone
         **{name: value for name, value in _as_json(recipe).items() if name != "image_cache"},
-        "folder": str(Path(folder).resolve()),
+        "folder": place_of(folder),
         "classes": list(index.class_names),
         "images": digest_of(index),
     }
@@ -256,6 +257,11 @@ def digest_of(index: FolderIndex) -> str:
 def index_for(folder: str | os.PathLike[str], recipe: Recipe) -> FolderIndex:
     """Returns the images of a folder that is split already, or is split here by the recipe's fraction and seed."""
     return check_trainable(index_folder(folder, **layout_of(recipe)))
+
+
+def place_of(folder: str | os.PathLike[str]) -> str:
+    """Returns a folder's place on this machine, or its URL."""
+    return os.fspath(folder) if is_remote(os.fspath(folder)) else str(Path(folder).resolve())
 
 
 def layout_of(recipe: Recipe) -> dict[str, Any]:

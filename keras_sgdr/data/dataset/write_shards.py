@@ -14,7 +14,7 @@ from keras_sgdr.array_store import ArrayWriter, describe_arrays, partial_of, wri
 from keras_sgdr.atomic_write import atomic_write
 from keras_sgdr.data.dataset.free_space import available_disk
 from keras_sgdr.data.index.file_names import printable
-from keras_sgdr.data.index.files import is_no_file
+from keras_sgdr.data.index.files import is_no_file, require_local
 from keras_sgdr.data.index.read_files import file_stamps, read_files
 from keras_sgdr.data.index.shards import INDEX, shard_name
 from keras_sgdr.data.index.split import FolderIndex, Split
@@ -63,10 +63,11 @@ def write_shards(
         The directory.
 
     Raises:
-        ValueError: If the disk has not the room, or a file cannot be read, or is no file.
+        ValueError: If the directory is a URL, the disk has not the room, or a file cannot be read, or is no file.
         FileExistsError: If the directory holds shards of other images.
     """
     require_integer("shard_megabytes", shard_megabytes)
+    require_local("directory", directory)
     target = Path(directory)
     splits = [split for split in (index.train, index.valid, index.test) if split is not None]
     stamps = [np.array(list(file_stamps(split.paths)), np.int64).reshape(-1, 2) for split in splits]

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from keras_sgdr.data.index.csv import index_csv, read_csv
-from keras_sgdr.data.index.files import files_below, files_in, subfolders
+from keras_sgdr.data.index.files import files_below, files_in, is_remote, subfolders
 from keras_sgdr.data.index.formats import DECODED
 from keras_sgdr.data.index.index_shards import index_shards
 from keras_sgdr.data.index.layout import IMAGE_SUFFIXES, find_layout, is_image, suffix_of
+from keras_sgdr.data.index.remote import forget_listings
 from keras_sgdr.data.index.shards import is_shards
 from keras_sgdr.data.index.split import FolderIndex, Split, split_off, with_classes
 from keras_sgdr.validation import InvalidValueError
@@ -74,7 +75,8 @@ def index_folder(
     images are added: of the n images of a class, the `max(1, round(valid_fraction * n))` with the lowest hash.
 
     Args:
-        directory: A folder, a folder of shards, or a `.csv` file.
+        directory: A folder, a folder of shards, or a `.csv` file; on this machine, or a URL that fsspec knows
+            (`s3://…`, `gs://…`).
         train: Name of the folder of training images, if it has a name of its own; "." if the class folders are in
             `directory` itself, also those that are called "train" or "test".
         valid: Name of the folder of validation images.
@@ -107,6 +109,8 @@ def index_folder(
         raise InvalidValueError(
             f"`valid_fraction` must be between 0 and 1, both excluded. Received: valid_fraction={valid_fraction}."
         )
+    if is_remote(directory):
+        forget_listings(directory)
     if directory.lower().endswith(".csv"):
         options: dict[str, Any] = {"label_delimiter": label_delimiter, "suffix": suffix, "group_by": group_by}
         return index_csv(directory, valid_fraction=valid_fraction, seed=seed, **options)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from keras_sgdr.data.index import remote
 from keras_sgdr.data.index.files import is_remote
 from keras_sgdr.data.index.shards import ShardPaths, is_record, row_of
 
@@ -15,7 +16,9 @@ def are_plain(paths: Sequence[str]) -> bool:
 
 def read_files(paths: Sequence[str]) -> list[bytes | OSError]:
     """Reads files; where that fails, there is an error that says why."""
-    return [_read(path) for path in paths]
+    at_urls = [path for path in paths if is_remote(path) and not is_record(path)]
+    found = dict(zip(at_urls, remote.read(at_urls), strict=True)) if at_urls else {}
+    return [found[path] if path in found else _read(path) for path in paths]
 
 
 def file_stamps(paths: Sequence[str], *, missing: tuple[int, int] | None = None) -> Iterator[tuple[int, int]]:
@@ -29,12 +32,13 @@ def file_stamps(paths: Sequence[str], *, missing: tuple[int, int] | None = None)
     Raises:
         OSError: If there is such a file, and that is an error.
     """
+    at_urls = remote.stamps([path for path in paths if is_remote(path) and not is_record(path)], missing)
     for path in paths:
         if is_record(path):
             shards, row = row_of(path)
             yield shards.stamps(row)[0]
         else:
-            yield _local_stamp(path, missing)
+            yield next(at_urls) if is_remote(path) else _local_stamp(path, missing)
 
 
 def _local_stamp(path: str, missing: tuple[int, int] | None) -> tuple[int, int]:

@@ -6,9 +6,11 @@ of train, then those of valid and test. Nothing of an image but its label is hel
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
+import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +19,8 @@ from typing import Any, TypeAlias, overload
 import numpy as np
 import numpy.typing as npt
 
-from keras_sgdr.data.index.files import is_there
+from keras_sgdr.data.index import remote
+from keras_sgdr.data.index.files import is_folder, is_remote, is_there
 from keras_sgdr.validation import InvalidValueError
 
 INDEX = "shards.index"
@@ -64,8 +67,15 @@ class Shards:
     def __init__(self, directory: str) -> None:
         from keras_sgdr.array_store import describe_arrays, open_arrays  # the index of a folder does without
 
-        folder = Path(directory, INDEX)
-        described = describe_arrays(folder)
+        with contextlib.ExitStack() as stack:
+            folder = Path(directory, INDEX)
+            if is_remote(directory):
+                # The arrays stay open when their folder is gone.
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                if is_folder(f"{directory}/{INDEX}"):
+                    remote.fetch(f"{directory}/{INDEX}", folder)
+            described = describe_arrays(folder)
+            arrays = open_arrays(folder) if described else []
         if not described:
             raise InvalidValueError(
                 f"Shards must be complete. Received: {directory}, whose writing was stopped, or whose index is "
@@ -73,11 +83,12 @@ class Shards:
             )
         self.directory = directory
         self.class_names = tuple(described["class_names"])
-        self._records, labels, self._names, shards, digests = open_arrays(folder)
+        self._records, labels, self._names, shards, digests = arrays
         self.labels: npt.NDArray[Any] = labels[:]
         self.digest = hashlib.sha256(digests[:].tobytes()).hexdigest()
         self.splits: list[tuple[str, range, bool]] = []
         self._shards: list[str] = []
+        found = _sizes_of(directory)
         first = 0
         for place, split in enumerate(described["splits"]):
             rows = range(first, first + split["images"])
@@ -86,7 +97,13 @@ class Shards:
             sizes = [int(size) for belongs_to, size in shards[:] if belongs_to == place]
             names = [shard_name(split["name"], number) for number in range(len(sizes))]
             for name, size in zip(names, sizes, strict=True):
-                self._check(f"{directory}/{name}", size)
+                if found.get(name) != size:
+                    received = (
+                        f"{directory}/{name} with {found[name]}" if name in found else f"no file {directory}/{name}"
+                    )
+                    raise InvalidValueError(
+                        f"Every shard must be as it was written, with {size} bytes. Received: {received}. {_AGAIN}."
+                    )
             self._shards += names
 
     def paths(self, rows: range | npt.NDArray[np.int64]) -> list[str]:
@@ -106,7 +123,18 @@ class Shards:
 
     def read(self, rows: range | npt.NDArray[np.int64]) -> list[bytes | OSError]:
         """Reads the bytes of images; where that fails, there is an error that says why, and names the shard."""
-        return [self._read(*record[:4]) for record in self._taken(rows).tolist()]
+        records = self._taken(rows).tolist()
+        paths = [f"{self.directory}/{self._shards[record[0]]}" for record in records]
+        if is_remote(self.directory):
+            found = remote.read(paths, [record[1] for record in records], [record[2] for record in records])
+        else:
+            found = [_read_part(path, *record[1:3]) for path, record in zip(paths, records, strict=True)]
+        return [
+            OSError(f"{path} is damaged: the checksum of this image is wrong. {_AGAIN}")
+            if isinstance(encoded, bytes) and zlib.crc32(encoded) != record[3]
+            else encoded
+            for path, encoded, record in zip(paths, found, records, strict=True)
+        ]
 
     def stamps(self, rows: range | npt.NDArray[np.int64]) -> list[tuple[int, int]]:
         """Returns the size and the checksum of images."""
@@ -115,26 +143,21 @@ class Shards:
     def _taken(self, rows: range | npt.NDArray[np.int64]) -> Records:
         return self._records[slice(rows.start, rows.stop) if isinstance(rows, range) else rows]
 
-    def _read(self, shard: int, offset: int, length: int, checksum: int) -> bytes | OSError:
-        path = f"{self.directory}/{self._shards[shard]}"
-        try:
-            with open(path, "rb", buffering=0) as file:
-                file.seek(offset)
-                encoded = file.read(length)
-        except OSError as error:
-            return error
-        if zlib.crc32(encoded) != checksum:
-            return OSError(f"{path} is damaged: the checksum of this image is wrong. {_AGAIN}")
-        return encoded
 
-    @staticmethod
-    def _check(path: str, size: int) -> None:
-        found = Path(path).stat().st_size if is_there(path) else None
-        if found != size:
-            received = f"{path} with {found}" if found is not None else f"no file {path}"
-            raise InvalidValueError(
-                f"Every shard must be as it was written, with {size} bytes. Received: {received}. {_AGAIN}."
-            )
+def _read_part(path: str, offset: int, length: int) -> bytes | OSError:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            file.seek(offset)
+            return file.read(length)
+    except OSError as error:
+        return error
+
+
+def _sizes_of(directory: str) -> dict[str, int]:
+    """Returns the size of each file in a folder."""
+    if is_remote(directory):
+        return remote.sizes(directory)
+    return {each.name: each.stat().st_size for each in Path(directory).iterdir() if each.is_file()}
 
 
 class ShardPaths(Sequence[str]):

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from keras_sgdr.data.index.files import is_remote
 from keras_sgdr.data.index.shards import ShardPaths
 from keras_sgdr.validation import InvalidValueError
 
@@ -133,6 +134,9 @@ class FolderIndex:
             return self.directory
         splits = [split for split in (self.train, self.valid, self.test) if split is not None]
         folders = {path.rpartition("/")[0] for split in splits for path in split.paths}
+        if is_remote(self.directory):
+            protocol = self.directory.partition("://")[0]
+            return f"{protocol}://{os.path.commonpath([folder.partition('://')[2] for folder in folders])}"
         return os.path.commonpath([os.path.abspath(folder) for folder in folders])  # noqa: PTH100 (a link is itself)
 
 
