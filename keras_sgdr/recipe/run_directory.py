@@ -16,7 +16,6 @@ from filelock import FileLock, Timeout
 
 from keras_sgdr._version import __version__
 from keras_sgdr.atomic_write import atomic_write
-from keras_sgdr.data.index.files import require_local
 from keras_sgdr.validation import InvalidValueError
 
 # The stages that others ask for, as the journal names them
@@ -97,7 +96,6 @@ class RunDirectory:
             raise InvalidValueError(
                 "Only one of `resume` and `overwrite` may be given. Received: resume=True, overwrite=True."
             )
-        require_local("output", path)
         self.path = Path(path)
         self._settings = settings
         self._may_differ = may_differ

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from keras_sgdr.data.index.file_names import in_utf8
-from keras_sgdr.data.index.files import is_remote
+from keras_sgdr.data.index.files import is_remote, require_local
 from keras_sgdr.data.index.folder import FolderIndex, check_trainable, describe, index_folder
 from keras_sgdr.data.index.read_files import file_stamps
 from keras_sgdr.data.index.shards import ShardPaths
@@ -124,6 +124,7 @@ def train_image_classifier(
         result.tta.accuracy
         ```
     """
+    require_local("output", output)
     asked = recipe or Recipe()
     # Of a run that goes on on another machine, what the first one has chosen
     before = read_settings(output).get("precision") if resume and asked.precision == "auto" else None

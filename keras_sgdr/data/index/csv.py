@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_sgdr.data.index.files import files_below, is_remote, is_there
+from keras_sgdr.data.index.files import is_remote, is_there
+from keras_sgdr.data.index.named_images import NamedImages, folder_of
 from keras_sgdr.data.index.read_files import read_files
 from keras_sgdr.data.index.split import FolderIndex, Split, split_called, split_off, with_classes
 from keras_sgdr.validation import InvalidValueError, MissingFileError
@@ -63,7 +64,7 @@ def index_csv(
         ValueError: If a row is not understood, or a split would be empty or lack a class.
     """
     splits = read_csv(path, directory=directory, label_delimiter=label_delimiter, suffix=suffix)
-    root = _folder_of(path) if directory is None else os.fspath(directory)
+    root = folder_of(path) if directory is None else os.fspath(directory)
     if "all" in splits:
         if valid_fraction is None:
             raise InvalidValueError(
@@ -109,7 +110,7 @@ def read_csv(
     path = os.fspath(path)
     if not (is_there(path) if is_remote(path) else Path(path).is_file()):
         raise MissingFileError(f"`path` must be an existing CSV file. Received: no file {path}. Check the path.")
-    images = _Images(_folder_of(path) if directory is None else os.fspath(directory), suffix)
+    images = NamedImages(folder_of(path) if directory is None else os.fspath(directory), suffix)
     columns, rows = _read(path, images)
     if len(columns) > 1 and label_delimiter is not None:
         raise InvalidValueError(
@@ -139,42 +140,7 @@ def read_csv(
     return splits
 
 
-class _Images:
-    """The images that a CSV can name.
-
-    Args:
-        folder: Which their names are relative to.
-        suffix: Appended to names that lack it.
-    """
-
-    def __init__(self, folder: str, suffix: str) -> None:
-        self.folder = folder
-        self._suffix = suffix
-        # Not a request for each row
-        self._listed = frozenset(files_below(folder)) if is_remote(folder) else None
-
-    def place_of(self, name: str) -> str:
-        """Returns the path of a name."""
-        return str(Path(self.folder, name)) if self._listed is None else f"{self.folder}/{name}"
-
-    def find(self, name: str) -> str | None:
-        """Returns the path of an image that a CSV names, with the suffix if it lacks it, and from Windows too."""
-        candidates = [name]
-        if self._suffix and not name.endswith(self._suffix):
-            candidates.append(name + self._suffix)
-        candidates += [each.replace("\\", "/") for each in candidates if "\\" in each]
-        for each in map(self.place_of, filter(None, candidates)):
-            if each in self._listed if self._listed is not None else Path(each).is_file():
-                return each
-        return None
-
-
-def _folder_of(path: str | os.PathLike[str]) -> str:
-    path = os.fspath(path)
-    return path.rpartition("/")[0] if is_remote(path) else str(Path(path).parent)
-
-
-def _read(path: str, images: _Images) -> tuple[tuple[str, ...], list[_Row]]:
+def _read(path: str, images: NamedImages) -> tuple[tuple[str, ...], list[_Row]]:
     """Returns the names of the columns of labels, and the rows."""
     text, delimiter = read_text(path)
     lines = _lines(path, text, delimiter)
@@ -245,7 +211,7 @@ def _lines(path: str, text: str, delimiter: str) -> list[tuple[int, list[str]]]:
         ) from error
 
 
-def _check_order(path: str, images: _Images, columns: list[str], rows: list[dict[str, str]]) -> None:
+def _check_order(path: str, images: NamedImages, columns: list[str], rows: list[dict[str, str]]) -> None:
     """Refuses a file whose names of images stand in another column than the first."""
     for column in columns[1:]:
         if all(images.find(row[column]) is not None for row in rows):
