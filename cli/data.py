@@ -1,4 +1,4 @@
-"""The commands `check` and `show`, for a folder that nothing is trained on yet."""
+"""The commands `check`, `show`, `shard` and `relabel`, for a folder that nothing is trained on yet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .train import FOLDER, layout_options, make_recipe, recipe_options
 @click.option("--quarantine", type=click.Path(path_type=Path), help="Move what cannot be read to this directory.")
 @click.option("--undo", is_flag=True, help="Move what --quarantine moved back, and check nothing.")
 def check(
-    folder: Path,
+    folder: str,
     output_format: str,
     output: Path | None,
     labels: bool,
@@ -88,7 +88,7 @@ def check(
         raise SystemExit(1)
 
 
-def _labels_of(folder: Path, layout: dict[str, Any], report: Any, backbone: str, image_size: int) -> Any:
+def _labels_of(folder: str, layout: dict[str, Any], report: Any, backbone: str, image_size: int) -> Any:
     """Looks for wrong labels, if the folder is one that can be trained on."""
     from keras_sgdr.data.index.folder import index_folder
     from keras_sgdr.recipe.check_labels import check_labels
@@ -113,7 +113,7 @@ def _labels_of(folder: Path, layout: dict[str, Any], report: Any, backbone: str,
     "--images", "num_images", type=click.IntRange(min=1), default=4, help="How many images of the training split."
 )
 @recipe_options
-def show(folder: Path, output: Path, views: int, num_images: int, **options: Any) -> None:
+def show(folder: str, output: Path, views: int, num_images: int, **options: Any) -> None:
     """Show images of FOLDER as the model will see them: each as it is, and augmented."""
     import numpy as np
 
@@ -135,6 +135,27 @@ def show(folder: Path, output: Path, views: int, num_images: int, **options: Any
     click.echo(output)
 
 
+@click.command()
+@FOLDER
+@click.argument("output", type=click.Path(path_type=Path))
+@layout_options
+@click.option("--shard-megabytes", type=click.IntRange(min=1), default=256, help="How large a file is, at least.")
+def shard(folder: str, output: Path, shard_megabytes: int, **layout: Any) -> None:
+    """Write the images of FOLDER to OUTPUT as TFRecord shards, which every command takes as it takes FOLDER.
+
+    For millions of images: a few large files instead. What validates is decided here. The same command goes on after
+    the last complete shard if it was interrupted.
+    """
+    from keras_sgdr.data.dataset.write_shards import write_shards
+    from keras_sgdr.data.index.folder import describe, index_folder
+
+    options: dict[str, Any] = {"shard_megabytes": shard_megabytes}
+    if sys.stderr.isatty():
+        options["on_progress"] = _show_progress
+    write_shards(index_folder(folder, **layout), output, **options)
+    click.echo(describe(index_folder(output)))
+
+
 def _undo(quarantine: Path | None) -> None:
     from keras_sgdr.data.check.quarantine import restore
 
@@ -152,7 +173,7 @@ def _show_progress(done: int, total: int) -> None:
 @click.argument("changes", type=click.Path(path_type=Path), required=False)
 @layout_options
 @click.option("--undo", is_flag=True, help="Move everything back to where it was.")
-def relabel(folder: Path, changes: Path | None, undo: bool, **layout: Any) -> None:
+def relabel(folder: str, changes: Path | None, undo: bool, **layout: Any) -> None:
     """Move images of FOLDER to other classes as CHANGES says, a CSV file with the columns path and label.
 
     The label is a class of FOLDER, or delete. Deleted images, and the journal for --undo, are in FOLDER/.relabelled.
@@ -163,7 +184,7 @@ def relabel(folder: Path, changes: Path | None, undo: bool, **layout: Any) -> No
     from keras_sgdr.data.index.folder import index_folder
 
     if undo:
-        click.echo(f"moved {len(restore(folder / JOURNAL))} images back")
+        click.echo(f"moved {len(restore(Path(folder) / JOURNAL))} images back")
         return
     if changes is None:
         raise click.UsageError("CHANGES must be given, or --undo.")

@@ -10,14 +10,14 @@ from typing import Any
 
 import click
 
-from .train import name_options
+from .train import FOLDER, name_options
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
 
 
 @click.command()
 @RUN
-@click.argument("folder", type=click.Path(path_type=Path))
+@FOLDER
 @click.option("--split", type=click.Choice(["train", "valid", "test", "all"]), help="Which images of FOLDER.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, help="Images per step.")
 @click.option("--tta", help="Views to average over, as of `train`.  [default: what RUN has chosen]")
@@ -30,7 +30,7 @@ RUN = click.argument("run", type=click.Path(path_type=Path))
 @name_options
 def evaluate(
     run: Path,
-    folder: Path,
+    folder: str,
     split: str | None,
     batch_size: int,
     tta: str | None,
@@ -82,7 +82,7 @@ def report(run: Path, output: Path | None, watch: bool) -> None:
 @click.command()
 @click.argument("run_a", type=click.Path(path_type=Path))
 @click.argument("run_b", type=click.Path(path_type=Path))
-@click.argument("folder", type=click.Path(path_type=Path), required=False)
+@click.argument("folder", type=click.Path(), required=False)
 @click.option("--split", type=click.Choice(["train", "valid", "test", "all"]), help="Which images of FOLDER.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, help="Images per step.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A CSV file for all images on which they differ.")
@@ -90,7 +90,7 @@ def report(run: Path, output: Path | None, watch: bool) -> None:
 def compare(
     run_a: Path,
     run_b: Path,
-    folder: Path | None,
+    folder: str | None,
     split: str | None,
     batch_size: int,
     output: Path | None,
@@ -113,7 +113,7 @@ def compare(
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, metavar="[RUN] PATHS...", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, metavar="[RUN] PATHS...", type=click.Path())
 @click.option(
     "--url", help="Of a server to ask instead of RUN: http://HOST:8501/v1/models/NAME, grpc://HOST:8500/NAME."
 )
@@ -123,7 +123,7 @@ def compare(
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A file instead of standard output.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, help="Images per step.")
 def predict(
-    paths: tuple[Path, ...],
+    paths: tuple[str, ...],
     url: str | None,
     timeout: float,
     concurrency: int,
@@ -157,7 +157,7 @@ def predict(
         raise SystemExit(1)
 
 
-def _predicted(paths: tuple[Path, ...], url: str | None, timeout: float, concurrency: int, **options: Any) -> Any:
+def _predicted(paths: tuple[str, ...], url: str | None, timeout: float, concurrency: int, **options: Any) -> Any:
     if url is not None:
         from keras_sgdr.serving.client import predict_files_at
 

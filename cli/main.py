@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from .data import check, relabel, show
+from .data import check, relabel, shard, show
 from .data_service import data_service
 from .demo import demo
 from .inference import compare, evaluate, predict, report
@@ -97,6 +97,7 @@ def cli() -> None:
 for command in (
     check,
     relabel,
+    shard,
     show,
     train,
     lr_find,

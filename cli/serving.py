@@ -27,9 +27,9 @@ from .inference import RUN
     default="float32",
     help="Of the weights: float32 or float16; of a savedmodel also bfloat16, of a tflite int8.",
 )
-@click.option("--folder", type=click.Path(path_type=Path), help="The images of RUN, if they are elsewhere now.")
+@click.option("--folder", type=click.Path(), help="The images of RUN, if they are elsewhere now.")
 def export(
-    run: Path, directory: Path, version: int | None, file_format: str, precision: str, folder: Path | None
+    run: Path, directory: Path, version: int | None, file_format: str, precision: str, folder: str | None
 ) -> None:
     """Export the classifier in RUN to DIRECTORY/VERSION, for TensorFlow Serving, or as a file of another format."""
     if file_format == "savedmodel":

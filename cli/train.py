@@ -12,13 +12,14 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-FOLDER = click.argument("folder", type=click.Path(path_type=Path))
+# As text: a `Path` takes one of the slashes of a URL away.
+FOLDER = click.argument("folder", type=click.Path())
 _RATE = click.FloatRange(min=0, min_open=True)
 
 
 # Of `train`, what says where and how it runs, and what a run that goes on from another one shares with it
 _OF_A_CALL = {"config", "folder", "output", "dry_run", "resume", "moved", "overwrite"}
-_OF_A_CALL |= {"quiet", "log_format", "csv_log", "tensorboard"}
+_OF_A_CALL |= {"quiet", "log_format", "csv_log", "tensorboard", "upload"}
 _OF_THE_NETWORK = ("backbone", "image_size", "resize", "augmentation", "max_zoom")
 
 
@@ -203,6 +204,7 @@ def make_recipe(options: dict[str, Any]) -> Any:
 )
 @click.option("--max-epochs", type=click.IntRange(min=1), help="Step 8: epochs at most.")
 @click.option("--max-minutes", type=_RATE, help="Plan the run so that it ends within this time.")
+@click.option("--upload", metavar="URL", help="Copy OUTPUT there too whenever a stage has ended: s3://bucket/run.")
 @click.option("--dry-run", is_flag=True, help="Print the plan with its times, and train nothing.")
 @click.option("--resume", is_flag=True, help="Go on with the unfinished run in OUTPUT.")
 @click.option("--moved", is_flag=True, help="With --resume: FOLDER has another path than before, and the same images.")
@@ -218,8 +220,9 @@ def make_recipe(options: dict[str, Any]) -> Any:
 @click.option("--csv-log", is_flag=True, help="Write each epoch to OUTPUT/log.csv as it ends, by Keras's CSVLogger.")
 @click.option("--tensorboard", is_flag=True, help="Write to OUTPUT/tensorboard, by Keras's TensorBoard.")
 def train(
-    folder: Path,
+    folder: str,
     output: Path,
+    upload: str | None,
     dry_run: bool,
     quiet: bool,
     log_format: str,
@@ -237,6 +240,7 @@ def train(
     from keras_sgdr.distribution.workers import Workers
     from keras_sgdr.recipe.report import write_report
     from keras_sgdr.recipe.train import plan_training, train_image_classifier
+    from keras_sgdr.recipe.upload import RunUpload
 
     handling = {name: options.pop(name) for name in ("resume", "moved", "overwrite")}
     if handling["moved"] and not handling["resume"]:
@@ -247,16 +251,20 @@ def train(
     is_text = log_format == "text"
     chosen = distribution_strategy(None if strategy == "none" else strategy)
     is_chief = Workers(chosen).is_chief
+    copy = RunUpload(output, upload) if upload is not None and is_chief else None
 
-    def print_event(event: dict[str, Any]) -> None:
-        click.echo(json.dumps(event, ensure_ascii=False))
+    def on_event(event: dict[str, Any]) -> None:
+        if not (quiet or is_text):
+            click.echo(json.dumps(event, ensure_ascii=False))
+        if copy is not None:
+            copy(event)
 
     train_image_classifier(
         folder,
         output=output,
         recipe=make_recipe(options),
         callbacks=_loggers(output, csv_log=csv_log, tensorboard=tensorboard) if is_chief else [],
-        on_event=None if quiet or is_text else print_event,
+        on_event=on_event,
         strategy=chosen,
         verbose=int(is_text and not quiet),
         **handling,
@@ -264,6 +272,8 @@ def train(
     if not is_chief:
         return
     report = write_report(output)
+    if copy is not None:
+        copy.copy()
     if not quiet:
         click.echo(f"report: {report}" if is_text else json.dumps({"event": "report", "path": str(report)}))
 
@@ -288,7 +298,7 @@ def _loggers(output: Path, *, csv_log: bool, tensorboard: bool) -> list[Any]:
 @recipe_options
 @click.option("--unfreeze", is_flag=True, help="For the whole network instead of the head alone.")
 @click.option("--num-steps", type=click.IntRange(min=10), default=100, help="Batches to try.")
-def lr_find(folder: Path, output: Path, unfreeze: bool, num_steps: int, **options: Any) -> None:
+def lr_find(folder: str, output: Path, unfreeze: bool, num_steps: int, **options: Any) -> None:
     """Find the learning rate for FOLDER: prints the suggestions, plots the curve."""
     from keras_sgdr import plots
     from keras_sgdr.recipe.train import find_learning_rate

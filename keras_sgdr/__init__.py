@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from keras_sgdr.augmentation.random_view import basic, side_on, top_down
     from keras_sgdr.data.check.check_folder import check_folder
     from keras_sgdr.data.dataset.load_dataset import load_dataset
+    from keras_sgdr.data.dataset.write_shards import write_shards
     from keras_sgdr.data.index.folder import FolderIndex, index_folder
     from keras_sgdr.distribution.strategy import distribution_strategy
     from keras_sgdr.evaluation.interpretation import interpret
@@ -59,6 +60,7 @@ _LAZY = {
     "top_down": "augmentation.random_view",
     "train_image_classifier": "recipe.train",
     "write_report": "recipe.report",
+    "write_shards": "data.dataset.write_shards",
 }
 
 __all__ = [
@@ -103,6 +105,7 @@ __all__ = [
     "train_image_classifier",
     "unfreeze",
     "write_report",
+    "write_shards",
 ]
 
 

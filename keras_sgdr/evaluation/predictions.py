@@ -15,9 +15,9 @@ import tensorflow as tf
 
 from keras_sgdr.data.decode.corrupt_images import BadImageError, read_image, reason_of
 from keras_sgdr.data.decode.decode_image import decode_image
-from keras_sgdr.data.index.file_names import as_bytes
-from keras_sgdr.data.index.files import files_below, is_folder
+from keras_sgdr.data.index.files import files_below, is_folder, is_there
 from keras_sgdr.data.index.layout import is_image
+from keras_sgdr.data.index.shards import ShardPaths, is_record, is_shards, open_shards
 from keras_sgdr.evaluation.tta_layer import with_views
 from keras_sgdr.models.classifier import Classifier
 from keras_sgdr.validation import InvalidValueError, MissingFileError, require_integer
@@ -52,7 +52,8 @@ def predict_files(
 
     Args:
         classifier: A trained classifier, as `load_classifier` returns it.
-        paths: Files, whatever they are called, and folders, of which the images at any depth are taken.
+        paths: Files, whatever they are called; folders, of which the images at any depth are taken; and folders of
+            shards.
         batch_size: Images held in memory at once.
         verbose: 1 shows a progress bar.
 
@@ -100,9 +101,13 @@ def files_at(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
 
 
 def _files(path: str) -> Iterator[str]:
-    if is_folder(path):
+    if is_shards(path):
+        shards = open_shards(path)
+        for _, rows, _ in shards.splits:
+            yield from ShardPaths(shards, rows)
+    elif is_folder(path):
         yield from sorted(file for file in files_below(path) if is_image(file))
-    elif tf.io.gfile.exists(as_bytes(path)):
+    elif is_record(path) or is_there(path):
         yield path
     else:
         raise MissingFileError(f"`paths` must exist. Received: {path}.")

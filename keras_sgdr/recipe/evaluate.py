@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_sgdr.data.dataset.load_dataset import load_dataset
 from keras_sgdr.data.decode.corrupt_images import check_images
+from keras_sgdr.data.index.files import is_folder
 from keras_sgdr.data.index.folder import Split, labelled_splits
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret, plot_mistakes
 from keras_sgdr.evaluation.tta import check_finite, predict_each
@@ -21,7 +22,7 @@ from keras_sgdr.evaluation.tta_layer import with_views
 from keras_sgdr.models.classifier import Classifier, load_classifier
 from keras_sgdr.recipe.recipe import Recipe
 from keras_sgdr.recipe.run_directory import read_settings
-from keras_sgdr.recipe.train import digest_of, index_for
+from keras_sgdr.recipe.train import digest_of, index_for, place_of
 from keras_sgdr.validation import InvalidValueError, MissingFileError
 
 _SPLITS = ("train", "valid", "test")
@@ -117,14 +118,14 @@ def splits_to_evaluate(
     if was_trained_on:
         splits = {"train": index.train, "valid": index.valid, "test": index.test}
         return {name: split for name, split in splits.items() if split is not None and split.labels is not None}
-    if settings.get("folder") == str(Path(folder).resolve()):
+    if settings.get("folder") == place_of(folder):
         warnings.warn(
             f"{folder} has changed since the run was trained on it: which of its images were held out is not known, "
             "and images of the training are evaluated too.",
             stacklevel=3,
         )
     named = {name: getattr(recipe, name) for name in _SPLITS}
-    known = {name: value for name, value in named.items() if value is not None and (Path(folder) / value).is_dir()}
+    known = {name: value for name, value in named.items() if value is not None and is_folder(f"{folder}/{value}")}
     given = {name: value for name, value in layout.items() if value}
     return labelled_splits(folder, class_names, **{"suffix": recipe.suffix, **known, **given})
 

@@ -23,7 +23,7 @@ CHECK, PLAN, FIND_HEAD_RATE = "check", "plan", "find_head_rate"
 TRAIN_HEAD, TRAIN_HEAD_AUGMENTED = "train_head", "train_head_augmented"
 FIND_RATE, FIT_PLAN, TRAIN_SMALLER, TRAIN_ALL = "find_rate", "fit_plan", "train_smaller", "train_all"
 EVALUATE, EXPORT = "evaluate", "export"
-_JOURNAL = "run.json"
+JOURNAL = "run.json"
 # What a person opens
 REPORT_FILE = "report.html"
 # One more whenever stages come, go, or leave something else for those after them
@@ -113,7 +113,7 @@ class RunDirectory:
                 self._check_resumable(previous, settings, resume)
                 self._stages = previous["stages"]
             # also where a run was killed before its first stage had finished, perhaps in the midst of clearing
-            replaces_a_run = (self.path / _JOURNAL).is_file() and not self._stages
+            replaces_a_run = (self.path / JOURNAL).is_file() and not self._stages
             # First, so that a kill in the midst of clearing leaves no journal that names what is gone.
             self._write_journal()
             self._clear(replaces_a_run)
@@ -184,7 +184,7 @@ class RunDirectory:
     def to_go_on(self) -> dict[str, bytes]:
         """Returns the files from which a run goes on, by their names: journal, weights and what a stage left."""
         checkpoint = self._checkpoint()
-        paths = [self.path / _JOURNAL, *self.path.glob("*.checkpoint"), *self.path.glob("predictions.npz")]
+        paths = [self.path / JOURNAL, *self.path.glob("*.checkpoint"), *self.path.glob("predictions.npz")]
         paths += [] if checkpoint is None else [checkpoint]
         return {path.name: path.read_bytes() for path in paths}
 
@@ -257,7 +257,7 @@ class RunDirectory:
 
     def _write_journal(self) -> None:
         journal = {"format": _FORMAT, "version": __version__, "settings": self._settings, "stages": self._stages}
-        self.write_json(_JOURNAL, journal)
+        self.write_json(JOURNAL, journal)
 
 
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -294,7 +294,7 @@ def read_journal(directory: Path) -> dict[str, Any] | None:
     Raises:
         ValueError: If the file is not as a run writes it.
     """
-    path = directory / _JOURNAL
+    path = directory / JOURNAL
     if not path.is_file():
         return None
     try:

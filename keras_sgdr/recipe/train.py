@@ -20,8 +20,10 @@ import tensorflow as tf
 
 from keras_sgdr._version import __version__
 from keras_sgdr.data.index.file_names import in_utf8
-from keras_sgdr.data.index.files import file_stamps
+from keras_sgdr.data.index.files import is_remote, require_local
 from keras_sgdr.data.index.folder import FolderIndex, check_trainable, describe, index_folder
+from keras_sgdr.data.index.read_files import file_stamps
+from keras_sgdr.data.index.shards import ShardPaths
 from keras_sgdr.distribution.workers import Workers
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret
 from keras_sgdr.lr_finder.lr_curve import LRCurve
@@ -133,6 +135,7 @@ def train_image_classifier(
         result.tta.accuracy
         ```
     """
+    require_local("output", output)
     asked = recipe or Recipe()
     workers = Workers(strategy)
     # Of a run that goes on on another machine, what the first one has chosen
@@ -143,7 +146,7 @@ def train_image_classifier(
     settings = {
         # a cache changes the time alone
         **{name: value for name, value in _as_json(recipe).items() if name != "image_cache"},
-        "folder": str(Path(folder).resolve()),
+        "folder": place_of(folder),
         "classes": list(index.class_names),
         "images": digest_of(index),
     }
@@ -284,6 +287,9 @@ def digest_of(index: FolderIndex) -> str:
     """Returns what tells splits apart: a resumed run must not validate on images that it was trained on."""
     digest = hashlib.sha256()
     for split in filter(None, (index.train, index.valid, index.test)):
+        if isinstance(split.paths, ShardPaths):
+            digest.update(split.paths.digest())
+            continue
         for path, (size, _) in zip(split.paths, file_stamps(split.paths, missing=_MISSING), strict=True):
             name = os.fsencode(os.path.relpath(path, index.directory))
             digest.update(name + b"\0" + str(size).encode() + b"\0")
@@ -294,6 +300,11 @@ def digest_of(index: FolderIndex) -> str:
 def index_for(folder: str | os.PathLike[str], recipe: Recipe) -> FolderIndex:
     """Returns the images of a folder that is split already, or is split here by the recipe's fraction and seed."""
     return check_trainable(index_folder(folder, **layout_of(recipe)))
+
+
+def place_of(folder: str | os.PathLike[str]) -> str:
+    """Returns a folder's place on this machine, or its URL."""
+    return os.fspath(folder) if is_remote(os.fspath(folder)) else str(Path(folder).resolve())
 
 
 def layout_of(recipe: Recipe) -> dict[str, Any]:

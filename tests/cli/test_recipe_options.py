@@ -25,6 +25,7 @@ NOT_OF_THE_RECIPE = {
     "quiet",
     "log_format",
     "csv_log",
+    "upload",
     "tensorboard",
     "unfreeze",
     "num_steps",

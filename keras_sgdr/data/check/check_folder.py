@@ -17,10 +17,11 @@ from keras_sgdr.data.decode.corrupt_images import BadImage
 from keras_sgdr.data.index.class_weights import balanced_weights
 from keras_sgdr.data.index.csv import MISSING_LABELS
 from keras_sgdr.data.index.file_names import in_utf8, printable
-from keras_sgdr.data.index.files import file_stamps, head_of, is_there
+from keras_sgdr.data.index.files import head_of, is_there
 from keras_sgdr.data.index.folder import check_trainable, describe, index_folder
 from keras_sgdr.data.index.formats import HEAD_LENGTH, why_not_decoded
 from keras_sgdr.data.index.layout import is_image
+from keras_sgdr.data.index.read_files import file_stamps
 from keras_sgdr.data.index.split import FolderIndex, Split
 from keras_sgdr.validation import InvalidValueError, MissingFileError
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from keras_sgdr.atomic_write import atomic_write
 from keras_sgdr.data.check.check_folder import FolderReport
-from keras_sgdr.validation import FileThereError, MissingFileError
+from keras_sgdr.data.index.shards import is_shards
+from keras_sgdr.validation import FileThereError, InvalidValueError, MissingFileError
 
 MANIFEST = "moved.json"
 
@@ -31,6 +32,7 @@ def quarantine(
 
     Raises:
         FileExistsError: If `directory` already holds files that were moved before.
+        ValueError: If the report is of shards, out of which nothing can be moved.
     """
     target = Path(directory)
     manifest = target / MANIFEST
@@ -38,6 +40,11 @@ def quarantine(
         raise FileThereError(
             f"`directory` must not hold moved files already. Received: {manifest} exists. Restore them, or choose "
             "another folder."
+        )
+    if is_shards(report.directory):
+        raise InvalidValueError(
+            f"`report` must be of a folder of files. Received: {report.directory}, shards. Write them again without "
+            "the files that are named."
         )
     root = Path(report.directory)
     root = root if root.is_dir() else root.parent

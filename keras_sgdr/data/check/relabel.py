@@ -8,6 +8,7 @@ from pathlib import Path
 from keras_sgdr.data.check.quarantine import MANIFEST, free_place, move_all
 from keras_sgdr.data.index.csv import read_text
 from keras_sgdr.data.index.file_names import in_utf8
+from keras_sgdr.data.index.shards import is_shards
 from keras_sgdr.data.index.split import FolderIndex
 from keras_sgdr.validation import FileThereError, InvalidValueError, MissingFileError, require
 
@@ -37,9 +38,10 @@ def relabel(index: FolderIndex, changes: str | os.PathLike[str]) -> dict[str, st
         FileExistsError: If changes made before have not been undone or confirmed by removing the journal.
     """
     root = Path(index.directory)
-    if not root.is_dir():
+    if not root.is_dir() or is_shards(str(root)):
         raise InvalidValueError(
-            f"`index` must be of class folders. Received: {root}. Change the labels in that file instead."
+            f"`index` must be of class folders. Received: {root}. Change the labels in that file instead, or in the "
+            "folder that these shards were written from."
         )
     require(DELETE not in index.class_names, f"No class may be called {DELETE!r}", classes=index.class_names)
     manifest = root / JOURNAL / MANIFEST

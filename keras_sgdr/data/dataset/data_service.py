@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from typing import Any
 
 import tensorflow as tf
 
+from keras_sgdr.data.dataset.encoded_files import EncodedFiles
 from keras_sgdr.data.dataset.epoch_stream import EpochImages, EpochPlan, graph_code, without_tuning
+from keras_sgdr.data.index.read_files import are_plain
 from keras_sgdr.validation import InvalidValueError
 
 # Batches that a machine of the service prepares at a time
@@ -21,6 +22,11 @@ def checked_service(service: str, images: EpochImages) -> str:
     if not re.fullmatch(r"grpc://[^/:]+:\d+", service):
         raise InvalidValueError(
             f"`service` must be the address of a dispatcher, like 'grpc://host:5000'. Received: service={service!r}."
+        )
+    if not are_plain(images.split.paths):
+        raise InvalidValueError(
+            "`split` must be of files with a `service`, which has no part in Python's reading of shards and URLs. "
+            f"Received: {images.split.paths[0]}. Leave `service` out."
         )
     if images.cached is not None:
         raise InvalidValueError(
@@ -35,7 +41,7 @@ def service_stream(plan: EpochPlan, images: EpochImages, epoch_counter: Any, ser
     Each of them takes batches as it gets done with others: the batches of an epoch are those that one machine would
     make, each once, and come in an order that is another every time. What a lost machine had taken is missing.
     """
-    paths = tf.constant([os.fsencode(path) for path in images.split.paths])
+    files = EncodedFiles(images.split.paths)
     batch_size = plan.batch_size
 
     def epoch(_: Any) -> tf.data.Dataset:
@@ -49,7 +55,7 @@ def service_stream(plan: EpochPlan, images: EpochImages, epoch_counter: Any, ser
             pairs = tf.data.Dataset.zip(
                 tf.data.Dataset.from_tensor_slices(own), tf.data.Dataset.from_tensors(shared).repeat()
             )
-            return images.batches(pairs, paths, batch_size)
+            return images.batches(pairs, files, batch_size)
 
         # Once for all batches, for each making of what augments them is as long as many of them.
         finish = graph_code(lambda key, _, decoded: images.finish(key, decoded))

@@ -30,13 +30,13 @@ class EpochPosition(NamedTuple):
 
 
 def refuse_gaps(
-    dataset: tf.data.Dataset, paths: Any, places_of: Callable[..., EpochPosition], *, batch_size: int
+    dataset: tf.data.Dataset, name: Callable[[Any], Any], places_of: Callable[..., EpochPosition], *, batch_size: int
 ) -> tf.data.Dataset:
     """Passes batches on until an image is missing, and then fails with the name of its file.
 
     Args:
         dataset: Batches of images.
-        paths: The images' files, by their indices, string of shape `(images,)`.
+        name: Returns, in graph operations, what the image with an index is called.
         places_of: Returns the images' places, with tensors of shape `(batch,)`, from a batch's parts.
         batch_size: Images in a batch; one of fewer is the last.
 
@@ -52,8 +52,8 @@ def refuse_gaps(
         places = places_of(*batch)
         return tf.cond(
             tf.size(places.position) > 0,
-            lambda: _after(state, places, paths, batch_size),
-            lambda: _at_end(state, paths),
+            lambda: _after(state, places, name, batch_size),
+            lambda: _at_end(state, name),
         ), batch
 
     checked = with_end.scan(start, check)
@@ -65,7 +65,9 @@ def refuse_gaps(
     return checked.filter(is_batch)
 
 
-def _after(state: tuple[Any, Any, Any], places: EpochPosition, paths: Any, batch_size: int) -> tuple[Any, Any, Any]:
+def _after(
+    state: tuple[Any, Any, Any], places: EpochPosition, name: Callable[[Any], Any], batch_size: int
+) -> tuple[Any, Any, Any]:
     expected, _, index = state
     is_first = expected < 0
     expected = tf.where(is_first, places.start[0], expected)
@@ -75,19 +77,24 @@ def _after(state: tuple[Any, Any, Any], places: EpochPosition, paths: Any, batch
     is_last = tf.size(steps) < batch_size
     steps = tf.concat([steps, [tf.where(is_last, places.end[0] - places.position[-1], 1)]], axis=0)
     missing = tf.gather(tf.concat([[index], places.next_index], axis=0), tf.argmax(steps != 1))
-    with tf.control_dependencies([_fail_unless(tf.reduce_all(steps == 1), paths[missing])]):
+    with tf.control_dependencies([_fail_unless(tf.reduce_all(steps == 1), lambda: name(missing))]):
         return places.position[-1] + 1, places.end[-1], places.next_index[-1]
 
 
-def _at_end(state: tuple[Any, Any, Any], paths: Any) -> tuple[Any, Any, Any]:
+def _at_end(state: tuple[Any, Any, Any], name: Callable[[Any], Any]) -> tuple[Any, Any, Any]:
     expected, end, index = state
-    path = tf.where(index < 0, "every file", paths[tf.maximum(index, 0)])
-    with tf.control_dependencies([_fail_unless((expected == end) & (expected >= 0), path)]):
+
+    def missing() -> Any:
+        every = tf.where(index < 0, "every file, such as ", "")
+        return tf.strings.join([every, name(tf.maximum(index, 0))])
+
+    with tf.control_dependencies([_fail_unless((expected == end) & (expected >= 0), missing)]):
         return tuple(tf.identity(part) for part in state)
 
 
-def _fail_unless(condition: Any, path: Any) -> Any:
+def _fail_unless(condition: Any, path_of: Callable[[], Any]) -> Any:
     message = "Every file must be an image that can be decoded. Received: not an image:"
+    path = tf.cond(condition, lambda: "", path_of)
     # A name need not be UTF-8; a message that is not would be a UnicodeDecodeError.
     path = tf.strings.unicode_transcode(path, "UTF-8", "UTF-8")
     advice = 'Remove it, or load with on_bad_image="skip".'

@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_sgdr.augmentation.stateless_random import crop_position, epoch_draws
 from keras_sgdr.data.dataset.batch_augmentation import BatchAugmentation
 from keras_sgdr.data.dataset.decode_errors import EpochPosition, refuse_gaps
+from keras_sgdr.data.dataset.encoded_files import EncodedFiles
 from keras_sgdr.data.dataset.image_cache import CachedImages
 from keras_sgdr.data.decode.decode_spec import DecodeSpec
 from keras_sgdr.data.index.split import Split
@@ -117,7 +118,7 @@ class EpochImages:
     augmentation: BatchAugmentation | None
     class_weights: npt.NDArray[np.float32] | None
 
-    def batches(self, images: tf.data.Dataset, paths: Any, batch_size: int) -> tf.data.Dataset:
+    def batches(self, images: tf.data.Dataset, files: EncodedFiles, batch_size: int) -> tf.data.Dataset:
         """Makes batches of what `EpochPlan.images` gave, and of the decoded images as a third part."""
         cached = self.cached
         if cached is not None:
@@ -129,14 +130,14 @@ class EpochImages:
             return images.batch(batch_size).map(read, num_parallel_calls=_NUM_PARALLEL)
 
         @graph_code
-        def decode(key: Any, shared: Any) -> Any:
-            return key, shared, self.decode_spec.decode(paths[key.index], key.crop_position)
+        def decode(key: Any, shared: Any, encoded: Any) -> Any:
+            return key, shared, self.decode_spec.decode(encoded, key.crop_position)
 
-        decoded = images.map(decode, num_parallel_calls=_NUM_PARALLEL).ignore_errors()
+        decoded = files.map(images, lambda key, _: key.index, decode, num_parallel=_NUM_PARALLEL).ignore_errors()
         *others, _ = decoded.element_spec
         shapes = tf.nest.map_structure(lambda spec: spec.shape, (*others, self.decode_spec.spec))
         batches = decoded.padded_batch(batch_size, shapes)
-        return refuse_gaps(batches, paths, _places, batch_size=batch_size)
+        return refuse_gaps(batches, files.name, _places, batch_size=batch_size)
 
     def finish(self, key: ExampleKey, decoded: Any) -> Any:
         """Augments a batch, and adds the labels and weights."""
@@ -176,7 +177,7 @@ def _weighted(batch: Any, factors: Any) -> Any:
 
 def stream(plan: EpochPlan, images: EpochImages, epoch_counter: Any) -> tf.data.Dataset:
     """Returns a dataset of which each pass is the next epoch, as `epoch_counter` counts them."""
-    paths = tf.constant([os.fsencode(path) for path in images.split.paths])
+    files = EncodedFiles(images.split.paths)
 
     @graph_code
     def epoch(_: Any) -> tf.data.Dataset:
@@ -196,7 +197,7 @@ def stream(plan: EpochPlan, images: EpochImages, epoch_counter: Any) -> tf.data.
         epoch_counter.assign(tf.where(position == plan.num_images - 1, epoch + 1, epoch_counter))
         return batch
 
-    dataset = images.batches(tf.data.Dataset.range(1).flat_map(epoch), paths, plan.batch_size)
+    dataset = images.batches(tf.data.Dataset.range(1).flat_map(epoch), files, plan.batch_size)
     return without_tuning(dataset.map(finish, num_parallel_calls=_NUM_PARALLEL).prefetch(tf.data.AUTOTUNE).map(count))
 
 

@@ -12,10 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from keras_sgdr.data.dataset.encoded_files import EncodedFiles
 from keras_sgdr.data.decode.corrupt_images import check_images
 from keras_sgdr.data.decode.decode_spec import DecodeSpec
 from keras_sgdr.data.index.file_names import printable
-from keras_sgdr.data.index.files import file_stamps, is_remote
+from keras_sgdr.data.index.files import is_remote
+from keras_sgdr.data.index.read_files import file_stamps
+from keras_sgdr.data.index.shards import ShardPaths
 from keras_sgdr.validation import InvalidValueError
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
@@ -42,6 +45,9 @@ class FileDecoder:
     def key(self) -> str:
         """Hashes all that the pixels depend on."""
         digest = sha256(repr((_VERSION, tf.__version__, astuple(self.decode_spec))).encode())
+        if isinstance(self.paths, ShardPaths):
+            digest.update(self.paths.digest())
+            return digest.hexdigest()[:32]
         for path, stamp in zip(self.paths, file_stamps(self.paths), strict=True):
             name = path if is_remote(path) else os.path.abspath(path)  # noqa: PTH100 (a link is another file)
             digest.update(f"{name}\0{stamp}\0".encode(errors="surrogateescape"))
@@ -101,13 +107,14 @@ class FileDecoder:
 
     def _decoded(self, positions: npt.NDArray[np.int64]) -> Iterator[tuple[int, Pixels]]:
         """Yields the position of each file that can be decoded, and its image."""
-        paths = tf.constant([os.fsencode(path) for path in self.paths])
 
         @tf.autograph.experimental.do_not_convert
-        def decode(position: Any) -> Any:
-            return position, self.decode_spec.decode_kept(paths[position])
+        def decode(position: Any, encoded: Any) -> Any:
+            return position, self.decode_spec.decode_kept(encoded)
 
-        dataset = tf.data.Dataset.from_tensor_slices(positions).map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+        dataset = EncodedFiles(self.paths).map(
+            tf.data.Dataset.from_tensor_slices(positions), tf.identity, decode, num_parallel=tf.data.AUTOTUNE
+        )
         yield from dataset.ignore_errors().prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
     @staticmethod

@@ -15,6 +15,7 @@ from keras_sgdr.data.dataset.file_decoder import FileDecoder, Pixels
 from keras_sgdr.data.dataset.free_space import available_disk, available_memory
 from keras_sgdr.data.decode.decode_spec import DecodeSpec
 from keras_sgdr.data.index.files import is_remote
+from keras_sgdr.data.index.shards import ShardPaths
 from keras_sgdr.validation import InvalidValueError, NotReadyError
 
 Sizes: TypeAlias = npt.NDArray[np.int32]
@@ -197,7 +198,7 @@ def cached_images(
         FileNotFoundError: If a file is missing.
         OSError: If the disk is full all the same.
     """
-    unique = sorted(set(paths))
+    unique, positions = _each_once(paths)
     decoder = FileDecoder(unique, decode_spec, verbose)
     store: MemoryImages | StoredImages | None
     if isinstance(cache, ImageMemory):
@@ -210,8 +211,16 @@ def cached_images(
         store = _in_memory(decoder) if cache == "memory" else _on_disk(decoder, Path(cache))
     if store is None:
         return None
+    return CachedImages(decode_spec, store, positions)
+
+
+def _each_once(paths: Sequence[str]) -> tuple[Sequence[str], npt.NDArray[np.int64]]:
+    """Returns the paths without repetitions, and where among those each of `paths` is."""
+    if isinstance(paths, ShardPaths):
+        return paths.unique()
+    unique = sorted(set(paths))
     position_of = {path: position for position, path in enumerate(unique)}
-    return CachedImages(decode_spec, store, np.array([position_of[path] for path in paths], np.int64))
+    return unique, np.array([position_of[path] for path in paths], np.int64)
 
 
 def _in_memory(decoder: FileDecoder) -> MemoryImages:

@@ -19,7 +19,9 @@ from keras_sgdr.data.decode.corrupt_images import without_bad_images
 from keras_sgdr.data.decode.decode_image import checked_image_size, checked_resize
 from keras_sgdr.data.decode.decode_spec import DecodeSpec
 from keras_sgdr.data.index.class_weights import checked_class_weights
-from keras_sgdr.data.index.files import file_stamps, is_remote
+from keras_sgdr.data.index.files import is_remote
+from keras_sgdr.data.index.read_files import file_stamps
+from keras_sgdr.data.index.shards import ShardPaths, is_record
 from keras_sgdr.data.index.split import Split
 from keras_sgdr.validation import InvalidValueError, require, require_integer
 
@@ -203,21 +205,27 @@ def _source(images: EpochImages, plan: EpochPlan, stamps: list[tuple[int, int]] 
             keras.saving.serialize_keras_object(layer)
     except (TypeError, ValueError, NotImplementedError):  # a layer of the user's that does not describe itself
         return None
-    if any(map(is_remote, paths)) or any(isinstance(layer, keras.layers.AugMix) for layer in layers):
+    is_slow = not isinstance(paths, ShardPaths) and any(map(is_remote, paths))
+    if is_slow or any(isinstance(layer, keras.layers.AugMix) for layer in layers):
         return None  # AugMix picks its operations by other means than a seed
-    files = [_content(path) for path in paths] if stamps is None else [[*map(_absolute, paths)], stamps]
+    files: list[Any]
+    if isinstance(paths, ShardPaths):
+        files = [paths.digest()]
+    else:
+        files = [_content(path) for path in paths] if stamps is None else [[*map(_absolute, paths)], stamps]
     arrays = [images.split.labels, images.split.weights, images.class_weights]
     adapted = [layer.get_weights() for layer in layers]
     return [files, arrays, list(layers), adapted, list(astuple(plan)), list(astuple(images.decode_spec))]
 
 
 def _content(path: str) -> Any:
-    """Returns a path, which stands for its content; for a name that is not UTF-8 its bytes, and size and time."""
+    """Returns a path, which stands for its content; or else its bytes, and the stamp of the file."""
     try:
         path.encode()
+        is_plain = not is_record(path)
     except UnicodeEncodeError:
-        return [_absolute(path), *next(file_stamps([path]))]
-    return Path(path)
+        is_plain = False
+    return Path(path) if is_plain else [_absolute(path), *next(file_stamps([path]))]
 
 
 def _absolute(path: str) -> bytes:

@@ -16,6 +16,7 @@ from keras_sgdr.data.decode.decode_image import decode_image
 from keras_sgdr.data.index.file_names import as_bytes, printable
 from keras_sgdr.data.index.files import is_no_file
 from keras_sgdr.data.index.formats import HEAD_LENGTH, damage_of, why_not_decoded
+from keras_sgdr.data.index.read_files import are_plain, read_files
 from keras_sgdr.data.index.split import Split
 from keras_sgdr.validation import InvalidValueError
 
@@ -133,11 +134,13 @@ def read_image(path: str) -> bytes:
     """
     if is_no_file(path):
         raise BadImageError("is a folder, a pipe or a device and no file")
-    encoded: bytes = tf.io.read_file(as_bytes(path)).numpy()
+    encoded = tf.io.read_file(as_bytes(path)).numpy() if are_plain([path]) else read_files([path])[0]
+    if isinstance(encoded, OSError):
+        raise BadImageError(str(encoded))
     reason = why_not_decoded(encoded[:HEAD_LENGTH]) or damage_of(encoded)
     if reason is not None:
         raise BadImageError(reason)
-    return encoded
+    return bytes(encoded)
 
 
 def reason_of(error: tf.errors.OpError) -> str:

@@ -37,19 +37,19 @@ class DecodeSpec:
             return tf.TensorSpec((*self.image_size, 3), tf.uint8)
         return tf.TensorSpec((3 * room_for(self.image_size),), tf.uint8), tf.TensorSpec((3,), tf.int32)
 
-    def decode(self, path: Any, crop_position: Any) -> Any:
-        """Reads a file, in graph operations, and crops it for one epoch; pixels come without zeros behind."""
-        return _traced_decode(self)(path, crop_position)
+    def decode(self, encoded: Any, crop_position: Any) -> Any:
+        """Decodes a file's bytes, in graph operations, cropped for one epoch; pixels come without zeros behind."""
+        return _traced_decode(self)(encoded, crop_position)
 
-    def decode_kept(self, path: Any) -> Any:
-        """Reads a file, in graph operations, as it serves every epoch: with the margin, where that is cropped.
+    def decode_kept(self, encoded: Any) -> Any:
+        """Decodes a file's bytes, in graph operations, as it serves every epoch: with the margin, if that is cropped.
 
         Returns:
             uint8 tensor of shape `(height, width, 3)`.
         """
         if self.is_cropped_anywhere:
-            return decode_reduced(tf.io.read_file(path), image_size=self.image_size, resize="crop", is_cropped=False)
-        decoded = self.decode(path, 0.0)
+            return decode_reduced(encoded, image_size=self.image_size, resize="crop", is_cropped=False)
+        decoded = self.decode(encoded, 0.0)
         if not self.is_resampled:
             return decoded
         pixels, frame = decoded
@@ -116,8 +116,8 @@ def _traced_decode(spec: DecodeSpec) -> Any:
     """Returns `DecodeSpec.decode`, traced once: the graph of all formats takes half a second, for each dataset."""
     decoder = decode_pixels if spec.is_resampled else decode_image
 
-    def decode(path: Any, crop_position: Any) -> Any:
+    def decode(encoded: Any, crop_position: Any) -> Any:
         position = crop_position if spec.is_cropped_anywhere else None
-        return decoder(tf.io.read_file(path), image_size=spec.image_size, resize=spec.resize, crop_position=position)
+        return decoder(encoded, image_size=spec.image_size, resize=spec.resize, crop_position=position)
 
     return tf.function(decode, [tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.float32)], autograph=False)

@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_sgdr.data.index.files import is_remote, is_there
+from keras_sgdr.data.index.named_images import NamedImages, folder_of
+from keras_sgdr.data.index.read_files import read_files
 from keras_sgdr.data.index.split import FolderIndex, Split, split_called, split_off, with_classes
 from keras_sgdr.validation import InvalidValueError, MissingFileError
 
@@ -61,7 +64,7 @@ def index_csv(
         ValueError: If a row is not understood, or a split would be empty or lack a class.
     """
     splits = read_csv(path, directory=directory, label_delimiter=label_delimiter, suffix=suffix)
-    root = os.fspath(Path(path).parent if directory is None else directory)
+    root = folder_of(path) if directory is None else os.fspath(directory)
     if "all" in splits:
         if valid_fraction is None:
             raise InvalidValueError(
@@ -104,10 +107,11 @@ def read_csv(
         FileNotFoundError: If the CSV file or an image that it names is missing.
         ValueError: If a row is not understood.
     """
-    path = Path(path)
-    if not path.is_file():
+    path = os.fspath(path)
+    if not (is_there(path) if is_remote(path) else Path(path).is_file()):
         raise MissingFileError(f"`path` must be an existing CSV file. Received: no file {path}. Check the path.")
-    columns, rows = _read(path, path.parent if directory is None else Path(directory), suffix)
+    images = NamedImages(folder_of(path) if directory is None else os.fspath(directory), suffix)
+    columns, rows = _read(path, images)
     if len(columns) > 1 and label_delimiter is not None:
         raise InvalidValueError(
             f"`label_delimiter` splits one column of labels. Received: {path} with the columns {', '.join(columns)}."
@@ -136,7 +140,7 @@ def read_csv(
     return splits
 
 
-def _read(path: Path, folder: Path, suffix: str) -> tuple[tuple[str, ...], list[_Row]]:
+def _read(path: str, images: NamedImages) -> tuple[tuple[str, ...], list[_Row]]:
     """Returns the names of the columns of labels, and the rows."""
     text, delimiter = read_text(path)
     lines = _lines(path, text, delimiter)
@@ -144,7 +148,7 @@ def _read(path: Path, folder: Path, suffix: str) -> tuple[tuple[str, ...], list[
     # Without a name are what pandas calls the index, and what stands behind a last comma.
     places = [place for place, name in enumerate(names) if name]
     columns = [names[place] for place in places]
-    if columns and _find(folder, columns[0], suffix) is not None:
+    if columns and images.find(columns[0]) is not None:
         raise InvalidValueError(
             f"A CSV file must begin with a header. Received: {path}, whose first line names the image {columns[0]}. "
             f"Put `filename{delimiter}label` above it."
@@ -156,9 +160,9 @@ def _read(path: Path, folder: Path, suffix: str) -> tuple[tuple[str, ...], list[
         if len(cells) != len(names):
             raise InvalidValueError(f"Every row must have {len(names)} fields. Received: {len(cells)} in {where}.")
         values = {column: cells[place].strip() for column, place in zip(columns, places, strict=True)}
-        image = _find(folder, cells[places[0]], suffix)
+        image = images.find(cells[places[0]])
         if image is None:
-            missing.append(f"{folder / cells[places[0]]} (row {line})")
+            missing.append(f"{images.place_of(cells[places[0]])} (row {line})")
         rows.append(_Row(line, image or "", _split_of(values, where), tuple(values[name] for name in labels)))
     if not rows or not labels:
         raise InvalidValueError(
@@ -166,24 +170,27 @@ def _read(path: Path, folder: Path, suffix: str) -> tuple[tuple[str, ...], list[
             f"columns {columns} and {len(rows)} rows."
         )
     if missing:
-        _check_order(path, folder, columns, [dict(zip(names, cells, strict=True)) for _, cells in lines[1:]], suffix)
+        _check_order(path, images, columns, [dict(zip(names, cells, strict=True)) for _, cells in lines[1:]])
         more = f", and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise MissingFileError(
             f"Every image that the CSV file names must exist. Received: no file {', '.join(missing[:_SHOWN])}{more}, "
-            f"in {path}. The first column must hold names relative to {folder}; pass suffix='.jpg' (--suffix .jpg) if "
-            "they lack it."
+            f"in {path}. The first column must hold names relative to {images.folder}; pass suffix='.jpg' "
+            "(--suffix .jpg) if they lack it."
         )
     return labels, rows
 
 
-def read_text(path: Path) -> tuple[str, str]:
+def read_text(path: str | os.PathLike[str]) -> tuple[str, str]:
     """Returns what a CSV file holds, and its delimiter: of commas, semicolons and tabs what the header has most of.
 
     Raises:
         ValueError: If the file is not encoded in UTF-8.
     """
+    content = read_files([os.fspath(path)])[0]
+    if isinstance(content, OSError):
+        raise content
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig").read()
     except UnicodeDecodeError as error:
         raise InvalidValueError(
             f"A CSV file must be encoded in UTF-8. Received: {path} with the byte {error.object[error.start]:#x}. Save "
@@ -192,7 +199,7 @@ def read_text(path: Path) -> tuple[str, str]:
     return text, max(",;\t", key=text.partition("\n")[0].count)
 
 
-def _lines(path: Path, text: str, delimiter: str) -> list[tuple[int, list[str]]]:
+def _lines(path: str, text: str, delimiter: str) -> list[tuple[int, list[str]]]:
     """Returns the number and the cells of each line that is not empty."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     try:
@@ -204,24 +211,14 @@ def _lines(path: Path, text: str, delimiter: str) -> list[tuple[int, list[str]]]
         ) from error
 
 
-def _check_order(path: Path, folder: Path, columns: list[str], rows: list[dict[str, str]], suffix: str) -> None:
+def _check_order(path: str, images: NamedImages, columns: list[str], rows: list[dict[str, str]]) -> None:
     """Refuses a file whose names of images stand in another column than the first."""
     for column in columns[1:]:
-        if all(_find(folder, row[column], suffix) is not None for row in rows):
+        if all(images.find(row[column]) is not None for row in rows):
             raise InvalidValueError(
                 f"The first column must hold the names of the images. Received: {path}, which has them in the column "
                 f"{column}. Put that column first."
             )
-
-
-def _find(folder: Path, name: str, suffix: str) -> str | None:
-    """Returns the path of an image that a CSV names, with the suffix if it lacks it, and from Windows too."""
-    candidates = [name, name + suffix] if suffix and not name.endswith(suffix) else [name]
-    candidates += [each.replace("\\", "/") for each in candidates if "\\" in each]
-    for each in candidates:
-        if each and (folder / each).is_file():
-            return str(folder / each)
-    return None
 
 
 def _split_of(values: dict[str, str], where: str) -> str:
@@ -242,7 +239,7 @@ def _split_of(values: dict[str, str], where: str) -> str:
     return "all"
 
 
-def _check_labels(path: Path, columns: tuple[str, ...], rows: list[_Row]) -> None:
+def _check_labels(path: str, columns: tuple[str, ...], rows: list[_Row]) -> None:
     """Refuses labels that are empty, or neither 0 nor 1 where there are several columns; warns of missing ones."""
     for row in rows:
         for column, label in zip(columns, row.labels, strict=True):

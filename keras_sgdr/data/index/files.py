@@ -1,29 +1,40 @@
-"""Lists what is in a folder, on this machine or behind a URL that TensorFlow can open (`gs://…`)."""
+"""Lists what is in a folder, on this machine or behind a URL (`s3://…`, `gs://…`)."""
 
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+
+from keras_sgdr.data.index import remote
+from keras_sgdr.validation import InvalidValueError
 
 # Finder's zip files and Synology's drives carry a shadow of every image; Windows leaves notes of its own.
 _SHADOWS = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
 
 
 def is_remote(path: str) -> bool:
-    """Whether the path is a URL, for `tf.io.gfile`."""
+    """Whether the path is a URL."""
     return "://" in path
+
+
+def require_local(name: str, path: str | os.PathLike[str]) -> None:
+    """Refuses a URL where something is to be written, also one of whose slashes a `Path` has taken one away."""
+    if re.match(r"\w\w+:/", os.fspath(path)):
+        raise InvalidValueError(
+            f"`{name}` must be on this machine. Received: {name}={os.fspath(path)!r}. Copy it there when it is done; "
+            "`keras-sgdr train --upload` does that for a run."
+        )
 
 
 def is_folder(path: str) -> bool:
     """Whether there is a folder at `path`."""
-    return bool(_gfile().isdir(path)) if is_remote(path) else Path(path).is_dir()
+    return remote.is_folder(path) if is_remote(path) else Path(path).is_dir()
 
 
 def is_there(path: str) -> bool:
     """Whether there is a file or a folder at `path`."""
-    return bool(_gfile().exists(path)) if is_remote(path) else Path(path).exists()
+    return remote.exists(path) if is_remote(path) else Path(path).exists()
 
 
 def subfolders(folder: str, skipped: Sequence[str] = ()) -> tuple[str, ...]:
@@ -71,51 +82,13 @@ def head_of(path: str, length: int) -> bytes:
                 return file.read(length)
         except OSError:
             return b""
-    import tensorflow as tf
-
-    try:
-        with tf.io.gfile.GFile(path, "rb") as remote:
-            return bytes(remote.read(length))
-    except tf.errors.OpError:
-        return b""
-
-
-def file_stamps(paths: Sequence[str], *, missing: tuple[int, int] | None = None) -> Iterator[tuple[int, int]]:
-    """Yields the size in bytes and the time of the last change in nanoseconds of each file.
-
-    Args:
-        paths: The files.
-        missing: What a file has that cannot be looked at: one that is not there, or a link to nothing or to itself.
-            None for an error.
-
-    Raises:
-        OSError: If there is such a file, and that is an error.
-    """
-    if not any(map(is_remote, paths)):
-        yield from (_local_stamp(path, missing) for path in paths)
-        return
-    with ThreadPoolExecutor(32) as pool:
-        yield from pool.map(_remote_stamp, paths)
-
-
-def _local_stamp(path: str, missing: tuple[int, int] | None) -> tuple[int, int]:
-    try:
-        found = os.stat(path)  # noqa: PTH116 (faster than by a Path, and there may be a million)
-    except OSError:
-        if missing is None:
-            raise
-        return missing
-    return found.st_size, found.st_mtime_ns
-
-
-def _remote_stamp(path: str) -> tuple[int, int]:
-    found = _gfile().stat(path)
-    return found.length, found.mtime_nsec
+    found = remote.read([path], [0], [length])[0]
+    return b"" if isinstance(found, OSError) else found
 
 
 def _entries(folder: str) -> Iterator[tuple[str, bool]]:
     """Yields the names in a folder that are not hidden, each with whether it is a folder."""
-    listed = _remote_entries(folder) if is_remote(folder) else _local_entries(folder)
+    listed = remote.entries(folder) if is_remote(folder) else _local_entries(folder)
     for name, is_dir in listed:
         if not name.startswith(".") and name not in _SHADOWS:
             yield name, is_dir
@@ -126,18 +99,3 @@ def _local_entries(folder: str) -> Iterator[tuple[str, bool]]:
         for entry in entries:
             # Not `entry.is_dir()`, which raises at a link to itself.
             yield entry.name, entry.is_dir() if not entry.is_symlink() else os.path.isdir(entry.path)  # noqa: PTH112
-
-
-def _remote_entries(folder: str) -> Iterator[tuple[str, bool]]:
-    gfile = _gfile()
-    for name in gfile.listdir(folder):
-        # Object stores end a folder's name with a slash; to ask about every file would be a request for each.
-        stem = name.rstrip("/")
-        yield stem, name.endswith("/") or ("." not in stem and gfile.isdir(f"{folder}/{stem}"))
-
-
-def _gfile() -> Any:
-    # Imported here, so that folders on this machine are indexed without TensorFlow.
-    import tensorflow as tf
-
-    return tf.io.gfile

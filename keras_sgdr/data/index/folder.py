@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 
 from keras_sgdr.data.index.csv import index_csv, read_csv
-from keras_sgdr.data.index.files import files_below, files_in, subfolders
+from keras_sgdr.data.index.files import files_below, files_in, is_remote, subfolders
 from keras_sgdr.data.index.formats import DECODED
+from keras_sgdr.data.index.index_shards import index_shards
 from keras_sgdr.data.index.layout import IMAGE_SUFFIXES, find_layout, is_image, suffix_of
+from keras_sgdr.data.index.remote import forget_listings
+from keras_sgdr.data.index.shards import is_shards
 from keras_sgdr.data.index.split import FolderIndex, Split, split_off, with_classes
 from keras_sgdr.validation import InvalidValueError
 
@@ -59,10 +62,10 @@ def index_folder(
 ) -> FolderIndex:
     """Finds the images of a folder, their classes and their splits.
 
-    Three layouts are understood. Splits, `directory/train/CLASS/…` and `directory/valid/CLASS/…`, and
+    Four layouts are understood. Splits, `directory/train/CLASS/…` and `directory/valid/CLASS/…`, and
     `directory/test/…` with class folders or without, under any of the names in `SPLIT_NAMES`, in any case of letters;
-    one folder `directory/CLASS/…` that is split here; and a CSV file (see `keras_sgdr.data.index.csv.index_csv`).
-    Class folders are searched at any depth.
+    one folder `directory/CLASS/…` that is split here; a CSV file (see `keras_sgdr.data.index.csv.index_csv`); and what
+    `write_shards` has written, which is split already. Class folders are searched at any depth.
 
     Images are recognised by the suffixes in `IMAGE_SUFFIXES`; a file with another suffix, or none, is opened, and is an
     image if its content is one that can be decoded. Others are in `left_out`. Files and folders whose names begin with
@@ -72,7 +75,8 @@ def index_folder(
     images are added: of the n images of a class, the `max(1, round(valid_fraction * n))` with the lowest hash.
 
     Args:
-        directory: A folder, or a `.csv` file.
+        directory: A folder, a folder of shards, or a `.csv` file; on this machine, or a URL that fsspec knows
+            (`s3://…`, `gs://…`).
         train: Name of the folder of training images, if it has a name of its own; "." if the class folders are in
             `directory` itself, also those that are called "train" or "test".
         valid: Name of the folder of validation images.
@@ -105,10 +109,16 @@ def index_folder(
         raise InvalidValueError(
             f"`valid_fraction` must be between 0 and 1, both excluded. Received: valid_fraction={valid_fraction}."
         )
+    if is_remote(directory):
+        forget_listings(directory)
     if directory.lower().endswith(".csv"):
         options: dict[str, Any] = {"label_delimiter": label_delimiter, "suffix": suffix, "group_by": group_by}
         return index_csv(directory, valid_fraction=valid_fraction, seed=seed, **options)
-    folders, class_names = find_layout(directory, {"train": train, "valid": valid, "test": test})
+    named = {"train": train, "valid": valid, "test": test}
+    if is_shards(directory):
+        given = {"group_by": group_by, "label_delimiter": label_delimiter, "suffix": suffix}
+        return index_shards(directory, {**named, **given})
+    folders, class_names = find_layout(directory, named)
     walk = _Walk(on_progress)
     trains = _labelled_split(folders["train"], "train", class_names, walk)
     if "valid" in folders:
@@ -155,6 +165,9 @@ def labelled_splits(
     directory = os.fspath(directory).rstrip("/") or "/"
     if directory.lower().endswith(".csv"):
         splits = read_csv(directory, suffix=suffix)
+    elif is_shards(directory):
+        index = index_shards(directory)
+        splits = {split.name: split for split in (index.train, index.valid, index.test) if split is not None}
     else:
         folders, names = find_layout(directory, {"train": train, "valid": valid, "test": test})
         only_train = set(folders) == {"train"}

@@ -11,6 +11,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from keras_sgdr.data.index.files import is_remote
+from keras_sgdr.data.index.shards import ShardPaths
 from keras_sgdr.validation import InvalidValueError
 
 Labels: TypeAlias = npt.NDArray[np.int32] | npt.NDArray[np.float32]
@@ -53,10 +55,11 @@ class Split:
     def take(self, indices: npt.ArrayLike, *, name: str | None = None) -> "Split":
         """Returns the split that holds only the images at `indices`, in that order, with their labels and weights."""
         positions = np.asarray(indices, dtype=np.int64)
+        paths = self.paths
         return replace(
             self,
             name=name or self.name,
-            paths=tuple(self.paths[position] for position in positions),
+            paths=paths.take(positions) if isinstance(paths, ShardPaths) else tuple(paths[each] for each in positions),
             labels=None if self.labels is None else self.labels[positions],
             weights=None if self.weights is None else self.weights[positions],
         )
@@ -131,6 +134,9 @@ class FolderIndex:
             return self.directory
         splits = [split for split in (self.train, self.valid, self.test) if split is not None]
         folders = {path.rpartition("/")[0] for split in splits for path in split.paths}
+        if is_remote(self.directory):
+            protocol = self.directory.partition("://")[0]
+            return f"{protocol}://{os.path.commonpath([folder.partition('://')[2] for folder in folders])}"
         return os.path.commonpath([os.path.abspath(folder) for folder in folders])  # noqa: PTH100 (a link is itself)
 
 

@@ -309,18 +309,6 @@ def test_oversampling_needs_one_label_each(dogscats):
         index_folder(dogscats, test="test1").test.oversampled()
 
 
-def test_url_is_listed_by_tensorflow():
-    import tensorflow as tf
-
-    for name in ("train/a/1.jpg", "train/a/.x.jpg", "train/b/deep/2.jpg", "valid/a/3.jpg", "valid/b/4.jpg"):
-        tf.io.gfile.makedirs(f"ram://images/{name.rpartition('/')[0]}")
-        with tf.io.gfile.GFile(f"ram://images/{name}", "wb") as file:
-            file.write(b"x")
-    index = index_folder("ram://images")
-    assert list(index.train.paths) == ["ram://images/train/a/1.jpg", "ram://images/train/b/deep/2.jpg"]
-    assert len(index.valid) == 2
-
-
 def write_csv(folder: Path, text: str) -> Path:
     path = folder / "labels.csv"
     path.write_text(text)
