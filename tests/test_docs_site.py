@@ -1,6 +1,7 @@
 """The site that mkdocs builds of docs/: its reference, its links, and how it looks in Chromium."""
 
 import functools
+import html
 import http.server
 import re
 import subprocess
@@ -42,6 +43,11 @@ def test_reference_has_the_arguments_of_each_public_name(site):
     pages = "".join(path.read_text(encoding="utf-8") for path in (site / "reference").glob("*.html"))
     assert [name for name in PUBLIC if f'id="keras_sgdr.{name}"' not in pages] == []
     assert "The rate at the first restart, &gt; 0." in pages
+
+
+def test_examples_are_shown_whole(site):
+    text = html.unescape(re.sub(r"<[^>]+>", "", (site / "examples.html").read_text(encoding="utf-8")))
+    assert [path.name for path in ROOT.glob("examples/*.py") if path.read_text(encoding="utf-8") not in text] == []
 
 
 @pytest.mark.parametrize("width", WIDTHS)
