@@ -13,9 +13,12 @@ import pytest
 from tests.test_documentation import PUBLIC, ROOT
 
 pytest.importorskip("mkdocs", reason="needs mkdocs")
-from tests.browser import WIDTHS, needs_browser, opened_at  # skips where playwright is not installed
+from tests.browser import WIDTHS, needs_browser, opened_at, violations  # skips where playwright is not installed
 
 pytestmark = needs_browser
+
+# Rules that it breaks: its search has no name, and its buttons that copy code are landmarks of one name.
+OF_THE_THEME = {"aria-dialog-name", "landmark-unique"}
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +63,13 @@ def test_pages_fit_the_screen_and_ask_no_other_host(browser, site, address, widt
         assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)"), path
     assert complaints == []
     assert [each for each in asked if not each.startswith((address, "data:"))] == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["tutorial", "migration", "reference/schedules"])
+def test_pages_can_be_read_by_all(browser, address, name, scheme):
+    page, _, _ = opened_at(browser, f"{address}/{name}.html", color_scheme=scheme)
+    assert [each for each in violations(page) if each[0] not in OF_THE_THEME] == []
 
 
 def test_search_finds_a_callback(browser, address):
