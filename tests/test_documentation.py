@@ -19,7 +19,7 @@ from keras_sgdr.precompute.feature_cache import CACHE_VARIABLE
 from keras_sgdr_cli.main import cli
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PUBLIC = {name: getattr(keras_sgdr, name) for name in keras_sgdr.__all__}
 # Words in backquotes that are of Keras, TensorFlow, a CSV file or the operating system
 OF_OTHERS = {
@@ -32,10 +32,10 @@ OF_OTHERS = {
     "is_valid",
 }
 OF_OTHERS |= {"jit_compile", "global_clipnorm", "steps_per_execution", "epochs", "momentum", "beta_1", "off", "label"}
-OF_OTHERS |= {"initial_epoch", "MirroredStrategy", "TF_NUM_INTRAOP_THREADS"}
+OF_OTHERS |= {"initial_epoch", "MirroredStrategy", "TF_NUM_INTRAOP_THREADS", "val_loss", "weight_decay"}
 OPTIONS_OF_OTHERS = {"--model_base_path"}
 
-page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -60,6 +60,12 @@ def parsed_calls(path: Path) -> Iterator[ast.Call]:
 
 def arguments_of(value: object) -> set[str]:
     return set(inspect.signature(value).parameters) if callable(value) else set()
+
+
+def names_of_code(path: Path) -> set[str]:
+    """The variables that the code of a page makes."""
+    nodes = [node for code in blocks(path, "python") for node in ast.walk(ast.parse(code))]
+    return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
 def known_words() -> set[str]:
@@ -140,7 +146,7 @@ def test_dotted_names_are_there(path):
 def test_words_in_backquotes_are_names_that_are_there(path):
     words = {span.removesuffix("=") for span in spans(path) if re.fullmatch(r"[A-Za-z_]\w*=?", span)}
     files = {name.split(".")[0] for span in spans(path) if "." in span for name in span.split("/")}
-    assert words - known_words() - files == set()
+    assert words - known_words() - names_of_code(path) - files == set()
 
 
 @page
@@ -208,6 +214,12 @@ def test_links_and_files_are_there(path):
         assert (ROOT / file).is_file()
 
 
+def test_every_example_is_on_a_page():
+    shown = re.findall(r'^--8<-- "(.+)"$', (ROOT / "docs" / "examples.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(shown) == sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("examples/*.py"))
+
+
 def test_every_public_name_is_on_a_page():
-    text = "".join(path.read_text(encoding="utf-8") for path in PAGES)
+    pages = [path for path in PAGES if path.parent.name != "reference"]
+    text = "".join(path.read_text(encoding="utf-8") for path in pages)
     assert [name for name in PUBLIC if not re.search(rf"\b{name}\b", text)] == []

@@ -57,9 +57,11 @@ class RandomView(VectorizedBaseImageAugmentationLayer):
         ValueError: If a number is out of its range.
 
     Example:
+        ```pycon
         >>> layer = RandomView(flip="horizontal", max_zoom=1.1)
-        >>> layer(images, training=True).shape  # doctest: +SKIP
-        (32, 224, 224, 3)
+        >>> layer(np.zeros((32, 224, 224, 3), "float32"), training=True).shape
+        TensorShape([32, 224, 224, 3])
+        ```
 
     Reference:
         fast.ai 0.7, `transforms_basic`, `transforms_side_on`, `transforms_top_down`.

@@ -87,7 +87,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         start = checkpoint.restore(model)  # the beginning, if there is no file
         data = load_dataset(split, shuffle=True, initial_step=start.step)
         epochs = start.epoch if start.stopped else 7
-        model.fit(data, initial_epoch=start.epoch, epochs=epochs, callbacks=[scheduler, stop, checkpoint])
+        callbacks = [scheduler, stop, checkpoint]
+        model.fit(data, validation_data=valid, initial_epoch=start.epoch, epochs=epochs, callbacks=callbacks)
         ```
     """
 

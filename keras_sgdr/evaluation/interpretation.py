@@ -173,7 +173,7 @@ def interpret(probabilities: Any, labels: Any, class_names: Sequence[str]) -> In
 
     Example:
         ```python
-        result = interpret(predict_tta(model, dataset), index.valid.labels, index.class_names)
+        result = interpret(predict_tta(model, valid), index.valid.labels, index.class_names)
         result.accuracy, result.most_confused(), result.top_losses(9)
         ```
     """

@@ -81,8 +81,10 @@ def lr_find(
         RuntimeError: If `verify` finds that a variable was not put back.
 
     Example:
-    >>> curve = lr_find(model, dataset)
-    >>> model.optimizer.learning_rate = curve.suggest("valley")
+        ```python
+        curve = lr_find(model, dataset)
+        model.optimizer.learning_rate = curve.suggest("valley")
+        ```
     """
     check_data(dataset)
     require_integer("repeats", repeats)

@@ -68,8 +68,10 @@ def lr_find_groups(model: Any, dataset: Any, **options: Any) -> GroupCurves:
         ValueError: If an option is out of its range.
 
     Example:
-    >>> curves = lr_find_groups(model, dataset)
-    >>> rates = curves.suggest("valley")
+        ```python
+        curves = lr_find_groups(model, dataset)
+        rates = curves.suggest("valley")
+        ```
     """
     optimizer = next((each for each in optimizer_chain(model.optimizer) if isinstance(each, DifferentialLR)), None)
     if optimizer is None:

@@ -71,9 +71,11 @@ class LRFinder(keras.callbacks.Callback):
         RuntimeError: If `curve` is read before a batch was trained.
 
     Example:
-    >>> finder = LRFinder()
-    >>> model.fit(dataset, epochs=5, callbacks=[finder])
-    >>> model.optimizer.learning_rate = finder.curve.suggest()
+        ```python
+        finder = LRFinder()
+        model.fit(dataset, epochs=5, callbacks=[finder])
+        model.optimizer.learning_rate = finder.curve.suggest()
+        ```
 
     Reference:
         Smith, https://arxiv.org/abs/1506.01186; fastai 2.8 for the range, the smoothing and the stop.

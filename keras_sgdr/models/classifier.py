@@ -75,9 +75,11 @@ def build_classifier(
         FileNotFoundError: If the weights are not there and cannot be downloaded.
 
     Example:
+        ```pycon
         >>> model = build_classifier(10, backbone="EfficientNetLite0", image_size=128)
         >>> model.output_shape
         (None, 10)
+        ```
     """
     require_integer("num_classes", num_classes, low=2)
     advise_onednn()

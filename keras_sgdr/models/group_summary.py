@@ -63,7 +63,9 @@ def group_summary(
         ValueError: If there are not as many rates as groups.
 
     Example:
-        >>> print(group_summary(model, learning_rates=[1e-5, 1e-4, 1e-3]))
+        ```python
+        print(group_summary(model, learning_rates=[1e-5, 1e-4, 1e-3]))
+        ```
     """
     rates = [None] * num_groups if learning_rates is None else [float(rate) for rate in learning_rates]
     if len(rates) != num_groups:

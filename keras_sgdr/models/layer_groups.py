@@ -36,9 +36,11 @@ def layer_groups(model: keras.Model, *, num_groups: int = 3) -> list[list[keras.
         ValueError: If the model has no such groups.
 
     Example:
+        ```pycon
         >>> body, head = layer_groups(build_classifier(10), num_groups=2)
         >>> [layer.name for layer in head]
         ['head_pool', 'head_dropout', 'head_predictions']
+        ```
     """
     require_integer("num_groups", num_groups, low=2)
     steps = steps_of(model)

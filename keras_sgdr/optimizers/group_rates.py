@@ -32,8 +32,10 @@ def geometric_rates(low: float, high: float, *, num_groups: int) -> list[float]:
         ValueError: If a rate is not above 0, or `num_groups` not a positive integer.
 
     Example:
+        ```pycon
         >>> geometric_rates(1e-5, 1e-3, num_groups=3)
         [1e-05, 0.0001, 0.001]
+        ```
 
     Reference:
         fastai 2, `slice(low, high)`.
@@ -66,8 +68,10 @@ def discounted_rates(top: float, *, num_groups: int, factor: float = ULMFIT_FACT
         ValueError: If `top` or `factor` is not above 0, or `num_groups` not a positive integer.
 
     Example:
+        ```pycon
         >>> discounted_rates(1e-2, num_groups=3, factor=10)
         [0.0001, 0.001, 0.01]
+        ```
 
     Reference:
         Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification", 2018.

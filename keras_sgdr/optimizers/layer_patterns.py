@@ -29,7 +29,9 @@ def match_layers(model: keras.Model, patterns: Sequence[Any]) -> list[list[Any]]
             weights is matched by no group or by two.
 
     Example:
-        >>> match_layers(model, ["stem.*|block1.*", ["block2.*", "block3.*"], "head.*"])
+        ```python
+        match_layers(model, ["stem.*|block1.*", ["block2.*", "block3.*"], "head.*"])
+        ```
     """
     paths = list(_paths(model))
     groups = [_chosen(_listed(group), paths) for group in patterns]

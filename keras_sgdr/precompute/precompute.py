@@ -85,10 +85,12 @@ def precompute_features(
             precision: 1e-1).
 
     Example:
-        >>> freeze_to(model, -1)
-        >>> features, head = precompute_features(model, load_dataset(index.train), directory="features")
-        >>> head.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-        >>> head.fit(features, epochs=2)
+        ```python
+        freeze_to(model, -1)
+        features, head = precompute_features(model, load_dataset(index.train), directory="features")
+        head.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        head.fit(features, epochs=2)
+        ```
     """
     _check_arguments(dataset, views, dtype)
     body, rest = split_at_frozen_boundary(model)

@@ -65,8 +65,10 @@ def total_epochs(n_cycles: int, cycle_len: int = 1, cycle_mult: float = 1) -> in
         A number of epochs, an integer.
 
     Example:
-    >>> total_epochs(3, cycle_len=1, cycle_mult=2)
-    7
+        ```pycon
+        >>> total_epochs(3, cycle_len=1, cycle_mult=2)
+        7
+        ```
 
     Reference:
         fast.ai 0.7, `fit(lrs, n_cycle, cycle_len=…, cycle_mult=…)`.
@@ -109,8 +111,10 @@ class CosineCycles:
         ValueError: If an argument is out of its range.
 
     Example:
-    >>> CosineCycles(0.1, cycle_mult=2).learning_rate(5, steps_per_epoch=5)
-    0.1
+        ```pycon
+        >>> CosineCycles(0.1, cycle_mult=2).learning_rate(5, steps_per_epoch=5)
+        0.1
+        ```
 
     Reference:
         Loshchilov and Hutter, SGDR, https://arxiv.org/abs/1608.03983; the cycle arguments are fast.ai 0.7's.

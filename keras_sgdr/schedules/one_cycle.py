@@ -58,7 +58,9 @@ class OneCycleScheduler(BatchScheduler):
             the optimizer has no momentum that can be moved.
 
     Example:
-    >>> model.fit(dataset, epochs=5, callbacks=[OneCycleScheduler(0.01, momentum=(0.95, 0.85))])
+        ```python
+        model.fit(dataset, epochs=5, callbacks=[OneCycleScheduler(0.01, momentum=(0.95, 0.85))])
+        ```
 
     Reference:
         Smith, https://arxiv.org/abs/1803.09820; fastai 2.8, `fit_one_cycle` and `fit_flat_cos`.

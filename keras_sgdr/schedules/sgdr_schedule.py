@@ -22,7 +22,8 @@ class SGDR(keras.optimizers.schedules.LearningRateSchedule):
     `steps_per_execution > 1`, but its clock is the optimizer's own: it counts every batch that the optimizer has seen,
     goes on over several `fit`s, and cannot be set. A batch that a `LossScaleOptimizer` skips is not counted.
 
-    After `n_cycles` the rate stays at `min_lr`.
+    After `n_cycles` the rate stays at `min_lr`. Called with a step, an integer scalar or tensor, it returns the rate as
+    a float32 of the same shape.
 
     Args:
         max_lr: The rate at the first restart, > 0.
@@ -37,14 +38,13 @@ class SGDR(keras.optimizers.schedules.LearningRateSchedule):
         gradient_accumulation_steps: The optimizer's own; all batches of one update then have the rate of the first
             of them. The clock counts batches, not updates, in any case.
 
-    Returns:
-        Called with a step, an integer scalar or tensor, the rate as a float32 of the same shape.
-
     Raises:
         ValueError: If an argument is out of its range.
 
     Example:
-    >>> optimizer = keras.optimizers.SGD(SGDR(0.1, steps_per_epoch=len(dataset), cycle_mult=2))
+        ```python
+        optimizer = keras.optimizers.SGD(SGDR(0.1, steps_per_epoch=len(dataset), cycle_mult=2))
+        ```
 
     Reference:
         Loshchilov and Hutter, SGDR, https://arxiv.org/abs/1608.03983.

@@ -59,8 +59,10 @@ class SGDRScheduler(BatchScheduler):
             or momentum cannot be set, or `fit`'s arguments contradict.
 
     Example:
-    >>> scheduler = SGDRScheduler(0.01, cycle_len=1, cycle_mult=2, n_cycles=3)
-    >>> model.fit(dataset, epochs=scheduler.epochs, callbacks=[scheduler])  # 7 epochs: 1 + 2 + 4
+        ```python
+        scheduler = SGDRScheduler(0.01, cycle_len=1, cycle_mult=2, n_cycles=3)
+        model.fit(dataset, epochs=scheduler.epochs, callbacks=[scheduler])  # 7 epochs: 1 + 2 + 4
+        ```
 
     Reference:
         Loshchilov and Hutter, SGDR, https://arxiv.org/abs/1608.03983; fast.ai 0.7 for the cycles' arguments.

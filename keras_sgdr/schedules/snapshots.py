@@ -222,8 +222,11 @@ class SnapshotEnsemble:
         ValueError: If there is no snapshot, or `last` is out of range.
 
     Example:
-    >>> ensemble = SnapshotEnsemble(model, callback.snapshots, last=3)
-    >>> probabilities = ensemble.predict(dataset)
+        ```python
+        snapshots = CycleSnapshots(scheduler)
+        model.fit(dataset, validation_data=valid, epochs=scheduler.epochs, callbacks=[scheduler, snapshots])
+        probabilities = SnapshotEnsemble(model, snapshots.snapshots, last=3).predict(valid)
+        ```
     """
 
     def __init__(

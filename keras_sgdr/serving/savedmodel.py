@@ -88,7 +88,7 @@ def export_savedmodel(
         ```python
         path = export_savedmodel(model, "served/pets", class_names=index.class_names)
         serve = tf.saved_model.load(path).signatures["serving_default"]
-        serve(image_bytes=tf.constant([open("cat.jpg", "rb").read()]))["predicted_class"]
+        serve(image_bytes=tf.io.read_file("rex.jpg")[None])["predicted_class"]
         ```
     """
     class_names = [str(each) for each in class_names]

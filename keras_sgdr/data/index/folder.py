@@ -100,9 +100,10 @@ def index_folder(
             unclear which folders are splits and which are classes.
 
     Example:
-        >>> index = index_folder("dogscats")  # doctest: +SKIP
-        >>> index.class_names, len(index.train)  # doctest: +SKIP
-        (('cats', 'dogs'), 23000)
+        ```python
+        index = index_folder("dogscats")
+        print(index.class_names, len(index.train))  # ('cats', 'dogs') 23000
+        ```
     """
     directory = os.fspath(directory).rstrip("/") or "/"
     if valid_fraction is not None and not 0.0 < valid_fraction < 1.0:
