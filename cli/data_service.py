@@ -28,7 +28,11 @@ def dispatcher(port: int, journal: Path | None) -> None:
     service = tf.data.experimental.service
 
     config = service.DispatcherConfig(
-        port=port, work_dir=None if journal is None else str(journal), fault_tolerant_mode=journal is not None
+        port=port,
+        work_dir=None if journal is None else str(journal),
+        fault_tolerant_mode=journal is not None,
+        worker_timeout_ms=10_000,  # after which a lost one is waited for no more
+        job_gc_check_interval_ms=5_000,
     )
     server = service.DispatchServer(config)
     click.echo(f"dispatcher at {server.target}; Ctrl-C ends it")
@@ -49,7 +53,11 @@ def worker(address: str, host: str, port: int) -> None:
     if not address.rpartition(":")[2].isdigit():
         raise click.UsageError(f"--dispatcher must be like host:5000. Received: {address}")
     config = service.WorkerConfig(
-        dispatcher_address=address, worker_address=f"{host}:%port%", port=port, dispatcher_timeout_ms=10_000
+        dispatcher_address=address,
+        worker_address=f"{host}:%port%",
+        port=port,
+        dispatcher_timeout_ms=10_000,
+        heartbeat_interval_ms=2_000,
     )
     server = service.WorkerServer(config)
     click.echo(f"worker of the dispatcher at {address}; Ctrl-C ends it")

@@ -32,6 +32,7 @@ SLOW_BLOCKS = {
     "README.md-3",
     "README.md-4",
     "docs/data.md-1",
+    "docs/growing.md-1",
     "docs/how-to/resuming.md-1",
     "docs/how-to/serving.md-1",
     "docs/migration.md-1",
@@ -39,7 +40,7 @@ SLOW_BLOCKS = {
     "docs/migration.md-4",
     "docs/models.md-1",
 }
-SLOW_EXAMPLES = {"train_image_classifier", "export_savedmodel", "TrainingCheckpoint"}
+SLOW_EXAMPLES = {"distribution_strategy", "train_image_classifier", "export_savedmodel", "TrainingCheckpoint"}
 # `--8<--` lines, which name the files that tests/test_examples.py runs
 SNIPPETS = "docs/examples.md"
 

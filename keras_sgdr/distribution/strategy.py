@@ -43,7 +43,7 @@ def distribution_strategy(kind: str | None = "auto", *, timeout_seconds: float =
 
     Example:
         ```python
-        strategy = distribution_strategy("multi_worker")
+        strategy = distribution_strategy("mirrored")  # or "multi_worker"
         with strategy.scope():
             model = build_classifier(10, image_size=128)
             model.compile("adam", "sparse_categorical_crossentropy")
