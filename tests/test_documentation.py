@@ -19,7 +19,7 @@ from keras_sgdr.precompute.feature_cache import CACHE_VARIABLE
 from keras_sgdr_cli.main import cli
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 PUBLIC = {name: getattr(keras_sgdr, name) for name in keras_sgdr.__all__}
 # Words in backquotes that are of Keras, TensorFlow, a CSV file or the operating system
 OF_OTHERS = {
@@ -73,6 +73,7 @@ def known_words() -> set[str]:
     for module in (ROOT / "keras_sgdr").rglob("*.py"):
         tree = ast.parse(module.read_text(encoding="utf-8"))
         words |= {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+        words |= {ast.unparse(target) for node in tree.body if isinstance(node, ast.Assign) for target in node.targets}
         if module.name in ("signatures.py", "savedmodel.py", "portable.py"):  # what a server or a runtime knows by name
             constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
             words |= {value for value in constants if isinstance(value, str)}

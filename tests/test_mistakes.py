@@ -190,7 +190,7 @@ def marked(title: str):
     return pytest.param(title, marks=(pytest.mark.slow, needs_jax) if "python" in MISTAKES[title][1] else ())
 
 
-@pytest.mark.parametrize("title", map(marked, MISTAKES))
+@pytest.mark.parametrize("title", [marked(title) for title in MISTAKES])
 def test_mistake_is_answered_as_the_page_says(title, place, request):
     language, code, message = MISTAKES[title]
     with socket.socket() as taken:
