@@ -13,7 +13,12 @@ import click
 from .train import FOLDER, layout_options, make_recipe, recipe_options
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  keras-sgdr check pets\n"
+    "  keras-sgdr check pets --format json -o findings.csv\n"
+    "  keras-sgdr check pets --labels --changes changes.csv"
+)
 @FOLDER
 @layout_options
 @click.option("--format", "output_format", type=click.Choice(["table", "json"]), default="table", help="Of the report.")
@@ -105,7 +110,11 @@ def _labels_of(folder: str, layout: dict[str, Any], report: Any, backbone: str, 
     return dataclasses.replace(found, findings=tuple(new))
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  keras-sgdr show pets -o grid.png\n"
+    "  keras-sgdr show satellite --augmentation top_down --views 8"
+)
 @FOLDER
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("grid.png"), help="The image to write.")
 @click.option("--views", type=click.IntRange(min=1), default=4, help="Augmented views of each image.")
@@ -168,7 +177,7 @@ def _show_progress(done: int, total: int) -> None:
     click.echo(f"\r{done}/{total} images" + ("\n" if done == total else ""), nl=False, err=True)
 
 
-@click.command()
+@click.command(epilog="\b\nExamples:\n  keras-sgdr relabel pets changes.csv\n  keras-sgdr relabel pets --undo")
 @FOLDER
 @click.argument("changes", type=click.Path(path_type=Path), required=False)
 @layout_options

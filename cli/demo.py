@@ -9,7 +9,7 @@ import click
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-@click.command()
+@click.command(epilog="\b\nExamples:\n  keras-sgdr demo\n  keras-sgdr demo -o runs/demo --resume")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("demo"), help="A directory to make.")
 @click.option("--resume", is_flag=True, help="Go on with the unfinished demo in OUTPUT.")
 @click.option("--overwrite", is_flag=True, help="Begin again in OUTPUT.")

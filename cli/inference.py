@@ -15,7 +15,11 @@ from .train import FOLDER, name_options
 RUN = click.argument("run", type=click.Path(path_type=Path))
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  keras-sgdr evaluate runs/pets pets\n"
+    "  keras-sgdr evaluate runs/pets new_pets --split all -o mistakes"
+)
 @RUN
 @FOLDER
 @click.option("--split", type=click.Choice(["train", "valid", "test", "all"]), help="Which images of FOLDER.")
@@ -67,7 +71,7 @@ def evaluate(
         click.echo(f"plots: {output}")
 
 
-@click.command()
+@click.command(epilog="\b\nExamples:\n  keras-sgdr report runs/pets\n  keras-sgdr report runs/pets --watch")
 @RUN
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The file.  [default: RUN/report.html]")
 @click.option("--watch", is_flag=True, help="Write it again after each stage until the run ends; the page reloads.")
@@ -79,7 +83,11 @@ def report(run: Path, output: Path | None, watch: bool) -> None:
         click.echo(path)
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  keras-sgdr compare runs/a runs/b\n"
+    "  keras-sgdr compare runs/a/export runs/b/export pets --min-agreement 0.98"
+)
 @click.argument("run_a", type=click.Path(path_type=Path))
 @click.argument("run_b", type=click.Path(path_type=Path))
 @click.argument("folder", type=click.Path(), required=False)
@@ -112,7 +120,12 @@ def compare(
         raise click.ClickException(f"they agree on {comparison.agreement:.4f}, less than {min_agreement}")
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  keras-sgdr predict runs/pets rex.jpg holiday/\n"
+    "  keras-sgdr predict runs/pets holiday/ -o classes.csv\n"
+    "  keras-sgdr predict --url http://localhost:8501/v1/models/pets rex.jpg"
+)
 @click.argument("paths", nargs=-1, required=True, metavar="[RUN] PATHS...", type=click.Path())
 @click.option(
     "--url", help="Of a server to ask instead of RUN: http://HOST:8501/v1/models/NAME, grpc://HOST:8500/NAME."

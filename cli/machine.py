@@ -1,4 +1,4 @@
-"""The commands `backbones` and `cache`, for what is on this machine."""
+"""The commands `backbones`, `cache` and `completion`, for what is on this machine."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
+
+_SHELLS: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  keras-sgdr backbones\n"
+    "  keras-sgdr backbones ResNet50 EfficientNetLite0 --measure --image-size 128"
+)
 @click.argument("names", nargs=-1)
 @click.option("--measure", is_flag=True, help="Time predictions on this machine, a minute or so for a large one.")
 @click.option("--image-size", type=click.IntRange(min=1), help="For --measure.  [default: the backbone's own]")
@@ -58,7 +65,7 @@ def _images_per_second(row: dict[str, Any], image_size: int | None, batch_size: 
     return batch_size / float(np.median(seconds))
 
 
-@click.group()
+@click.group(epilog="\b\nExamples:\n  keras-sgdr cache list\n  keras-sgdr cache clear")
 def cache() -> None:
     """List or clear the precomputed features that `train` keeps for later runs."""
 
@@ -74,7 +81,9 @@ def _open(directory: Path | None) -> Any:
     return FeatureCache(directory or default_cache_directory())
 
 
-@cache.command("list")
+@cache.command(
+    "list", epilog="\b\nExamples:\n  keras-sgdr cache list\n  keras-sgdr cache list --directory /data/features"
+)
 @_DIRECTORY
 def list_entries(directory: Path | None) -> None:
     """List the entries, the most recently used first, with their sizes."""
@@ -88,9 +97,26 @@ def list_entries(directory: Path | None) -> None:
     click.echo(f"{len(entries)} entries, {total:.1f} MiB, in {opened.directory}")
 
 
-@cache.command()
+@cache.command(epilog="\b\nExample:\n  keras-sgdr cache clear")
 @_DIRECTORY
 def clear(directory: Path | None) -> None:
     """Remove all entries."""
     opened = _open(directory)
     click.echo(f"freed {opened.clear() / 2**20:.1f} MiB in {opened.directory}")
+
+
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  keras-sgdr completion bash > ~/.local/share/bash-completion/completions/keras-sgdr\n"
+    "  keras-sgdr completion fish > ~/.config/fish/completions/keras-sgdr.fish\n"
+    "  keras-sgdr completion zsh > ~/.zfunc/_keras-sgdr"
+)
+@click.argument("shell", type=click.Choice(list(_SHELLS)))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print a script by which SHELL completes commands, options and paths of `keras-sgdr`.
+
+    A new shell reads it from where the examples put it; of zsh, ~/.zfunc must be in its fpath.
+    """
+    script = _SHELLS[shell](context.find_root().command, {}, "keras-sgdr", "_KERAS_SGDR_COMPLETE")
+    click.echo(script.source(), nl=False)

@@ -14,8 +14,9 @@ import click
 from .data import check, relabel, shard, show
 from .data_service import data_service
 from .demo import demo
+from .doctor import doctor
 from .inference import compare, evaluate, predict, report
-from .machine import backbones, cache
+from .machine import backbones, cache, completion
 from .serving import export, serve
 from .startup import starts_quietly
 from .train import lr_find, train
@@ -69,7 +70,7 @@ def _line_of(error: Exception) -> str:
 
 def _is_deliberate(error: Exception) -> bool:
     """Whether this package raised it on purpose, which its class tells."""
-    if isinstance(error, click.ClickException):
+    if isinstance(error, (click.ClickException, click.exceptions.Exit)):  # and --help need not wait for the library
         return False
     from keras_sgdr.validation import KerasSgdrError
 
@@ -88,7 +89,14 @@ def _resume_hint(ctx: click.Context) -> str:
     return ""
 
 
-@click.group(cls=_OneLineErrors, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.group(
+    cls=_OneLineErrors,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    epilog="\b\nExamples:\n"
+    "  keras-sgdr train pets -o runs/pets\n"
+    "  keras-sgdr predict runs/pets rex.jpg\n"
+    "  keras-sgdr train --help",
+)
 @click.version_option(package_name="keras-sgdr")
 def cli() -> None:
     """Turns a folder of images into a served image classifier, the way the fast.ai course teaches it."""
@@ -113,6 +121,9 @@ for command in (
     data_service,
 ):
     cli.add_command(starts_quietly(command))
+# These do not begin with TensorFlow: one tells what is wrong with it, the other needs none.
+cli.add_command(doctor)
+cli.add_command(completion)
 
 
 def main() -> None:

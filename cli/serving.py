@@ -11,7 +11,11 @@ import click
 from .inference import RUN
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  keras-sgdr export runs/pets models/pets\n"
+    "  keras-sgdr export runs/pets phone --format tflite --precision int8"
+)
 @RUN
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--version", type=click.IntRange(min=1), help="Defaults to one more than the highest there.")
@@ -53,7 +57,9 @@ def export(
     )
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n  keras-sgdr serve runs/pets\n  keras-sgdr serve models/pets --host 0.0.0.0 --port 8080"
+)
 @RUN
 @click.option("--host", default="127.0.0.1", help="The address to listen on; 0.0.0.0 for all of this machine's.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8501, help="The port; 0 for any that is free.")

@@ -134,7 +134,13 @@ def make_recipe(options: dict[str, Any]) -> Any:
     return Recipe(**options)
 
 
-@click.command()
+@click.command(
+    epilog="\b\nExamples:\n"
+    "  keras-sgdr train pets -o runs/pets\n"
+    "  keras-sgdr train pets -o runs/pets --image-size 128 --max-minutes 30\n"
+    "  keras-sgdr train digits -o runs/digits --augmentation basic\n"
+    "  keras-sgdr train pets -o runs/pets --resume"
+)
 @FOLDER
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The run directory.")
 @click.option(
@@ -292,7 +298,9 @@ def _loggers(output: Path, *, csv_log: bool, tensorboard: bool) -> list[Any]:
     return loggers
 
 
-@click.command("lr-find")
+@click.command(
+    "lr-find", epilog="\b\nExamples:\n  keras-sgdr lr-find pets\n  keras-sgdr lr-find pets --unfreeze -o curve.png"
+)
 @FOLDER
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("lr_finder.png"), help="The plot.")
 @recipe_options

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ def save_figure(figure: Any, path: str | os.PathLike[str]) -> None:
     if not path.parent.is_dir():
         raise MissingFileError(f"`path` must be in an existing directory. Received: path={path}.")
     try:
-        with atomic_write(path) as aside:
+        with atomic_write(path) as aside, _without_glyph_warnings():
             figure.savefig(aside, format=path.suffix[1:] or "png", dpi=120, bbox_inches="tight")
     finally:
         plt.close(figure)
@@ -39,7 +42,7 @@ def as_svg(figure: Any) -> str:
 
     text = io.StringIO()
     try:
-        with mpl.rc_context({"svg.hashsalt": "keras_sgdr"}):
+        with mpl.rc_context({"svg.hashsalt": "keras_sgdr"}), _without_glyph_warnings():
             figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
     finally:
         plt.close(figure)
@@ -92,7 +95,7 @@ def plot_images(images: Any, titles: Any, *, columns: int = 3) -> Any:
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
         axis.imshow(np.clip(np.asarray(image), 0, 255).astype("uint8"))
         axis.set_title(_plain_text(title), fontsize=8)
-    figure.tight_layout()
+    _fit_layout(figure)
     return figure
 
 
@@ -143,7 +146,7 @@ def plot_history(epochs: Any) -> Any:
     accuracies.set(xlabel="epoch", ylabel="accuracy")
     for axis in (losses, accuracies):
         axis.legend()
-    figure.tight_layout()
+    _fit_layout(figure)
     return figure
 
 
@@ -188,7 +191,7 @@ def plot_lr_curve(
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    figure.tight_layout()
+    _fit_layout(figure)
     return figure
 
 
@@ -209,7 +212,7 @@ def plot_group_curves(curves: Any) -> Any:
     axes.set(xscale="log", xlabel="learning rate of one group, the others at 0", ylabel="smoothed loss")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    figure.tight_layout()
+    _fit_layout(figure)
     return figure
 
 
@@ -237,7 +240,7 @@ def plot_reliability(confidence: Any, hits: Any, *, bins: int = 10) -> Any:
     shares.legend(fontsize=8)
     numbers.bar(middles, counts, width=0.9 / bins, color="0.6")
     numbers.set(xlabel="probability of the predicted class", ylabel="images", xlim=(0, 1))
-    figure.tight_layout()
+    _fit_layout(figure)
     return figure
 
 
@@ -266,8 +269,21 @@ def plot_schedule(learning_rates: Any, *, steps_per_epoch: int, cycle_ends: Any 
     if rates.shape[1] > 1:
         axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
-    figure.tight_layout()
+    _fit_layout(figure)
     return figure
+
+
+def _fit_layout(figure: Any) -> None:
+    with _without_glyph_warnings():
+        figure.tight_layout()
+
+
+@contextlib.contextmanager
+def _without_glyph_warnings() -> Iterator[None]:
+    """Lets a letter that matplotlib's font lacks, in the name of a class, be drawn as a box without a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        yield
 
 
 def _shortened(name: Any) -> str:

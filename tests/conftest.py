@@ -129,6 +129,42 @@ def trained_run(digits_folder, tiny_options, tmp_path_factory):
     return made_once(tmp_path_factory, "run", make)
 
 
+OPTIONAL = ("sklearn", "scikit_learn", "onnx", "onnxruntime", "tf2onnx", "starlette", "uvicorn", "grpc", "grpcio")
+OPTIONAL += ("tensorboard", "tensorflow_serving", "tensorflow_serving_api", "keras_hub")
+
+
+@pytest.fixture(scope="session")
+def without_optional_packages(tmp_path_factory):
+    """Runs a command of `keras-sgdr` where none of the optional packages is installed.
+
+    The process sees a directory of links to what is installed here, but for those.
+    """
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    import keras_sgdr
+    import keras_sgdr_cli
+
+    packages = tmp_path_factory.mktemp("packages")
+    ours = {"keras_sgdr": keras_sgdr.__file__, "keras_sgdr_cli": keras_sgdr_cli.__file__}
+    installed = {name: Path(file).parent for name, file in ours.items()}
+    for folder in (Path(each) for each in sys.path if each.endswith("site-packages")):
+        for path in folder.iterdir():
+            if path.name.split("-")[0].split(".")[0].lower() not in OPTIONAL:
+                installed.setdefault(path.name, path)
+    for name, path in installed.items():
+        if not name.endswith(".pth"):
+            (packages / name).symlink_to(path)
+
+    def run(*arguments):
+        code = "import sys; sys.path.append(sys.argv.pop(1)); from keras_sgdr_cli.main import main; main()"
+        command = [sys.executable, "-I", "-S", "-c", code, str(packages), *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def browser():
     """Chromium, for modules that import `tests.browser`."""

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import yaml
+from nbclient import NotebookClient
 from PIL import Image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -68,6 +70,53 @@ def test_an_export_is_served_and_asked(trained_run, digits_folder, tmp_path):
     shares = [float(line.split()[0]) for line in printed[1:]]
     assert sum(shares) == pytest.approx(1, abs=1e-3)
     assert {line.split()[1] for line in printed[1:]} == {"one", "seven", "zero"}
+
+
+@pytest.mark.slow
+def test_rates_are_found_by_rule_by_order_and_by_group(tmp_path):
+    printed = run_example("find_a_rate.py", directory=tmp_path)
+    rates = {rule: float(rate) for rule, rate in re.findall(r"^ *(\w+): (\d\S+)$", printed, re.MULTILINE)}
+    assert set(rates) == {"valley", "slide", "steep", "minimum", "inflection", "divergence"}
+    assert rates["valley"] < rates["divergence"]
+    orders, median = re.search(r"^five orders: (.+) -> (\S+)$", printed, re.MULTILINE).groups()
+    assert float(median) == np.median([float(rate) for rate in orders.split(", ")])
+    assert len(re.search(r"^early layers and head: (.+)$", printed, re.MULTILINE)[1].split(", ")) == 2
+    assert {"curve.png", "curve.csv"} <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.slow
+def test_layers_with_lower_rates_forget_less(tmp_path):
+    printed = run_example("rates_per_group.py", directory=tmp_path)
+    scores = re.findall(r"accuracy ([\d.]+) on the new digits, ([\d.]+) on the old ones", printed)
+    (new, old), (new_by_group, old_by_group) = [tuple(map(float, pair)) for pair in scores]
+    assert old < old_by_group
+    assert min(new, new_by_group) > 0.8  # of five classes
+
+
+NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_hold_what_they_printed_and_are_small(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert outputs
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    assert path.stat().st_size < 200_000
+
+
+@pytest.mark.slow
+def test_notebook_of_the_eight_steps_runs_from_its_first_cell_to_its_last(tmp_path, monkeypatch):
+    for name, value in (("KERAS_SGDR_CACHE", "off"), ("TF_CPP_MIN_LOG_LEVEL", "3"), ("PYTHONWARNINGS", "ignore")):
+        monkeypatch.setenv(name, value)
+    notebook = nbformat.read(EXAMPLES / "eight_steps.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    printed = "".join(o.get("text", "") for cell in notebook.cells if "outputs" in cell for o in cell.outputs)
+    head = float(re.search(r"accuracy of the head alone: ([\d.]+)", printed)[1])
+    whole = float(re.search(r"^accuracy ([\d.]+); most confused", printed, re.MULTILINE)[1])
+    assert 0.5 < head < whole
+    assert whole > 0.85
 
 
 @pytest.mark.slow

@@ -197,3 +197,10 @@ def test_figure_in_a_directory_that_does_not_exist_is_refused(tmp_path):
     figure = plots.show_batch(np.zeros((1, 4, 4, 3)))
     with pytest.raises(FileNotFoundError, match=r"Received: path=.*none/batch\.png"):
         plots.save_figure(figure, tmp_path / "none" / "batch.png")
+
+
+def test_a_letter_that_the_font_lacks_is_drawn_without_a_warning(tmp_path):
+    # Warnings are errors here.
+    figure = plots.plot_confusion_matrix(np.eye(2, dtype=int), ["rocket 🚀", "猫"])
+    plots.save_figure(figure, tmp_path / "matrix.png")
+    assert "<svg" in plots.as_svg(plots.plot_confusion_matrix(np.eye(2, dtype=int), ["rocket 🚀", "猫"]))

@@ -1,5 +1,7 @@
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -29,3 +31,11 @@ def test_import_registers_classes_and_leaves_kerascv_for_later():
         "assert keras.saving.get_registered_object('keras_sgdr>DifferentialLR') is keras_sgdr.DifferentialLR\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_is_in_the_program_that_type_checkers_read():
+    tree = ast.parse((Path(__file__).parent / "typed_user_program.py").read_text(encoding="utf-8"))
+    imported = {each.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for each in node.names}
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    assert set(keras_sgdr.__all__) <= imported & used
+    assert (Path(keras_sgdr.__file__).parent / "py.typed").is_file()  # without it they read no types of an installation

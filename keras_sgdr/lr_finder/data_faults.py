@@ -63,14 +63,17 @@ def _fault_of_labels(model: Any, labels: list[Any]) -> str | None:
     loss = getattr(model, "loss", None)
     name = loss if isinstance(loss, str) else getattr(loss, "name", "")
     shape = getattr(model, "output_shape", None)
-    if (
-        name != "sparse_categorical_crossentropy"
-        or len(labels) != 1
-        or not labels[0].size
-        or not isinstance(shape, tuple)
-    ):
+    if len(labels) != 1 or not labels[0].size or not isinstance(shape, tuple):
         return None
-    lowest, highest = labels[0].min(), labels[0].max()
-    if lowest < 0 or highest >= shape[-1]:
-        return f"its labels go from {lowest} to {highest}, and the model has {shape[-1]} classes"
+    (given,), num_classes = labels, shape[-1]
+    columns = given.shape[-1] if given.ndim == len(shape) else 1
+    if name == "categorical_crossentropy" and columns == 1 < num_classes:
+        return "its labels are numbers of classes, for which the loss is sparse_categorical_crossentropy"
+    if name != "sparse_categorical_crossentropy":
+        return None
+    if columns == num_classes > 1:
+        return "its labels have a column for each class, for which the loss is categorical_crossentropy"
+    lowest, highest = given.min(), given.max()
+    if lowest < 0 or highest >= num_classes:
+        return f"its labels go from {lowest} to {highest}, and the model has {num_classes} classes"
     return None

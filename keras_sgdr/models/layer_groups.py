@@ -59,7 +59,8 @@ def freeze_to(
 ) -> None:
     """Makes a model trainable from a group or layer onward, and freezes what comes before.
 
-    Compile the model afterwards: Keras keeps training what was trainable when it was compiled. To unfreeze gradually,
+    Compile the model afterwards: a `fit` that comes first ends in an error about an unknown variable, unless the
+    optimizer was built for all, as a `DifferentialLR` is. To unfreeze gradually,
     a group per cycle c = 1, 2, …, call `freeze_to(model, -min(c, num_groups))`.
 
     Args:
@@ -94,6 +95,9 @@ def freeze_to(
     if batch_norm != "train":
         for norm in norms:
             norm.trainable = False
+    # A step that was traced before would train what was trainable then, and Keras 3.15 does not say so: its warning
+    # stands after a `raise`, in `Trainer._assert_compile_called`.
+    model.train_function = None
     if norms and dataset is not None:
         recalibrate(model, norms, dataset, num_batches)
 

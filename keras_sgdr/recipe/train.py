@@ -46,6 +46,7 @@ from keras_sgdr.recipe.recipe import Recipe
 from keras_sgdr.recipe.run import Run, set_stage_seed
 from keras_sgdr.recipe.run_directory import EVALUATE, FIT_PLAN, RunDirectory, read_settings
 from keras_sgdr.recipe.stages import STAGES
+from keras_sgdr.validation import require
 
 # The settings of a run, for `keras-sgdr train --config`
 CONFIG_FILE = "config.toml"
@@ -135,6 +136,12 @@ def train_image_classifier(
         result.tta.accuracy
         ```
     """
+    require(
+        keras.backend.backend() == "tensorflow",
+        "Keras must have the TensorFlow backend for `train_image_classifier`, which reads images by it; set "
+        "KERAS_BACKEND=tensorflow before Keras is imported",
+        backend=keras.backend.backend(),
+    )
     require_local("output", output)
     asked = recipe or Recipe()
     workers = Workers(strategy)

@@ -64,6 +64,12 @@ class BatchScheduler(keras.callbacks.Callback):
         """Checks, before any work, that the rate can be set before each batch."""
         super().on_train_begin(logs)
         name = type(self).__name__
+        begun = self.params.setdefault("begun_schedulers", [])  # which all callbacks of a `fit` share
+        if any(each is self for each in begun):
+            raise InvalidValueError(
+                f"`callbacks` must hold each scheduler once. Received: the same {name} twice. Leave one of them out."
+            )
+        begun.append(self)
         steps_per_execution = self.model.steps_per_execution
         if steps_per_execution != 1:
             raise InvalidValueError(

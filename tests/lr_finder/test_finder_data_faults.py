@@ -38,6 +38,10 @@ FAULTS = {
     "NaN in a later batch": (lambda: batches(with_one(np.nan)), "its images hold NaN or infinity, in batch 2"),
     "labels from 1": (lambda: batches(y=Y + 1), "its labels go from 1 to 2, and the model has 2 classes"),
     "labels below 0": (lambda: (X, Y - 1), "its labels go from -1 to 0, and the model has 2 classes"),
+    "labels in columns": (
+        lambda: batches(y=keras.utils.to_categorical(Y, 2)),
+        "its labels have a column for each class, for which the loss is categorical_crossentropy",
+    ),
     "other shape": (
         lambda: batches(np.zeros((64, 7), "float32")),
         r"its images have the shape \(16, 7\), and the model takes \(None, 4\)",
@@ -102,3 +106,11 @@ def test_callback_in_a_fit_refuses_an_empty_pass():
         LRFinder(num_steps=5) as finder,
     ):
         make_model().fit(batches().take(0), epochs=3, callbacks=[finder], shuffle=False, verbose=0)
+
+
+@pytest.mark.parametrize("labels", [Y, Y[:, None]], ids=["flat", "one_column"])
+def test_numbers_of_classes_for_a_loss_of_columns_are_named(labels):
+    model = make_model()
+    model.compile("adam", "categorical_crossentropy")
+    with pytest.raises(ValueError, match="Received: its labels are numbers of classes, for which the loss is sparse_"):
+        lr_find(model, (X, labels), verbose=0)

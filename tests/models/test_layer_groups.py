@@ -157,3 +157,19 @@ def test_a_subclassed_model_is_refused():
 def test_a_model_without_weights_is_refused():
     with pytest.raises(ValueError, match=r"must have weights\. Received: .*'flatten"):
         layer_groups(keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten()]))
+
+
+def test_layers_that_were_unfrozen_are_not_left_out_in_silence():
+    images, labels = np.random.default_rng(0).random((16, 8, 8, 3), np.float32), np.arange(16) % 2
+    layers = [keras.layers.Conv2D(4, 3), keras.layers.Conv2D(4, 3), keras.layers.GlobalAveragePooling2D()]
+    model = keras.Sequential([keras.Input((8, 8, 3)), *layers, keras.layers.Dense(2, activation="softmax")])
+    freeze_to(model, -1)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(images, labels, verbose=0)
+    unfreeze(model)
+    with pytest.raises(ValueError, match="Unknown variable"):
+        model.fit(images, labels, verbose=0)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    before = [np.array(weight) for weight in model.weights]
+    model.fit(images, labels, verbose=0)
+    assert all((old != np.array(new)).any() for old, new in zip(before, model.weights, strict=True))

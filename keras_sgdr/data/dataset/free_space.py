@@ -1,6 +1,8 @@
-"""How much memory and how much of a disk can still be had."""
+"""How much memory, how much of a disk and how many processor cores can be had."""
 
+import os
 import shutil
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,15 +17,43 @@ def available_memory(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cg
     found = []
     with suppress(OSError, KeyError, ValueError):
         found.append(1024 * int(_table(proc / "meminfo")["MemAvailable:"]))
+    found += [left for group in _groups(proc, groups, "memory") if (left := _left_in_group(group)) is not None]
+    return min(found, default=None)
+
+
+def available_cores(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> float:
+    """Returns how many processor cores this process may use at once; a container's share need not be whole.
+
+    Args:
+        proc: As of `available_memory`.
+        groups: Likewise.
+    """
+    # Linux alone knows of processes that are kept to some of the cores.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min([float(cores), *(share for group in _groups(proc, groups, "cpu") if (share := _share_of_cores(group)))])
+
+
+def _groups(proc: Path, groups: Path, controller: str) -> Iterator[Path]:
+    """Yields the control groups that this process is in, for memory or for processors."""
     with suppress(OSError):
         for line in (proc / "self" / "cgroup").read_text(encoding="utf-8").splitlines():
             _, controllers, own = line.split(":", 2)
-            if controllers in ("", "memory"):
+            if not controllers or controller in controllers.split(","):
                 top = groups / controllers
                 # A group has what each group around it has. In a container, its own is the top.
                 inner = top / own.lstrip("/")
-                found += [left for each in (inner, *inner.parents) if (left := _left_in_group(each)) is not None]
-    return min(found, default=None)
+                yield from (inner, *inner.parents)
+
+
+def _share_of_cores(group: Path) -> float | None:
+    # Where there is no limit, "max" stands there, or -1
+    with suppress(OSError, ValueError):
+        quota, period = (group / "cpu.max").read_text().split()
+        return int(quota) / int(period)
+    with suppress(OSError, ValueError):
+        quota = (group / "cpu.cfs_quota_us").read_text()
+        return max(int(quota), 0) / int((group / "cpu.cfs_period_us").read_text()) or None
+    return None
 
 
 def _left_in_group(group: Path) -> int | None:

@@ -1,6 +1,7 @@
 """Batches that machines of a tf.data service make, against those of this process."""
 
 import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -79,12 +80,13 @@ def test_what_a_lost_worker_had_begun_is_missing_and_the_next_epoch_is_whole(spl
 def test_dispatcher_that_is_started_again_goes_on(split, tmp_path):
     local = load_dataset(split, **OPTIONS)
     whole = [bytes_of(local.as_numpy_iterator()) for _ in range(2)]
-    with dispatcher("--port", "0", "--journal", str(tmp_path)) as (first, service), worker(service):
+    # None that the system gives to connections: what looks for a dispatcher that has gone could take it.
+    port = str(20_000 + os.getpid() % 10_000)
+    with dispatcher("--port", port, "--journal", str(tmp_path)) as (first, service), worker(service):
         remote = load_dataset(split, service=service, **OPTIONS)
         assert bytes_of(remote.as_numpy_iterator()) == whole[0]
         first.kill()
         first.wait()
-        port = service.rpartition(":")[2]
         with dispatcher("--port", port, "--journal", str(tmp_path)):
             assert bytes_of(remote.as_numpy_iterator()) == whole[1]
 

@@ -1,10 +1,12 @@
 """How much room there is, on this machine and as Linux tells it to a process in a group with a limit."""
 
+import os
+import subprocess
 import sys
 
 import pytest
 
-from keras_sgdr.data.dataset.free_space import available_disk, available_memory
+from keras_sgdr.data.dataset.free_space import available_cores, available_disk, available_memory
 
 GB = 10**9
 
@@ -59,3 +61,30 @@ def test_disk_of_a_directory_that_is_not_there_yet(tmp_path):
     free = available_disk(tmp_path)
     assert free > 0
     assert available_disk(tmp_path / "not" / "yet") == pytest.approx(free, rel=0.01)
+
+
+def test_cores_are_those_of_the_smallest_share_around(proc, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    write(proc / "self", cgroup="0::/job/step\n")
+    groups = tmp_path / "cgroup"
+    write(groups / "job" / "step", cpu__max="max 100000\n")
+    assert available_cores(proc, groups) == 8
+    write(groups / "job", cpu__max="150000 100000\n")
+    assert available_cores(proc, groups) == 1.5
+
+
+def test_version_1_tells_cores_in_a_folder_that_has_both_names(proc, tmp_path):
+    cores = available_cores(tmp_path, tmp_path)
+    write(proc / "self", cgroup="7:cpuset:/a\n4:cpu,cpuacct:/job\n")
+    write(tmp_path / "cpu,cpuacct" / "job", cpu__cfs_quota_us=-1, cpu__cfs_period_us=100000)
+    assert available_cores(proc, tmp_path) == cores
+    write(tmp_path / "cpu,cpuacct" / "job", cpu__cfs_quota_us=50000)
+    assert available_cores(proc, tmp_path) == 0.5
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux keeps a process to some cores")
+def test_a_process_that_is_kept_to_a_core_has_one(tmp_path):
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+    code += "from keras_sgdr.data.dataset.free_space import available_cores; print(available_cores())"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert 0 < float(printed) <= 1
