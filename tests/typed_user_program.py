@@ -31,6 +31,7 @@ from keras_sgdr import (
     basic,
     build_classifier,
     check_folder,
+    distribution_strategy,
     export_savedmodel,
     freeze_to,
     group_summary,
@@ -51,6 +52,7 @@ from keras_sgdr import (
     train_image_classifier,
     unfreeze,
     write_report,
+    write_shards,
 )
 
 
@@ -58,7 +60,8 @@ def one_command(folder: Path) -> None:
     recipe = Recipe(image_size=128, learning_rates=(1e-4, 1e-3, 1e-2))
     plan = plan_training(folder, recipe=recipe)
     assert_type(plan, str)
-    result = train_image_classifier(folder, output="runs/pets", recipe=recipe, on_event=print)
+    strategy = distribution_strategy("auto", timeout_seconds=60)
+    result = train_image_classifier(folder, output="runs/pets", recipe=recipe, on_event=print, strategy=strategy)
     accuracy: float = result.plain.accuracy
     print(accuracy)
     assert_type(write_report("runs/pets"), Path)
@@ -72,6 +75,7 @@ def images(folder: str) -> FolderIndex:
         print(report.table())
     index = index_folder(folder, valid_fraction=0.2, seed=1)
     assert_type(index.class_names, tuple[str, ...])
+    write_shards(index, "pets-shards")
     for augmentation in (basic(), side_on(max_zoom=1.1), top_down(max_rotate_degrees=45)):
         load_dataset(index.train, image_size=(128, 160), augmentation=augmentation, shuffle=True)
     return index

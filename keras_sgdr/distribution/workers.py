@@ -34,6 +34,11 @@ class Workers:
         if strategy is not None:
             share = WorkerShare.of(strategy)
             self.count, self.number = share.num_replicas // share.num_local, share.first // share.num_local
+        # Traced once, and given values as arguments: as constants of a graph they would be copied many times over.
+        self._gather_vectors = tf.function(
+            lambda vector: strategy.gather(strategy.run(tf.identity, args=(vector,)), axis=0),
+            input_signature=[tf.TensorSpec([None], tf.int64)],
+        )
 
     @property
     def is_chief(self) -> bool:
@@ -88,11 +93,6 @@ class Workers:
                     )
 
     def _gather(self, array: Any) -> Any:
-        """Returns the arrays of all workers, which must have the same shape, one after the other."""
-
-        @tf.function
-        def gather() -> Any:
-            return self.strategy.gather(self.strategy.run(lambda: tf.constant(array)), axis=0)
-
+        """Returns the arrays of all workers, int64 of the same length, one after the other."""
         # Each replica gives what its worker has: the first of each is enough.
-        return gather().numpy().reshape(self.count, -1, len(array))[:, 0].ravel()
+        return self._gather_vectors(tf.constant(array)).numpy().reshape(self.count, -1, len(array))[:, 0].ravel()

@@ -17,7 +17,7 @@ import numpy as np
 
 from tests.distribution.cluster import free_ports
 
-SIZE, BATCH, WARM_UP, STEPS, IMAGES = 96, 32, 4, 16, 256
+SIZE, BATCH, WARM_UP, STEPS, IMAGES = 96, 32, 4, 20, 1536
 WAYS = ("no strategy", "mirrored", "one worker", "two workers")
 
 
@@ -44,7 +44,7 @@ def measure(way, folder):
     strategy = strategy_of(way)
     import keras
 
-    from keras_sgdr import index_folder, load_dataset
+    from keras_sgdr import index_folder
     from keras_sgdr.distribution.workers import Workers
     from keras_sgdr.recipe.builders import compile_all, make_features, make_model, make_training_data
     from keras_sgdr.recipe.recipe import Recipe
@@ -57,7 +57,7 @@ def measure(way, folder):
     compile_all(model, recipe)
     times = []
     each = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: times.append(time.perf_counter()))
-    data = make_training_data(recipe, split, cache="memory", strategy=strategy, verbose=0)
+    data = make_training_data(recipe, split, strategy=strategy, verbose=0)
     steps = WARM_UP + STEPS
     model.fit(data.repeat(), steps_per_epoch=steps, callbacks=[each], shuffle=False, verbose=0)
     training = STEPS * BATCH / (times[-1] - times[WARM_UP - 1])
@@ -65,9 +65,6 @@ def measure(way, folder):
     alone = make_model(recipe, len(split.class_names), None)
     for layer in alone.layers[:-1]:
         layer.trainable = False
-    images = load_dataset(split, image_size=SIZE, batch_size=BATCH, strategy=strategy, verbose=0)
-    images = getattr(images, "local", images)
-    keras.Model(alone.inputs, alone.layers[-2].output).predict(images.take(1), verbose=0)
     workers = Workers(strategy)
     workers.all_of(0)
     begun = time.perf_counter()
