@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 from pathlib import Path
 
 import click
 
+_EXAMPLES = (
+    "\b\nExamples:\n"
+    "  keras-sgdr data-service dispatcher --port 5000 --journal /var/lib/dispatcher\n"
+    "  keras-sgdr data-service worker --dispatcher host:5000 --host this-machine"
+)
 
-@click.group("data-service")
+
+@click.group("data-service", epilog=_EXAMPLES)
 def data_service() -> None:
     """Read and augment images on other machines, for `load_dataset(service=...)`: one dispatcher, and workers."""
 
 
-@data_service.command()
+@data_service.command(epilog=_EXAMPLES.rpartition("\n")[0])
 @click.option("--port", type=click.IntRange(0, 65535), default=5000, help="Where it listens; 0: any that is free.")
 @click.option(
     "--journal",
@@ -39,7 +46,7 @@ def dispatcher(port: int, journal: Path | None) -> None:
     _wait_for_signal()
 
 
-@data_service.command()
+@data_service.command(epilog=f"\b\nExample:\n{_EXAMPLES.rpartition(chr(10))[2]}")
 @click.option("--dispatcher", "address", required=True, help="host:port of the dispatcher.")
 @click.option("--host", default="localhost", help="This machine's name, as those who train reach it.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Where it listens; 0: any that is free.")
@@ -50,8 +57,13 @@ def worker(address: str, host: str, port: int) -> None:
     service = tf.data.experimental.service
 
     address = address.removeprefix("grpc://")
-    if not address.rpartition(":")[2].isdigit():
+    name, _, number = address.rpartition(":")
+    if not number.isdigit():
         raise click.UsageError(f"--dispatcher must be like host:5000. Received: {address}")
+    try:
+        socket.create_connection((name, int(number)), timeout=10).close()
+    except OSError as error:  # TensorFlow would look for it without an end
+        raise click.ClickException(f"no dispatcher listens at {address}: {error.strerror or error}") from None
     config = service.WorkerConfig(
         dispatcher_address=address,
         worker_address=f"{host}:%port%",

@@ -28,8 +28,8 @@ class Workers:
         number: Which one this is, from 0, the chief.
     """
 
-    def __init__(self, strategy: tf.distribute.Strategy | None) -> None:
-        self.strategy: Any = strategy
+    def __init__(self, strategy: Any) -> None:
+        self.strategy = strategy
         self.count, self.number = 1, 0
         if strategy is not None:
             share = WorkerShare.of(strategy)

@@ -29,6 +29,8 @@ FAILING = {
     ("check",): ["{}/nowhere"],
     ("compare",): ["{}", "{}"],
     ("completion",): None,  # click has all shells that it takes
+    ("data-service", "dispatcher"): None,  # see data/dataset/test_data_service.py
+    ("data-service", "worker"): ["--dispatcher", "localhost:9"],
     ("demo",): ["-o", "{}/file/x"],
     ("doctor",): None,  # see test_doctor.py: it needs another environment
     ("evaluate",): ["{}", "{}"],
@@ -38,6 +40,7 @@ FAILING = {
     ("relabel",): ["{}", "{}/changes.csv"],
     ("report",): ["{}"],
     ("serve",): ["{}"],
+    ("shard",): ["{}/nowhere", "{}/shards"],
     ("show",): ["{}/nowhere"],
     ("train",): ["{}/nowhere", "-o", "{}/run"],
 }
