@@ -144,7 +144,7 @@ def show(folder: str, output: Path, views: int, num_images: int, **options: Any)
     click.echo(output)
 
 
-@click.command(epilog="\b\nExamples:\n  keras-sgdr shard pets pets-shards\n  keras-sgdr train pets-shards -o runs/pets")
+@click.command(epilog="\b\nExample:\n  keras-sgdr shard pets pets-shards")
 @FOLDER
 @click.argument("output", type=click.Path(path_type=Path))
 @layout_options
