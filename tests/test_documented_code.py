@@ -43,6 +43,8 @@ SLOW_BLOCKS = {
 SLOW_EXAMPLES = {"distribution_strategy", "train_image_classifier", "export_savedmodel", "TrainingCheckpoint"}
 # `--8<--` lines, which name the files that tests/test_examples.py runs
 SNIPPETS = "docs/examples.md"
+# Whose code is wrong on purpose, and run by tests/test_mistakes.py
+MISTAKES = "docs/mistakes.md"
 
 # Keras's default for `shuffle` is True, and for each dataset it warns that this has no effect.
 pytestmark = pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")
@@ -54,7 +56,7 @@ def page_name(path):
 
 def documented_blocks():
     for path in PAGES:
-        if page_name(path) not in (TUTORIAL, SNIPPETS):
+        if page_name(path) not in (TUTORIAL, SNIPPETS, MISTAKES):
             for number in range(len(blocks(path, "python"))):
                 name = f"{page_name(path)}-{number + 1}"
                 yield pytest.param(path, number, id=name, marks=[pytest.mark.slow] * (name in SLOW_BLOCKS))

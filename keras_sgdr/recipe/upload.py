@@ -25,11 +25,6 @@ class RunUpload:
 
     Raises:
         ValueError: If `url` is none.
-
-    Example:
-        ```python
-        train_image_classifier("pets", output="runs/pets", on_event=RunUpload("runs/pets", "s3://bucket/runs/pets"))
-        ```
     """
 
     def __init__(self, output: str | os.PathLike[str], url: str) -> None:

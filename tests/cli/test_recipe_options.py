@@ -25,6 +25,7 @@ NOT_OF_THE_RECIPE = {
     "quiet",
     "log_format",
     "csv_log",
+    "strategy",
     "upload",
     "tensorboard",
     "unfreeze",

@@ -38,6 +38,7 @@ NAMES = {
     "_learning_rate": (muon, lambda rate: isinstance(rate, keras.Variable)),
     # Overridden (grouped_optimizer.py)
     "_apply_weight_decay": (muon, callable),
+    "_clip_gradients": (muon, callable),
     "_get_current_learning_rate": (muon, lambda current: isinstance(current(), keras.Variable)),
     "_update_model_variables_moving_average": (muon, callable),
     # Called on a DifferentialLR by itself

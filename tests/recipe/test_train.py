@@ -557,7 +557,7 @@ def test_model_that_has_diverged_is_the_worst_candidate(digits_folder, tiny):
     model.set_weights([np.full(weight.shape, np.nan, "float32") for weight in model.weights])
     index = index_for(digits_folder, tiny)
     valid = load_dataset(index.valid, image_size=32)
-    run = SimpleNamespace(index=index, predictor=model, valid_images=lambda: valid)
+    run = SimpleNamespace(index=index, predictor=model, valid_images=lambda: valid, workers=Workers(None))
     run.predict = lambda *views: Run.predict(run, *views)
     found = Run.candidate(run, "the model")
     assert found.loss == pytest.approx(np.log(1e7))
