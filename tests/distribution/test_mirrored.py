@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.two_cpus import run_module, two_cpus
 
@@ -48,6 +49,7 @@ def main(folder):
     sys.stdout.write("held\n")
 
 
+@pytest.mark.slow
 def test_two_replicas_see_the_batches_of_one_and_train_as_one(digits_folder):
     assert run_module(__name__, digits_folder).endswith("held\n")
 
