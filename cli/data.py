@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from .train import FOLDER, layout_options, make_recipe, recipe_options
+from .options import FOLDER, layout_options, make_recipe, recipe_options
 
 
 @click.command(
@@ -128,7 +128,7 @@ def show(folder: str, output: Path, views: int, num_images: int, **options: Any)
 
     from keras_sgdr import plots
     from keras_sgdr.recipe.builders import make_augmentation, make_dataset
-    from keras_sgdr.recipe.train import index_for
+    from keras_sgdr.recipe.images import index_for
 
     recipe = make_recipe(options)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -18,8 +18,9 @@ def demo(output: Path, resume: bool, overwrite: bool) -> None:
 
     Needs the extra `demo`: pip install "keras-sgdr[demo]". About three minutes on two cores.
     """
+    from keras_sgdr.recipe.images import index_for
     from keras_sgdr.recipe.recipe import Recipe
-    from keras_sgdr.recipe.train import index_for, train_image_classifier
+    from keras_sgdr.recipe.train import train_image_classifier
 
     folder = output / "digits"
     num_images = write_digits(folder)

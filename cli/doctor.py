@@ -26,7 +26,7 @@ _OF_DEVELOPERS = {"test", "dev", "browser", "backends"}
     epilog="\b\nExamples:\n"
     "  keras-sgdr doctor\n"
     "  keras-sgdr doctor --no-self-test\n"
-    "  KERAS_HOME=/tmp/keras keras-sgdr doctor"
+    "  KERAS_HOME=other-settings keras-sgdr doctor"
 )
 @click.option("--no-self-test", is_flag=True, help="Leave out the self-test, which takes half a minute.")
 def doctor(no_self_test: bool) -> None:

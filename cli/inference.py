@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from .train import FOLDER, name_options
+from .options import FOLDER, name_options
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
 

@@ -174,3 +174,19 @@ def browser():
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """The file system of an S3 server on this machine, with a bucket, and the environment of its clients."""
+    import fsspec
+
+    from tests.s3 import s3_server
+
+    with s3_server() as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        system = fsspec.filesystem("s3")
+        system.mkdir("s3://bucket")
+        yield system
+        system.clear_instance_cache()

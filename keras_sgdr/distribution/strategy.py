@@ -9,7 +9,6 @@ import time
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.eager import context
 
 from keras_sgdr.distribution.keras_corrections import correct_keras
 from keras_sgdr.validation import InvalidValueError, NotReadyError, require
@@ -115,7 +114,7 @@ def _check_config(text: str) -> None:
 
 
 def _multi_worker(resolver: Any, timeout_seconds: float) -> tf.distribute.Strategy:
-    if context.context()._initialized:  # there is no public way to ask
+    if _context()._initialized:
         raise NotReadyError(
             "`distribution_strategy` must be called before TensorFlow has computed anything, for it opens the way to "
             "the other workers. Received: TensorFlow in use. Call it first in the program."
@@ -154,16 +153,23 @@ def _wait_for(addresses: list[str], timeout_seconds: float) -> None:
             time.sleep(0.2)
 
 
+def _context() -> Any:
+    """TensorFlow's state in this process: whether it has begun, and how it waits, is told and set in no public way."""
+    from tensorflow.python.eager import context
+
+    return context.context()
+
+
 def _limit_waiting(resolver: Any, timeout_seconds: float) -> None:
     """Lets TensorFlow wait for the other workers for a limited time; by itself it waits for an hour.
 
-    As `MultiWorkerMirroredStrategy` does it, where nothing is configured yet; there is no public way.
+    As `MultiWorkerMirroredStrategy` does it, where nothing is configured yet.
     """
     from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
 
     jobs = resolver.cluster_spec().as_dict()
     milliseconds = int(1000 * timeout_seconds)
-    context.context().configure_coordination_service(
+    _context().configure_coordination_service(
         service_type="standalone",
         service_leader=f"/job:{'chief' if 'chief' in jobs else 'worker'}/replica:0/task:0",
         cluster_register_timeout_in_ms=milliseconds,

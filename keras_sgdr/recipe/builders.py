@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sgdr.augmentation import random_view
+from keras_sgdr.data.dataset.free_space import available_memory
+from keras_sgdr.data.dataset.image_cache import ImageMemory
 from keras_sgdr.data.dataset.load_dataset import load_dataset
 from keras_sgdr.data.index.split import FolderIndex, Split
 from keras_sgdr.distribution.workers import Workers
@@ -31,6 +34,8 @@ from keras_sgdr.validation import InvalidValueError, require
 
 # The least recently used features are removed above this
 FEATURE_CACHE_BYTES = 20 * 2**30
+# Decoded images are kept in memory up to this
+IMAGE_MEMORY_BYTES = 2 * 2**30
 # The head's optimum is sought on at most so many images: 1,280 activations of each take 250 MB, and more change little.
 HEAD_IMAGES = 50_000
 
@@ -251,3 +256,27 @@ def recompile_from(model: keras.Model, recipe: Recipe, group: int) -> None:
 def _compile(model: keras.Model, optimizer: keras.optimizers.Optimizer, mixes_labels: bool) -> None:
     loss = "categorical_crossentropy" if mixes_labels else "sparse_categorical_crossentropy"
     model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
+
+
+def image_cache(name: str) -> str | ImageMemory | None:
+    """Returns what `load_dataset` calls the cache of that name."""
+    if name == "off":
+        return None
+    if name not in ("auto", "memory"):
+        return name
+    free = available_memory()
+    free = sys.maxsize if free is None else free
+    return ImageMemory(free if name == "memory" else min(IMAGE_MEMORY_BYTES, free // 4))
+
+
+def set_stage_seed(model: keras.Model, seed: int, stage: int) -> None:
+    """Begins the random numbers of a stage: the global ones, and those of the model's dropout.
+
+    Each dropout layer draws from a seed of its own, which its making chose, and counts; `save_weights` leaves both out,
+    and so a resumed run would draw others.
+    """
+    keras.utils.set_random_seed(seed + stage)
+    saved = {id(variable) for variable in model.weights}
+    generators = [variable for variable in model.variables if id(variable) not in saved]
+    for i, state in enumerate(generators):
+        state.assign([np.random.SeedSequence([seed, stage, i]).generate_state(1)[0] >> 1, 0])

@@ -20,9 +20,9 @@ from keras_sgdr.evaluation.interpretation import Interpretation, interpret, plot
 from keras_sgdr.evaluation.tta import check_finite, predict_each
 from keras_sgdr.evaluation.tta_layer import with_views
 from keras_sgdr.models.classifier import Classifier, load_classifier
+from keras_sgdr.recipe.images import digest_of, index_for, place_of
 from keras_sgdr.recipe.recipe import Recipe
 from keras_sgdr.recipe.run_directory import read_settings
-from keras_sgdr.recipe.train import digest_of, index_for, place_of
 from keras_sgdr.validation import InvalidValueError, MissingFileError
 
 _SPLITS = ("train", "valid", "test")

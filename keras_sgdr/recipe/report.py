@@ -29,6 +29,7 @@ from keras_sgdr.evaluation.interpretation import Interpretation, interpret, mcne
 from keras_sgdr.evaluation.label_issues import find_label_issues
 from keras_sgdr.models.classifier import load_classifier
 from keras_sgdr.recipe.evaluate import dataset_for, recipe_of
+from keras_sgdr.recipe.images import digest_of, index_for
 from keras_sgdr.recipe.run_directory import (
     EVALUATE,
     EXPORT,
@@ -38,7 +39,6 @@ from keras_sgdr.recipe.run_directory import (
     TRAIN_ALL,
     read_journal,
 )
-from keras_sgdr.recipe.train import digest_of, index_for
 from keras_sgdr.validation import InvalidValueError, MissingFileError
 
 _WORST, _SUSPECTS, _UNSURE = 12, 12, 6

@@ -14,8 +14,7 @@ import numpy as np
 
 from keras_sgdr import plots
 from keras_sgdr.checkpoint.training_checkpoint import TrainingCheckpoint
-from keras_sgdr.data.dataset.free_space import available_disk, available_memory
-from keras_sgdr.data.dataset.image_cache import ImageMemory
+from keras_sgdr.data.dataset.free_space import available_disk
 from keras_sgdr.data.index.split import FolderIndex
 from keras_sgdr.distribution.workers import Workers
 from keras_sgdr.evaluation.tta import predict_each
@@ -23,6 +22,7 @@ from keras_sgdr.evaluation.tta_layer import with_views
 from keras_sgdr.lr_finder.lr_curve import LRCurve
 from keras_sgdr.models.layer_groups import freeze_to
 from keras_sgdr.recipe.builders import (
+    image_cache,
     make_dataset,
     make_features,
     make_model,
@@ -38,9 +38,6 @@ from keras_sgdr.recipe.progress_table import ProgressTable
 from keras_sgdr.recipe.recipe import Recipe
 from keras_sgdr.recipe.run_directory import FIT_PLAN, PLAN, TRAIN_HEAD_AUGMENTED, TRAIN_SMALLER, RunDirectory
 from keras_sgdr.validation import InvalidValueError
-
-# Decoded images are kept in memory up to this
-IMAGE_MEMORY_BYTES = 2 * 2**30
 
 
 class Run:
@@ -78,7 +75,7 @@ class Run:
         self.verbose = verbose
         self._callbacks, self._on_event = tuple(callbacks), on_event
         # How `load_dataset` keeps decoded images
-        self.kept: dict[str, Any] = {"cache": _image_cache(recipe.image_cache), "verbose": verbose}
+        self.kept: dict[str, Any] = {"cache": image_cache(recipe.image_cache), "verbose": verbose}
         weights = None if directory.has_weights or recipe.start_from else recipe.weights
         is_small = directory.finished(TRAIN_SMALLER) is None
         self._build(recipe.at_size(self.sizes[0 if is_small else -1]), weights)
@@ -103,7 +100,7 @@ class Run:
         # The same layers, never compiled: what predicts is made ready once, and not after each `compile` of the model.
         self.predictor = keras.Model(self.model.inputs, self.model.outputs)
         self._valid: Any = None
-        self._own_valid: Any = None
+        self._divided_valid: Any = None
         self._features: tuple[Any, Any, keras.Model] | None = None
         self._features_of_views: Any = None
 
@@ -201,9 +198,18 @@ class Run:
 
     def valid_images(self) -> Any:
         """Returns the batches of the validation images, made once: each making costs a second."""
+        if self._trains_in_step:
+            return self._divided_valid_images()
         if self._valid is None:
-            self._valid = make_dataset(self.recipe, self.index.valid, strategy=self.strategy, **self.kept)
+            self._valid = make_dataset(self.recipe, self.index.valid, **self.kept)
         return self._valid
+
+    def _divided_valid_images(self) -> Any:
+        """Returns this worker's part of the batches of the validation images, made once too."""
+        if self._divided_valid is None:
+            options = {"strategy": self.workers.strategy, **self.kept}
+            self._divided_valid = make_dataset(self.recipe, self.index.valid, **options)
+        return self._divided_valid
 
     def valid_images_at(self, indices: Any) -> Any:
         """Returns some of the validation images, as the model sees them: shape `(n, height, width, 3)`."""
@@ -216,11 +222,8 @@ class Run:
         models = [with_views(self.predictor, kinds) for kinds in views]
         if self.workers.strategy is None:
             return predict_each(models, self.valid_images())
-        if self._own_valid is None:
-            shared = {"strategy": self.workers.strategy}
-            self._own_valid = make_dataset(self.recipe, self.index.valid, **self.kept, **shared)
-        own = predict_each(models, self._own_valid.local)
-        parts = self.workers.all_of([self._own_valid.positions, *own])
+        images = self._divided_valid_images()
+        parts = self.workers.all_of([images.positions, *predict_each(models, images.local)])
         positions, *predictions = (np.concatenate(column) for column in zip(*parts, strict=True))
         order = np.argsort(positions)
         return [each[order] for each in predictions]
@@ -309,27 +312,3 @@ class Run:
 def _as_json(number: Any) -> float | None:
     """A number as JSON has it, which knows no NaN."""
     return float(number) if math.isfinite(number) else None
-
-
-def _image_cache(name: str) -> str | ImageMemory | None:
-    """Returns what `load_dataset` calls the cache of that name."""
-    if name == "off":
-        return None
-    if name not in ("auto", "memory"):
-        return name
-    free = available_memory()
-    free = sys.maxsize if free is None else free
-    return ImageMemory(free if name == "memory" else min(IMAGE_MEMORY_BYTES, free // 4))
-
-
-def set_stage_seed(model: keras.Model, seed: int, stage: int) -> None:
-    """Begins the random numbers of a stage: the global ones, and those of the model's dropout.
-
-    Each dropout layer draws from a seed of its own, which its making chose, and counts; `save_weights` leaves both out,
-    and so a resumed run would draw others.
-    """
-    keras.utils.set_random_seed(seed + stage)
-    saved = {id(variable) for variable in model.weights}
-    generators = [variable for variable in model.variables if id(variable) not in saved]
-    for i, state in enumerate(generators):
-        state.assign([np.random.SeedSequence([seed, stage, i]).generate_state(1)[0] >> 1, 0])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import tempfile
@@ -19,11 +18,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sgdr._version import __version__
+from keras_sgdr.data.dataset.worker_share import WorkerShare
 from keras_sgdr.data.index.file_names import in_utf8
-from keras_sgdr.data.index.files import is_remote, require_local
-from keras_sgdr.data.index.folder import FolderIndex, check_trainable, describe, index_folder
-from keras_sgdr.data.index.read_files import file_stamps
-from keras_sgdr.data.index.shards import ShardPaths
+from keras_sgdr.data.index.files import require_local
+from keras_sgdr.data.index.folder import describe
 from keras_sgdr.distribution.workers import Workers
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret
 from keras_sgdr.lr_finder.lr_curve import LRCurve
@@ -37,21 +35,21 @@ from keras_sgdr.recipe.builders import (
     find_rate,
     make_features,
     make_model,
+    set_stage_seed,
     take_over,
     training_split,
 )
 from keras_sgdr.recipe.costs import measure
+from keras_sgdr.recipe.images import digest_of, index_for, place_of
 from keras_sgdr.recipe.plan import PlannedStage, disk, plan, planned_cycles, table, within
 from keras_sgdr.recipe.recipe import Recipe
-from keras_sgdr.recipe.run import Run, set_stage_seed
+from keras_sgdr.recipe.run import Run
 from keras_sgdr.recipe.run_directory import EVALUATE, FIT_PLAN, RunDirectory, read_settings
 from keras_sgdr.recipe.stages import STAGES
 from keras_sgdr.validation import require
 
 # The settings of a run, for `keras-sgdr train --config`
 CONFIG_FILE = "config.toml"
-# A link to nothing; the check that comes first names it.
-_MISSING = (-1, -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +148,9 @@ def train_image_classifier(
     precision = workers.from_chief(before or chosen_precision(asked.precision))
     recipe = dataclasses.replace(asked, precision=precision)
     index = index_for(folder, recipe)
+    if strategy is not None:  # and not in step 7, when the head is trained
+        for split in (index.train, index.valid):
+            WorkerShare.of(strategy).checked_batch_size(recipe.batch_size, len(split), is_training=True)
     settings = {
         # a cache changes the time alone
         **{name: value for name, value in _as_json(recipe).items() if name != "image_cache"},
@@ -288,36 +289,6 @@ def find_learning_rate(
     features, head = make_features(recipe, model, train, class_weight=recipe.class_weight)
     compile_head(head)
     return lr_find(head, features, num_steps=num_steps)
-
-
-def digest_of(index: FolderIndex) -> str:
-    """Returns what tells splits apart: a resumed run must not validate on images that it was trained on."""
-    digest = hashlib.sha256()
-    for split in filter(None, (index.train, index.valid, index.test)):
-        if isinstance(split.paths, ShardPaths):
-            digest.update(split.paths.digest())
-            continue
-        for path, (size, _) in zip(split.paths, file_stamps(split.paths, missing=_MISSING), strict=True):
-            name = os.fsencode(os.path.relpath(path, index.directory))
-            digest.update(name + b"\0" + str(size).encode() + b"\0")
-        digest.update(b"\1")
-    return digest.hexdigest()[:16]
-
-
-def index_for(folder: str | os.PathLike[str], recipe: Recipe) -> FolderIndex:
-    """Returns the images of a folder that is split already, or is split here by the recipe's fraction and seed."""
-    return check_trainable(index_folder(folder, **layout_of(recipe)))
-
-
-def place_of(folder: str | os.PathLike[str]) -> str:
-    """Returns a folder's place on this machine, or its URL."""
-    return os.fspath(folder) if is_remote(os.fspath(folder)) else str(Path(folder).resolve())
-
-
-def layout_of(recipe: Recipe) -> dict[str, Any]:
-    """Returns the settings that say how a folder is read, as arguments of `index_folder`."""
-    names = ("train", "valid", "test", "valid_fraction", "seed", "group_by", "label_delimiter", "suffix")
-    return {name: getattr(recipe, name) for name in names}
 
 
 def _result(run: Run, output: Path) -> TrainingResult:

@@ -12,7 +12,7 @@ import pytest
 from keras_sgdr import Recipe
 from keras_sgdr.recipe.recipe import AUGMENTATIONS, CLASS_WEIGHTS, PRECISIONS, RESIZES
 from keras_sgdr_cli.main import cli
-from keras_sgdr_cli.train import make_recipe
+from keras_sgdr_cli.options import make_recipe
 
 FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
 NOT_OF_THE_RECIPE = {

@@ -2,24 +2,11 @@
 
 import shutil
 
-import fsspec
 import pytest
 
 from keras_sgdr import load_classifier, write_shards
 from keras_sgdr.data.index.folder import index_folder
 from tests.cli.command_line import assert_one_line, run, run_well
-from tests.s3 import s3_server
-
-
-@pytest.fixture(scope="module")
-def s3():
-    with s3_server() as environment, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        system = fsspec.filesystem("s3")
-        system.mkdir("s3://bucket")
-        yield system
-        system.clear_instance_cache()
 
 
 def assert_copied(s3, url, output):

@@ -21,11 +21,12 @@ from keras_sgdr.models.layer_groups import layer_groups
 from keras_sgdr.recipe import builders, head, stages, train, whole_network
 from keras_sgdr.recipe import run as run_module
 from keras_sgdr.recipe.candidates import Candidate
+from keras_sgdr.recipe.images import index_for
 from keras_sgdr.recipe.plan import Cycles, planned_cycles
 from keras_sgdr.recipe.recipe import Recipe
-from keras_sgdr.recipe.run import Run, set_stage_seed
+from keras_sgdr.recipe.run import Run
 from keras_sgdr.recipe.run_directory import RunDirectory
-from keras_sgdr.recipe.train import find_learning_rate, index_for, train_image_classifier
+from keras_sgdr.recipe.train import find_learning_rate, train_image_classifier
 from tests.conftest import DIGITS
 
 
@@ -414,7 +415,7 @@ def test_stage_draws_the_same_dropout_whatever_was_drawn_before():
         return keras.Sequential([keras.Input((50,)), keras.layers.Dropout(0.5), keras.layers.Dropout(0.5)])
 
     def draw(model, stage):
-        set_stage_seed(model, 7, stage)
+        builders.set_stage_seed(model, 7, stage)
         return np.asarray(model(ones, training=True))
 
     model = make()

@@ -8,31 +8,37 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_sgdr.data.dataset.encoded_files import EncodedFiles
-from keras_sgdr.data.dataset.epoch_stream import EpochImages, EpochPlan, graph_code, without_tuning
+from keras_sgdr.data.dataset.encoded_files import EncodedFiles, graph_code
+from keras_sgdr.data.dataset.epoch_stream import EpochImages, EpochPlan, without_tuning
 from keras_sgdr.data.index.read_files import are_plain
+from keras_sgdr.data.index.split import Split
 from keras_sgdr.validation import InvalidValueError
 
 # Batches that a machine of the service prepares at a time
 _AT_ONCE = 2
 
 
-def checked_service(service: str, images: EpochImages) -> str:
-    """Refuses an address, or a pipeline, that the service cannot take."""
+def check_service(service: str, split: Split, *, cache: Any, strategy: Any) -> None:
+    """Refuses an address, or what the machines of a service have no part in, before anything is read.
+
+    Raises:
+        ValueError: If that is so.
+    """
     if not re.fullmatch(r"grpc://[^/:]+:\d+", service):
         raise InvalidValueError(
             f"`service` must be the address of a dispatcher, like 'grpc://host:5000'. Received: service={service!r}."
         )
-    if not are_plain(images.split.paths):
+    if not are_plain(split.paths):
         raise InvalidValueError(
             "`split` must be of files with a `service`, which has no part in Python's reading of shards and URLs. "
-            f"Received: {images.split.paths[0]}. Leave `service` out."
+            f"Received: {split.paths[0]}. Leave `service` out."
         )
-    if images.cached is not None:
-        raise InvalidValueError(
-            "`cache` must be None with a `service`, whose machines have no part in it. Received: both. Leave one out."
-        )
-    return service
+    for name, value in (("cache", cache), ("strategy", strategy)):
+        if value is not None:
+            raise InvalidValueError(
+                f"`{name}` must be None with a `service`, whose machines have no part in it. Received: both. Leave one "
+                "out."
+            )
 
 
 def service_stream(plan: EpochPlan, images: EpochImages, epoch_counter: Any, service: str) -> tf.data.Dataset:

@@ -14,6 +14,7 @@ from keras_sgdr.data.index.shards import ShardPaths
 # Read by one call of Python: each costs as much as some reads, and files behind a URL come all at once.
 _AT_ONCE = 32
 
+# The functions below say what they mean in graph operations; to convert them would double the time it takes to begin.
 graph_code = tf.autograph.experimental.do_not_convert
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_sgdr.augmentation.stateless_random import crop_position, epoch_draws
 from keras_sgdr.data.dataset.batch_augmentation import BatchAugmentation
 from keras_sgdr.data.dataset.decode_errors import EpochPosition, refuse_gaps
-from keras_sgdr.data.dataset.encoded_files import EncodedFiles
+from keras_sgdr.data.dataset.encoded_files import EncodedFiles, graph_code
 from keras_sgdr.data.dataset.image_cache import CachedImages
 from keras_sgdr.data.decode.decode_spec import DecodeSpec
 from keras_sgdr.data.index.split import Split
@@ -19,9 +19,6 @@ from keras_sgdr.data.index.split import Split
 # tf.data's own choice begins low in every epoch: on short ones a tenth slower. Twice the processors, for what is done
 # waits for its turn: one batch's images are laid out while the next one's are decoded.
 _NUM_PARALLEL = 2 * (os.cpu_count() or 1)
-
-# The functions below say what they mean in graph operations; to convert them would double the time it takes to begin.
-graph_code = tf.autograph.experimental.do_not_convert
 
 
 class ExampleKey(NamedTuple):

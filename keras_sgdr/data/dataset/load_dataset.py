@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sgdr.data.dataset.batch_augmentation import make_batch_augmentation
-from keras_sgdr.data.dataset.data_service import checked_service, service_stream
+from keras_sgdr.data.dataset.data_service import check_service, service_stream
 from keras_sgdr.data.dataset.epoch_stream import EpochImages, EpochPlan, stream
 from keras_sgdr.data.dataset.image_cache import ImageMemory, cached_images
 from keras_sgdr.data.dataset.worker_share import WorkerShare, distributed, divided
@@ -23,7 +23,7 @@ from keras_sgdr.data.index.files import is_remote
 from keras_sgdr.data.index.read_files import file_stamps
 from keras_sgdr.data.index.shards import ShardPaths, is_record
 from keras_sgdr.data.index.split import Split
-from keras_sgdr.validation import InvalidValueError, require, require_integer
+from keras_sgdr.validation import InvalidValueError, require_integer
 
 
 def load_dataset(
@@ -126,15 +126,15 @@ def load_dataset(
     require_integer("initial_step", initial_step, low=0)
     if on_bad_image not in ("error", "skip"):
         raise InvalidValueError(f'`on_bad_image` must be "error" or "skip". Received: on_bad_image={on_bad_image!r}.')
+    if service is not None:
+        check_service(service, split, cache=cache, strategy=strategy)
     if on_bad_image == "skip":
         split = without_bad_images(split)
     share = None if strategy is None else WorkerShare.of(strategy)
     if share is not None:
         batch_size = share.checked_batch_size(batch_size, len(split), is_training=shuffle)
     plan = _make_plan(len(split), batch_size, drop_remainder, shuffle, seed, initial_step)
-    num_steps = plan.num_steps
-    if share is not None:
-        plan, last_sizes = _plan_of_share(plan, share, is_weighted=shuffle and split.labels is not None)
+    own = plan if share is None else _own_plan(plan, share, is_weighted=shuffle and split.labels is not None)
     layers = make_batch_augmentation(augmentation, split=split, image_size=size)
     decode_spec = DecodeSpec(
         size, resize, layers is not None and resize == "crop", layers is not None and layers.resizes
@@ -147,31 +147,31 @@ def load_dataset(
     images = EpochImages(split, decode_spec, cached, layers, class_weights)
     epoch_counter = tf.Variable(plan.first_epoch, dtype=tf.int64, trainable=False, name="epoch")
     if service is not None:
-        require(strategy is None, "`strategy` must be None with a `service`", strategy=strategy)
-        dataset = service_stream(plan, images, epoch_counter, checked_service(service, images))
+        dataset = service_stream(plan, images, epoch_counter, service)
         dataset.epoch_counter, dataset.source = epoch_counter, None
         return dataset
-    dataset = stream(plan, images, epoch_counter)
-    num_parts = num_steps
+    dataset = stream(own, images, epoch_counter)
     if share is not None and share.num_local > 1:
-        dataset, num_parts = divided(dataset, plan.batch_size, last_sizes), num_steps * share.num_local
+        sizes = np.diff(share.ends_of_rest(plan.num_images, plan.batch_size)).tolist()
+        dataset = divided(dataset, own.batch_size, sizes)
     if not plan.first_position:
+        num_parts = plan.num_steps * (share.num_local if share is not None else 1)
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_parts))
     dataset.epoch_counter = epoch_counter
-    dataset.source = _source(images, plan, stamps)
+    dataset.source = _source(images, own, stamps)
     dataset.cached_images = cached  # which the graph does not keep alive
     if strategy is None:
         return dataset
-    batches = distributed(dataset, strategy, num_steps)
-    batches.epoch_counter, batches.positions = epoch_counter, plan.positions
+    batches = distributed(dataset, strategy, plan.num_steps)
+    batches.epoch_counter, batches.positions = epoch_counter, own.positions
     return batches
 
 
-def _plan_of_share(plan: EpochPlan, share: WorkerShare, *, is_weighted: bool) -> tuple[EpochPlan, list[int]]:
-    """Returns what a worker reads of an epoch, and how many images each of its replicas has of the last batch."""
-    positions, weights, last_sizes = share.positions(plan.num_images, plan.batch_size)
+def _own_plan(plan: EpochPlan, share: WorkerShare, *, is_weighted: bool) -> EpochPlan:
+    """Returns what a worker reads of an epoch."""
+    positions, weights = share.positions(plan.num_images, plan.batch_size)
     own_batch_size = plan.batch_size // share.num_replicas * share.num_local
-    own = replace(
+    return replace(
         plan,
         num_images=len(positions),
         batch_size=own_batch_size,
@@ -179,7 +179,6 @@ def _plan_of_share(plan: EpochPlan, share: WorkerShare, *, is_weighted: bool) ->
         positions=positions,
         weights=weights if is_weighted and not np.all(weights == 1) else None,
     )
-    return own, last_sizes
 
 
 def _make_plan(

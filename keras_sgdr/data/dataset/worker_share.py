@@ -56,18 +56,24 @@ class WorkerShare:
         if batch_size % n:
             raise InvalidValueError(
                 f"`batch_size` must be a multiple of the number of replicas, {n}, among which each batch is divided. "
-                f"Received: batch_size={batch_size}."
+                f"Received: batch_size={batch_size}. Give {batch_size + n - batch_size % n}, for instance."
             )
         if num_images < n:
-            raise InvalidValueError(f"`split` must have an image for each of {n} replicas. Received: {num_images}.")
+            raise InvalidValueError(
+                f"`split` must have an image for each of {n} replicas. Received: {num_images} images. Train with fewer "
+                "replicas, or without a strategy."
+            )
         if is_training:
             return batch_size
         sizes = (*range(batch_size, 0, -n), *range(batch_size, num_images + n, n))
         return next(size for size in sizes if num_images % size == 0 or num_images % size >= n)
 
-    def positions(
-        self, num_images: int, batch_size: int
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], list[int]]:
+    def ends_of_rest(self, num_images: int, batch_size: int) -> list[int]:
+        """Returns where the parts of this worker's replicas begin and end in the last batch, if that is smaller."""
+        n, rest = self.num_replicas, num_images % batch_size
+        return [max(rest, n) * part // n if rest else 0 for part in range(self.first, self.last + 1)]
+
+    def positions(self, num_images: int, batch_size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Returns what this worker reads of an epoch, whose last batch may be smaller than the others.
 
         A batch is divided evenly, and in its order, so that those of all workers one after the other are the batch of
@@ -76,20 +82,18 @@ class WorkerShare:
         Returns:
             Positions in the epoch, shape `(images,)`; the weight of each image, with which the mean over replicas of
             their mean losses is the mean loss of the batch's images: 1 but in a last batch that cannot be divided, and
-            0 for an image that is there again; how many images each of this worker's replicas has of the last batch.
+            0 for an image that is there again.
         """
         n, num_full = self.num_replicas, num_images // batch_size
         own = batch_size // n
         full = np.arange(num_full)[:, None] * batch_size + np.arange(self.first * own, self.last * own)
-        rest = num_images % batch_size
-        ends = [max(rest, n) * part // n if rest else 0 for part in range(self.first, self.last + 1)]
+        rest, ends = num_images % batch_size, self.ends_of_rest(num_images, batch_size)
         last = num_full * batch_size + np.arange(ends[0], ends[-1])
         sizes = np.diff(ends)
         weights = np.repeat(n * sizes / max(rest, 1), sizes) * (last < num_images)
         return (
             np.concatenate([full.ravel(), np.minimum(last, num_images - 1)]).astype(np.int64),
             np.concatenate([np.ones(full.size), weights]).astype(np.float32),
-            sizes.tolist(),
         )
 
 

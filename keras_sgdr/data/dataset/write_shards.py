@@ -200,8 +200,8 @@ def _example(encoded: bytes, name: bytes, split: Split, position: int) -> bytes:
 
 def _labels_of(shard: _Shard, index: FolderIndex) -> Any:
     """Returns the labels of a shard's images; of those without, zeros of the same kind as train's."""
-    labels = shard.split.labels
+    labels, of_train = shard.split.labels, index.train.labels
     if labels is not None:
         return labels[shard.images.start : shard.images.stop]
-    assert index.train.labels is not None
-    return np.zeros((len(shard.images), *index.train.labels.shape[1:]), index.train.labels.dtype)
+    of_train = np.zeros(0, np.int32) if of_train is None else of_train
+    return np.zeros((len(shard.images), *of_train.shape[1:]), of_train.dtype)

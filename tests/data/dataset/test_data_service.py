@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from keras_sgdr import basic, index_folder, load_dataset
@@ -113,3 +114,5 @@ def test_other_addresses_are_refused(split, service):
 def test_service_has_no_part_in_caches_and_strategies(split):
     with pytest.raises(ValueError, match="`cache` must be None with a `service`"):
         load_dataset(split, service="grpc://host:5000", cache="memory", verbose=0, **OPTIONS)
+    with pytest.raises(ValueError, match="`strategy` must be None with a `service`"):
+        load_dataset(split, service="grpc://host:5000", strategy=tf.distribute.get_strategy(), **OPTIONS)

@@ -15,7 +15,8 @@ def shares(num_local, num_workers):
 
 def parts_of_steps(share, num_images, batch_size):
     """What each replica gets in each step: positions and weights."""
-    positions, weights, last = share.positions(num_images, batch_size)
+    positions, weights = share.positions(num_images, batch_size)
+    last = np.diff(share.ends_of_rest(num_images, batch_size))
     own, steps, at = batch_size // share.num_replicas, [], 0
     for step in range(-(-num_images // batch_size)):
         sizes = last if (step + 1) * batch_size > num_images else [own] * share.num_local
@@ -55,9 +56,9 @@ def test_each_image_counts_once_where_nothing_is_trained(num_local, num_workers,
 
 def test_batch_is_refused_that_cannot_be_divided_or_lacks_images():
     share = WorkerShare(3, 1, 2)
-    with pytest.raises(ValueError, match=r"multiple of the number of replicas, 3.*Received: batch_size=32"):
+    with pytest.raises(ValueError, match=r"multiple of the number of replicas, 3.*Received: batch_size=32. Give 33"):
         share.checked_batch_size(32, 100, is_training=True)
-    with pytest.raises(ValueError, match=r"an image for each of 3 replicas\. Received: 2"):
+    with pytest.raises(ValueError, match=r"an image for each of 3 replicas\. Received: 2 images"):
         share.checked_batch_size(3, 2, is_training=False)
 
 

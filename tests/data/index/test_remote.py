@@ -13,20 +13,9 @@ from keras_sgdr import index_folder, load_dataset, side_on, train_image_classifi
 from keras_sgdr.data.check.check_folder import check_folder
 from keras_sgdr.data.index.read_files import file_stamps
 from keras_sgdr.recipe.upload import RunUpload
-from tests.s3 import CREDENTIALS, s3_server
+from tests.s3 import CREDENTIALS
 
 VIEWS = {"image_size": 16, "batch_size": 5, "shuffle": True, "seed": 3}
-
-
-@pytest.fixture(scope="module")
-def s3():
-    with s3_server() as environment, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        system = fsspec.filesystem("s3")
-        system.mkdir("s3://bucket")
-        yield system
-        system.clear_instance_cache()
 
 
 @pytest.fixture(scope="module")
