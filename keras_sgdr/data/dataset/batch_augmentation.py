@@ -115,7 +115,12 @@ def _augmented(layer: Any, images: Any, seeds: Any) -> Any:
         image, seed = image_and_seed
         return _of_shape(_called(layer, image[None], seed), image[None], layer)[0]
 
-    return tf.map_fn(augment, (images, seeds), fn_output_signature=tf.TensorSpec(images.shape[1:], tf.float32))
+    try:
+        return tf.map_fn(augment, (images, seeds), fn_output_signature=tf.TensorSpec(images.shape[1:], tf.float32))
+    except BaseException:
+        # `map_fn` leaves this set where its function fails, and then no variable can be made in this process.
+        tf.compat.v1.get_variable_scope().set_caching_device(None)
+        raise
 
 
 def _called(layer: Any, inputs: Any, seed: Any) -> Any:

@@ -192,5 +192,12 @@ def test_layer_that_resizes_is_refused(split):
         load_dataset(split, image_size=8, augmentation=layers.Resizing(9, 9))
 
 
+def test_a_layer_that_fails_leaves_the_process_as_it_was(split):
+    with pytest.raises(ValueError, match="resizing"):
+        load_dataset(split, image_size=8, augmentation=layers.Resizing(9, 9))
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        assert tf.Variable(1.0).numpy() == 1.0
+
+
 def test_no_layers_leave_images_as_they_are(split):
     assert load_dataset(split, image_size=8, augmentation=[]).element_spec[0].dtype == tf.uint8
