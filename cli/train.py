@@ -57,6 +57,11 @@ from .options import FOLDER, RATE, make_recipe, numbers, read_config, read_start
     help="One for each layer group: 1e-4,1e-3,1e-2.",
 )
 @click.option(
+    "--rate-batch-size",
+    type=click.IntRange(min=1),
+    help="Batch size the given rates are of: scale them to --batch-size.",
+)
+@click.option(
     "--sizes",
     type=click.UNPROCESSED,
     callback=numbers(click.IntRange(min=1)),

@@ -23,8 +23,8 @@ HEAD_RATE = 1e-3
 
 def find_head_rate(run: Run) -> dict[str, Any]:
     """Step 2: takes the rate that is given, else the finder's, on precomputed activations."""
-    if run.recipe.head_learning_rate is not None:
-        return {"learning_rate": run.recipe.head_learning_rate, "why": "given"}
+    if run.recipe.live_head_rate is not None:
+        return {"learning_rate": run.recipe.live_head_rate, "why": "given"}
     train, _, head = run.precompute()
     compile_head(head)
     run.say("step 2: find the head's learning rate")
@@ -68,7 +68,7 @@ def train_head_augmented(run: Run) -> dict[str, Any]:
         freeze_to(run.model, -1)
         compile_head(run.model, mixes_labels=recipe.mixes_labels)
         run.say("step 4: train the head with augmentation")
-        rate = recipe.head_learning_rate or run.directory.stages[FIND_HEAD_RATE]["learning_rate"]
+        rate = recipe.live_head_rate or run.directory.stages[FIND_HEAD_RATE]["learning_rate"]
         schedule = SGDRScheduler(rate, cycle_len=1, n_cycles=recipe.head_cycles)
         rows = run.fit(TRAIN_HEAD_AUGMENTED, "head, live", recipe.head_cycles, schedule)
         values["history"] += rows

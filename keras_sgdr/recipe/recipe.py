@@ -21,7 +21,8 @@ VIEWS = {"flip": 2, "dihedral": 8, "five_crops": 5, "ten_crops": 10, "zoom": 2, 
 AUTO_VIEWS = {"basic": ("zooms",), "side_on": ("flip", "zoom"), "top_down": ("flip", "zooms")}
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 _LEAST_INTEGERS = {
-    **dict.fromkeys(("image_size", "batch_size", "n_cycles", "cycle_len", "cycle_mult", "accumulate", "max_epochs"), 1),
+    **dict.fromkeys(("image_size", "batch_size", "n_cycles", "cycle_len", "cycle_mult", "accumulate"), 1),
+    **dict.fromkeys(("max_epochs", "rate_batch_size"), 1),
     "num_groups": 2,  # the head is one
     "head_views": 0,
     "head_cycles": 0,
@@ -41,7 +42,8 @@ _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "label_smoothing": ("in [0, 1)", lambda value: 0 <= value < 1),
     "ema": ("in [0, 1)", lambda value: 0 <= value < 1),
 }
-_MAY_BE_NONE = ("cycle_len", "head_learning_rate", "learning_rate", "max_epochs", "max_minutes", "answer_precision")
+_MAY_BE_NONE = ("cycle_len", "head_learning_rate", "learning_rate", "rate_batch_size", "max_epochs", "max_minutes")
+_MAY_BE_NONE += ("answer_precision",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,10 @@ class Recipe:
         learning_rate: The last group's rate in step 8. Defaults to what step 7 chooses.
         learning_rates: Step 8's rates, one for each layer group from the first to the head, instead of `learning_rate`
             and `group_factor`: the course's own way to say it.
+        rate_batch_size: The batch size that the given rates were meant for. They are multiplied by what an update sees
+            now, `batch_size` (in step 8 times `accumulate`), over it: the linear scaling rule,
+            https://arxiv.org/abs/1706.02677, timm's `--lr-base-size`. What a finder chooses is of these batches already
+            and stays. None takes the rates as they are given.
         sizes: Image sizes that step 8 trains at one after the other, rising, the last of them the model's; steps 1
             to 7 then run at the first. Each size has an equal part of the first cycle's epochs. None is `image_size`
             alone.
@@ -145,6 +151,7 @@ class Recipe:
     head_learning_rate: float | None = None
     learning_rate: float | None = None
     learning_rates: tuple[float, ...] | None = None
+    rate_batch_size: int | None = None
     sizes: tuple[int, ...] | None = None
     class_weight: str | None = None
     oversample: bool = False
@@ -225,7 +232,16 @@ class Recipe:
     @property
     def top_learning_rate(self) -> float | None:
         """The last group's rate in step 8, if one is given."""
-        return self.learning_rate if self.learning_rates is None else self.learning_rates[-1]
+        rate = self.learning_rate if self.learning_rates is None else self.learning_rates[-1]
+        return self._scaled(rate, self.batch_size * self.accumulate)
+
+    @property
+    def live_head_rate(self) -> float | None:
+        """The rate of `head_cycles`, if one is given."""
+        return self._scaled(self.head_learning_rate, self.batch_size)
+
+    def _scaled(self, rate: float | None, images: int) -> float | None:
+        return rate if rate is None or self.rate_batch_size is None else rate * images / self.rate_batch_size
 
     def at_size(self, image_size: int) -> Recipe:
         """Returns the recipe for images of one size."""

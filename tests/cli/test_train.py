@@ -52,6 +52,7 @@ SETTINGS = {
 # Those whose effect has tests of its own in recipe/test_options.py, recipe/test_plan.py and cli/test_go_on.py
 MORE_SETTINGS = {
     "learning_rates": (1e-4, 1e-3, 1e-2),
+    "rate_batch_size": 16,
     "sizes": (24, 32),
     "class_weight": "balanced",
     "oversample": True,

@@ -67,6 +67,17 @@ def test_the_optimizer_averages_gradients_and_weights_and_has_the_given_rates(ti
     assert model.optimizer.learning_rates == pytest.approx([rate / 10 for rate in rates])
 
 
+def test_given_rates_grow_with_the_images_of_an_update(tiny_recipe):
+    rates = {"learning_rate": None, "learning_rates": (1e-4, 1e-3, 1e-2), "head_learning_rate": 2e-3}
+    asked = dataclasses.replace(tiny_recipe, batch_size=64, accumulate=3, rate_batch_size=16, **rates)
+    model = builders.make_model(asked, 3, None)
+    builders.compile_all(model, asked, asked.top_learning_rate)
+    assert model.optimizer.learning_rates == pytest.approx((12e-4, 12e-3, 12e-2))
+    assert asked.live_head_rate == pytest.approx(8e-3)
+    chosen = dataclasses.replace(asked, learning_rates=None, head_learning_rate=None)
+    assert (chosen.top_learning_rate, chosen.live_head_rate) == (None, None)
+
+
 def test_balanced_weights_and_repeated_images_let_rare_classes_count_as_much(tiny_recipe, skewed_folder, tmp_path):
     _, labels, weights = training_data(dataclasses.replace(tiny_recipe, class_weight="balanced"), skewed_folder)
     totals = [weights[labels == label].sum() for label in range(3)]

@@ -463,6 +463,7 @@ def test_stages_list_the_settings_that_they_read(digits_folder, tiny, tmp_path, 
     made_of = {
         "mixes_labels": ["mixup", "cutmix", "label_smoothing"],
         "top_learning_rate": ["learning_rate", "learning_rates"],
+        "live_head_rate": ["head_learning_rate"],
     }
     at_work = []
 
