@@ -3,47 +3,9 @@
 from __future__ import annotations
 
 import math
-import numbers
-import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from keras_sgdr.validation import InvalidValueError, require, require_integer
-
-# Functions of `augmentation.random_view`, and what `load_dataset` knows
-AUGMENTATIONS = ("basic", "side_on", "top_down")
-RESIZES = ("crop", "squish", "pad")
-IMAGE_CACHES = ("auto", "memory", "off")
-CLASS_WEIGHTS = ("balanced",)
-IMAGE_SIZE = 224
-# The kinds of views of `TTA`, how many views each has, and those that lowered the log-loss most with each augmentation
-VIEWS = {"flip": 2, "dihedral": 8, "five_crops": 5, "ten_crops": 10, "zoom": 2, "zooms": 3}
-AUTO_VIEWS = {"basic": ("zooms",), "side_on": ("flip", "zoom"), "top_down": ("flip", "zooms")}
-PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
-_LEAST_INTEGERS = {
-    **dict.fromkeys(("image_size", "batch_size", "n_cycles", "cycle_len", "cycle_mult", "accumulate"), 1),
-    **dict.fromkeys(("max_epochs", "rate_batch_size"), 1),
-    "num_groups": 2,  # the head is one
-    "head_views": 0,
-    "head_cycles": 0,
-    "seed": 0,
-}
-_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
-    "valid_fraction": ("in (0, 1)", lambda value: 0 < value < 1),
-    "max_zoom": ("in [1, 10]", lambda value: 1 <= value <= 10),
-    "dropout": ("in [0, 1)", lambda value: 0 <= value < 1),
-    "group_factor": ("a finite number >= 1", lambda value: 1 <= value < math.inf),
-    "head_learning_rate": ("a finite number > 0", lambda value: 0 < value < math.inf),
-    "learning_rate": ("a finite number > 0", lambda value: 0 < value < math.inf),
-    "max_minutes": ("a finite number > 0", lambda value: 0 < value < math.inf),
-    "answer_precision": ("in (0, 1]", lambda value: 0 < value <= 1),
-    "mixup": ("in [0, 10]", lambda value: 0 <= value <= 10),
-    "cutmix": ("in [0, 10]", lambda value: 0 <= value <= 10),
-    "label_smoothing": ("in [0, 1)", lambda value: 0 <= value < 1),
-    "ema": ("in [0, 1)", lambda value: 0 <= value < 1),
-}
-_MAY_BE_NONE = ("cycle_len", "head_learning_rate", "learning_rate", "rate_batch_size", "max_epochs", "max_minutes")
-_MAY_BE_NONE += ("answer_precision",)
+from keras_sgdr.recipe.settings import AUTO_VIEWS, IMAGE_SIZE, VIEWS, checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,48 +131,8 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(
-            self.augmentation in AUGMENTATIONS,
-            f"`augmentation` must be one of {AUGMENTATIONS}",
-            augmentation=self.augmentation,
-        )
-        if self.start_from is not None:
-            object.__setattr__(self, "start_from", str(self.start_from))
-        cache = str(self.image_cache)
-        # A mere word is rather misspelt than the name of a folder.
-        is_path = "/" in cache or "\\" in cache
-        require(
-            cache in IMAGE_CACHES or is_path,
-            f"`image_cache` must be one of {IMAGE_CACHES}, or a directory such as ./images",
-            image_cache=self.image_cache,
-        )
-        object.__setattr__(self, "image_cache", cache)
-        require(self.resize in RESIZES, f"`resize` must be one of {RESIZES}", resize=self.resize)
-        values = {name: value for name, value in vars(self).items() if value is not None or name not in _MAY_BE_NONE}
-        for name, least in _LEAST_INTEGERS.items():
-            if name in values:
-                require_integer(name, values[name], low=least)
-                object.__setattr__(self, name, int(values[name]))  # NumPy's integers cannot be written as JSON
-        for name, (allowed, holds) in _RANGES.items():
-            if name in values:
-                is_number = isinstance(values[name], (int, float)) and not isinstance(values[name], bool)
-                require(is_number and holds(values[name]), f"`{name}` must be {allowed}", **{name: values[name]})
-        for name in ("gradual_unfreezing", "oversample"):
-            value = getattr(self, name)
-            require(isinstance(value, bool), f"`{name}` must be True or False", **{name: value})
-        require(
-            self.class_weight in (None, *CLASS_WEIGHTS),
-            f"`class_weight` must be one of {CLASS_WEIGHTS}, or None",
-            class_weight=self.class_weight,
-        )
-        require(self.precision in PRECISIONS, f"`precision` must be one of {PRECISIONS}", precision=self.precision)
-        kinds = str(self.tta).split(",")
-        require(
-            self.tta in ("auto", "off") or set(kinds) <= set(VIEWS),
-            f"`tta` must be 'auto', 'off', or of {', '.join(VIEWS)} with commas between them",
-            tta=self.tta,
-        )
-        self._check_together()
+        for name, value in checked(vars(self)).items():
+            object.__setattr__(self, name, value)
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -246,84 +168,3 @@ class Recipe:
     def at_size(self, image_size: int) -> Recipe:
         """Returns the recipe for images of one size."""
         return replace(self, sizes=None, image_size=image_size)
-
-    def _check_together(self) -> None:
-        """Checks the settings that say something about others."""
-        if self.gradual_unfreezing and self.n_cycles < self.num_groups - 1:
-            raise InvalidValueError(
-                "`n_cycles` must be at least `num_groups - 1` with `gradual_unfreezing`, which unfreezes a group in "
-                f"each cycle. Received: n_cycles={self.n_cycles}, num_groups={self.num_groups}. Pass for instance "
-                f"n_cycles={self.num_groups}, cycle_len=2."
-            )
-        require(
-            not self.gradual_unfreezing
-            or (self.max_epochs is None and self.max_minutes is None and self.sizes is None),
-            "`gradual_unfreezing` must be off with `sizes`, and where a plan may be shortened: it needs all its cycles",
-            max_epochs=self.max_epochs,
-            max_minutes=self.max_minutes,
-            sizes=self.sizes,
-        )
-        if self.learning_rates is not None:
-            self._check_rates(self.learning_rates)
-        if self.sizes is not None:
-            self._check_sizes(self.sizes)
-        require(
-            not (self.oversample and self.class_weight),
-            "Only one of `oversample` and `class_weight` may be given, or rare classes would count twice",
-            oversample=self.oversample,
-            class_weight=self.class_weight,
-        )
-        if self.group_by is not None:
-            try:
-                re.compile(self.group_by)
-            except (re.error, TypeError) as error:
-                raise InvalidValueError(
-                    f"`group_by` must be a regular expression. Received: group_by={self.group_by!r} ({error})."
-                ) from error
-
-    def _check_rates(self, learning_rates: object) -> None:
-        rates = _floats(learning_rates)
-        require(
-            len(rates) == self.num_groups and all(_RANGES["learning_rate"][1](rate) for rate in rates),
-            f"`learning_rates` must be {self.num_groups} finite numbers > 0, one for each of `num_groups`",
-            learning_rates=learning_rates,
-        )
-        require(
-            self.learning_rate is None,
-            "Only one of `learning_rate` and `learning_rates` may be given",
-            learning_rate=self.learning_rate,
-            learning_rates=rates,
-        )
-        object.__setattr__(self, "learning_rates", rates)
-
-    def _check_sizes(self, given: object) -> None:
-        sizes = tuple(given) if isinstance(given, (list, tuple)) else (given,)
-        for size in sizes:
-            require_integer("sizes", size)
-        require(
-            self.max_epochs is None or self.max_epochs >= len(sizes),
-            "`max_epochs` must be at least one for each of `sizes`",
-            max_epochs=self.max_epochs,
-            sizes=sizes,
-        )
-        require(
-            len(sizes) > 1 and list(sizes) == sorted(set(sizes)),
-            "`sizes` must be two or more rising sizes",
-            sizes=sizes,
-        )
-        require(
-            self.image_size in (IMAGE_SIZE, sizes[-1]),
-            "`image_size` must be left out where `sizes` are given, or be the last of them",
-            image_size=self.image_size,
-            sizes=sizes,
-        )
-        object.__setattr__(self, "sizes", tuple(map(int, sizes)))
-        object.__setattr__(self, "image_size", int(sizes[-1]))
-
-
-def _floats(values: object) -> tuple[float, ...]:
-    """Returns numbers as floats, which JSON has; nothing where something else is among them."""
-    if not isinstance(values, (list, tuple)):
-        return ()
-    are_numbers = all(isinstance(value, numbers.Real) and not isinstance(value, bool) for value in values)
-    return tuple(float(value) for value in values) if are_numbers else ()

@@ -24,7 +24,7 @@ from keras_sgdr.evaluation.tta import predict_tta
 from keras_sgdr.evaluation.tta_layer import with_views
 from keras_sgdr.models.classifier import load_classifier
 from keras_sgdr.recipe.evaluate import dataset_for, images_to_evaluate
-from keras_sgdr.recipe.recipe import AUTO_VIEWS
+from keras_sgdr.recipe.settings import AUTO_VIEWS
 
 KINDS: dict[str, tuple[str, ...]] = {
     "flip": ("flip",),

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from keras_sgdr import Recipe
-from keras_sgdr.recipe.recipe import AUGMENTATIONS, CLASS_WEIGHTS, PRECISIONS, RESIZES
+from keras_sgdr.recipe.settings import AUGMENTATIONS, CLASS_WEIGHTS, PRECISIONS, RESIZES
 from keras_sgdr_cli.main import cli
 from keras_sgdr_cli.options import make_recipe
 

@@ -9,7 +9,8 @@ import pytest
 from keras_sgdr import TTA
 from keras_sgdr.augmentation import random_view
 from keras_sgdr.data.decode.decode_image import checked_resize
-from keras_sgdr.recipe.recipe import AUGMENTATIONS, AUTO_VIEWS, RESIZES, VIEWS, Recipe
+from keras_sgdr.recipe.recipe import Recipe
+from keras_sgdr.recipe.settings import AUGMENTATIONS, AUTO_VIEWS, RESIZES, VIEWS
 
 
 @pytest.mark.parametrize(
