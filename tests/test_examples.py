@@ -49,6 +49,7 @@ def test_all_examples_have_a_test():
     assert tested == {path.name for path in EXAMPLES.glob("*.py")}
 
 
+@pytest.mark.slow
 def test_callbacks_in_your_own_fit_learn_the_digits(tmp_path):
     printed = run_example("callbacks_in_your_own_fit.py", directory=tmp_path)
     rate = float(re.search(r"suggested rate: (\S+)", printed)[1])

@@ -83,6 +83,7 @@ def test_doctor_says_what_is_wrong_and_what_to_do(tmp_path, variables, said):
     assert "all well" not in done.stdout
 
 
+@pytest.mark.slow
 def test_doctor_in_a_package_that_is_broken_names_the_place(tmp_path):
     (tmp_path / "keras_cv.py").write_text("raise OSError('libGL.so.1: cannot open shared object file')\n")
     done = run_process("doctor", PYTHONPATH=str(tmp_path))

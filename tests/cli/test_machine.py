@@ -11,7 +11,7 @@ def test_backbones_lists_the_default_with_its_weights():
 
 
 def test_backbones_measures_those_that_are_named_at_the_size_that_is_given():
-    names = ("EfficientNetLite0", "MobileNetV3Small")
+    names = ("MobileNet", "MobileNetV3Small")
     rates = {}
     for size in (32, 128):
         arguments = ("--measure", "--image-size", size, "--batch-size", 4)

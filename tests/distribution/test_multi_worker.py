@@ -5,6 +5,7 @@ import signal
 import numpy as np
 import pytest
 
+from tests.distribution import train_in_step
 from tests.distribution.cluster import run_workers
 
 PROGRAM = ["-m", "tests.distribution.train_in_step"]
@@ -24,15 +25,24 @@ def alone(digits_folder, tmp_path_factory):
 
 
 def assert_same(together, alone):
-    assert together["rates"].shape == (3 * 4,)
+    assert together["rates"].shape == alone["rates"].shape
     np.testing.assert_allclose(together["rates"], alone["rates"], rtol=1e-6)
-    np.testing.assert_allclose(together["curve"], alone["curve"], rtol=1e-4)
+    if "curve" in alone:
+        np.testing.assert_allclose(together["curve"], alone["curve"], rtol=1e-4)
     for name in alone.files:
         if name.startswith(("weight_", "val_")):
             np.testing.assert_allclose(together[name], alone[name], atol=1e-5, err_msg=name)
 
 
+def test_two_workers_train_an_epoch_as_one(digits_folder, tmp_path):
+    settings = ["batch_size=42", "find=0", "epochs=1"]
+    train_in_step.main(digits_folder, tmp_path / "of_1", *settings)
+    assert_same(trained(2, digits_folder, tmp_path, *settings), np.load(tmp_path / "of_1.npz"))
+
+
+@pytest.mark.slow
 def test_two_workers_train_as_one(alone, digits_folder, tmp_path):
+    assert alone["rates"].shape == (3 * 4,)
     assert_same(trained(2, digits_folder, tmp_path, "batch_size=42"), alone)
 
 

@@ -72,9 +72,8 @@ class _Ask(keras.callbacks.Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize(
-    ("step", "left"), [(1, 1), pytest.param(4, 0, marks=pytest.mark.slow)], ids=["midst", "last batch"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("step", "left"), [(1, 1), (4, 0)], ids=["midst", "last batch"])
 def test_a_run_ends_at_the_batch_and_goes_on_after_it(
     digits_folder, tiny_backbone, tmp_path, monkeypatch, capsys, step, left
 ):

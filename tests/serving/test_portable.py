@@ -16,7 +16,12 @@ def images():
 
 @pytest.mark.parametrize(
     ("suffix", "precision", "tolerance"),
-    [("tflite", "float32", 1e-5), ("tflite", "float16", 2e-3), ("tflite", "int8", 0.05), ("onnx", "float32", 1e-5)],
+    [
+        ("tflite", "float32", 1e-5),
+        pytest.param("tflite", "float16", 2e-3, marks=pytest.mark.slow),
+        ("tflite", "int8", 0.05),
+        ("onnx", "float32", 1e-5),
+    ],
 )
 def test_file_says_what_the_model_says(suffix, precision, tolerance, model, images, tmp_path):
     path = tmp_path / f"classifier.{suffix}"

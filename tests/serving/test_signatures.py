@@ -134,7 +134,9 @@ def test_views_are_averaged_and_the_plain_image_can_be_asked_for(model, expected
     assert card["threshold"] == 0.9
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("float16", 2e-3), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [pytest.param("float16", 2e-3, marks=pytest.mark.slow), ("bfloat16", 2e-2)]
+)
 def test_weights_are_rounded_and_take_half_the_room(precision, tolerance, model, expected, exported, tmp_path):
     path = export_savedmodel(model, tmp_path, class_names=NAMES, views="flip", precision=precision)
     plain = tf.saved_model.load(str(path)).signatures["serve_plain"](image_bytes=tf.constant(GOOD))["probabilities"]

@@ -75,7 +75,8 @@ def seen_elsewhere(name, folder):
     return json.loads(result.stdout.rpartition("seen")[2])
 
 
-@pytest.mark.parametrize("name", ["README's list", pytest.param("all others", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAYERS)
 def test_views_are_the_same_after_a_restart_in_another_process_with_other_threads(image_folder, name):
     dataset = dataset_of(name, image_folder, threads=1)
     epochs = [list(dataset.as_numpy_iterator()) for _ in range(2)]

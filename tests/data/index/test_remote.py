@@ -116,7 +116,13 @@ def test_a_bucket_or_folder_that_is_not_there_is_named(url):
         index_folder("s4://bucket/pets")
 
 
-@pytest.mark.parametrize("wrong", [dict.fromkeys(CREDENTIALS), {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict.fromkeys(CREDENTIALS),
+        pytest.param({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, marks=pytest.mark.slow),  # it tries again and again
+    ],
+)
 def test_a_store_that_cannot_be_asked_is_named(s3, monkeypatch, wrong):
     """Without credentials; and where nobody listens."""
     for name, value in wrong.items():
