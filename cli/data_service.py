@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import threading
 from pathlib import Path
 
@@ -54,16 +53,14 @@ def worker(address: str, host: str, port: int) -> None:
     """Read, decode and augment, on as many machines as it takes. Each must see the images under the same paths."""
     import tensorflow as tf
 
+    from keras_sgdr.data.dataset.data_service import require_dispatcher
+
     service = tf.data.experimental.service
 
     address = address.removeprefix("grpc://")
-    name, _, number = address.rpartition(":")
-    if not number.isdigit():
+    if not address.rpartition(":")[2].isdigit():
         raise click.UsageError(f"--dispatcher must be like host:5000. Received: {address}")
-    try:
-        socket.create_connection((name, int(number)), timeout=10).close()
-    except OSError as error:  # TensorFlow would look for it without an end
-        raise click.ClickException(f"no dispatcher listens at {address}: {error.strerror or error}") from None
+    require_dispatcher(address)
     config = service.WorkerConfig(
         dispatcher_address=address,
         worker_address=f"{host}:%port%",

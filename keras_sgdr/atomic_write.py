@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         The neighbour, `.partial-…` in the same directory; not there yet.
     """
     path = Path(path)
-    aside = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    # Of machines that share a disk, two may have a process of this number.
+    aside = path.with_name(f".partial-{platform.node()}-{os.getpid()}-{path.name}")
     try:
         yield aside
         aside.replace(path)

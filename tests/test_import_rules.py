@@ -21,12 +21,21 @@ MAY = {("lr_finder", "keras_sgdr.checkpoint.training_state")}
 # These import nothing of ours but `validation` and `atomic_write`.
 ALONE = {"_version", "validation", "atomic_write", "array_store", "plots"}
 PURE = {"schedules/cosine_cycles.py", "lr_finder/suggestions.py", "lr_finder/lr_curve.py", "recipe/candidates.py"}
-PURE |= {"recipe/recipe.py", "recipe/rate_choice.py", "models/softmax_regression.py", "data/index/folder.py"}
+PURE |= {
+    "recipe/recipe.py",
+    "recipe/settings.py",
+    "recipe/rate_choice.py",
+    "models/softmax_regression.py",
+    "data/index/folder.py",
+}
 BACKENDS = {"tensorflow", "jax", "torch"}
 # Those that touch a backend's own objects, inside functions; their names say so.
 OF_A_BACKEND = {"checkpoint/torch_generators.py": {"torch"}}
 OF_A_BACKEND |= {"lr_finder/tensorflow_dataset_copy.py": {"tensorflow"}}
-OF_A_BACKEND |= {"optimizers/tensorflow_replicas.py": {"tensorflow"}}
+OF_A_BACKEND |= {
+    "optimizers/tensorflow_replicas.py": {"tensorflow"},
+    "checkpoint/tensorflow_workers.py": {"tensorflow"},
+}
 EVERY_BACKEND = ("models/", "optimizers/", "schedules/", "checkpoint/", "lr_finder/", "evaluation/tta")
 
 

@@ -5,10 +5,13 @@
 #   examples/launch/two_workers.sh FOLDER RUN [OPTION …]
 set -euo pipefail
 
+pids=()
 workers='"localhost:2222", "localhost:2223"'
 for index in 1 0; do
     export TF_CONFIG="{\"cluster\": {\"worker\": [$workers]}, \"task\": {\"type\": \"worker\", \"index\": $index}}"
     keras-sgdr train "$1" -o "$2" "${@:3}" &
+    pids+=("$!")
 done
-wait -n # the first worker, or the one that fails
-wait
+for pid in "${pids[@]}"; do
+    wait "$pid" # fails if this worker did; the other one ends then too
+done

@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_sgdr.checkpoint.callback_state import check_has_state, get_state, set_state
 from keras_sgdr.checkpoint.checkpoint_file import read_tree, write_tree
+from keras_sgdr.checkpoint.tensorflow_workers import require_same_place, trains_with_others
 from keras_sgdr.checkpoint.training_state import require_built, to_numpy
 from keras_sgdr.optimizers.access import optimizer_chain, sync_variables
 from keras_sgdr.validation import InvalidValueError, require, require_integer
@@ -124,20 +125,24 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             The position; the beginning of the first epoch if there is no file.
 
         Raises:
-            ValueError: If the file is no checkpoint, or its variables or optimizer are not those of the model.
+            ValueError: If the file is no checkpoint, or its variables or optimizer are not those of the model; or one
+                of several workers would go on elsewhere.
         """
         self._may_overwrite = True
         self._start, self._restored = TrainingPosition(), {}
         for leftover in self.path.parent.glob(f".partial-*-{glob.escape(self.path.name)}"):
             leftover.unlink()
-        if self.path.is_file():
+        if self.path.is_file() or trains_with_others(model):  # which must build their optimizers together
             require_built(model)
+        if self.path.is_file():
             saved = read_tree(self.path)
             self._check(saved, model)
             sync_variables(model)
             for variable, value in zip(_lasting_variables(model), saved.pop("values"), strict=True):
                 variable.assign(value)
             self._start, self._restored = TrainingPosition(**saved["position"]), saved
+        if trains_with_others(model):
+            require_same_place(model, self._start.epoch, self._start.batch)
         return self._start
 
     def set_params(self, params: dict[str, Any]) -> None:

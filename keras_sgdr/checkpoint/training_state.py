@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_sgdr.checkpoint.tensorflow_workers import trains_with_others
 from keras_sgdr.checkpoint.torch_generators import TorchGenerators
 from keras_sgdr.optimizers.access import sync_variables
 from keras_sgdr.validation import InvalidValueError
@@ -52,6 +53,8 @@ class TrainingState:
         self.generators.restore()
 
     def _reset_new_metrics(self) -> None:
+        if trains_with_others(self.model):
+            return
         known = {id(variable) for variable in self.variables}
         for metric in self.model.metrics:
             if any(id(variable) not in known for variable in metric.variables):
@@ -107,8 +110,13 @@ def unseeded_generator(*, forget: bool = False) -> Any:
 
 
 def variables_of(model: Any) -> list[Any]:
-    """Returns every variable of the model, its optimizer and its metrics, each once."""
-    every = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+    """Returns every variable of the model, its optimizer and its metrics, each once.
+
+    Where other processes train with this one, metrics are left out: after an error the others would be waited for
+    without an end, and `fit` empties them anyway.
+    """
+    metrics = [] if trains_with_others(model) else model.metrics_variables
+    every = [*model.variables, *model.optimizer.variables, *metrics]
     return list({id(variable): variable for variable in every}.values())
 
 

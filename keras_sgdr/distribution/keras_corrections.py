@@ -68,7 +68,8 @@ def _is_built(strategy: tf.distribute.Strategy) -> bool:
     sizes = tf.data.Dataset.range(1, 1 + len(strategy.extended.worker_devices))
     parts = sizes.map(lambda size: (tf.zeros([size, 1]), tf.zeros([size, 1])))
     with strategy.scope():
-        model = keras.Sequential([keras.layers.Dense(1)])
+        # Named, and without random weights, so that a user's layers have the names and weights of a run without it
+        model = keras.Sequential([keras.layers.Dense(1, kernel_initializer="zeros", name="probe")], name="probe_model")
         model.compile("sgd", "mse")
     dataset = strategy.distribute_datasets_from_function(lambda _: parts)
     try:

@@ -60,8 +60,8 @@ def distribution_strategy(kind: str | None = "auto", *, timeout_seconds: float =
         return _multi_worker(resolver, timeout_seconds)
     if kind == "multi_worker":
         raise InvalidValueError(
-            "The environment must name the workers. Received: strategy='multi_worker', and neither TF_CONFIG nor "
-            "Slurm's SLURM_PROCID is set. Start each worker with a TF_CONFIG of its own."
+            "The environment must name several workers. Received: strategy='multi_worker', and neither TF_CONFIG nor "
+            "Slurm's variables name more than one. Start each worker with a TF_CONFIG of its own."
         )
     if kind == "mirrored" or (kind == "auto" and len(tf.config.list_physical_devices("GPU")) > 1):
         strategy = tf.distribute.MirroredStrategy()
@@ -107,8 +107,10 @@ def _check_config(text: str) -> None:
         raise refuse("its jobs must be worker, and perhaps chief")
     if len(set(addresses)) != len(addresses):
         raise refuse("an address is there twice")
-    if bad := [each for each in addresses if not str(each).rpartition(":")[2].isdigit()]:
-        raise refuse(f"{bad[0]!r} has no port")
+    for address in addresses:
+        port = str(address).rpartition(":")[2]
+        if not port.isdigit() or not 0 < int(port) < 65536:
+            raise refuse(f"{address!r} has no port")
     if kind not in cluster or not isinstance(number, int) or not 0 <= number < len(cluster[kind]):
         raise refuse(f"the task must be one of the cluster's, and is {task}")
 
@@ -126,6 +128,12 @@ def _multi_worker(resolver: Any, timeout_seconds: float) -> tf.distribute.Strate
         _wait_for(others, timeout_seconds)
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    except tf.errors.UnknownError as error:
+        own = resolver.cluster_spec().task_address(resolver.task_type, resolver.task_id)
+        raise NotReadyError(
+            f"This worker must be able to listen at {own}. Received: {error.message}. See that no other program, nor a "
+            "run before this one, has that port."
+        ) from error
     except tf.errors.OpError as error:
         raise _missing([first], timeout_seconds) from error
     correct_keras(strategy)
@@ -145,7 +153,7 @@ def _wait_for(addresses: list[str], timeout_seconds: float) -> None:
     while left:
         host, _, port = left[0].rpartition(":")
         try:
-            socket.create_connection((host, int(port)), timeout=5).close()
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
             left.pop(0)
         except OSError:
             if time.monotonic() > end:

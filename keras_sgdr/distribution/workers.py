@@ -54,7 +54,7 @@ class Workers:
             if self.count == 1:
                 raise
             raise WorkerLostError(
-                f"All workers must go on to the end. Received: {error.message}. See what the others have printed, and "
+                f"All workers must go on to the end. Received: {_reason(error)}. See what the others have printed, and "
                 "start all of them again, with `resume`."
             ) from error
 
@@ -96,3 +96,9 @@ class Workers:
         """Returns the arrays of all workers, int64 of the same length, one after the other."""
         # Each replica gives what its worker has: the first of each is enough.
         return self._gather_vectors(tf.constant(array)).numpy().reshape(self.count, -1, len(array))[:, 0].ravel()
+
+
+def _reason(error: tf.errors.OpError) -> str:
+    """Returns what TensorFlow says of a lost worker, without the trace of the operation that waited for it."""
+    reason = error.message.partition("aborted by: ")[2] or error.message
+    return reason.partition("\n")[0].rstrip(". ")

@@ -23,9 +23,14 @@ def fault_in(model: Any, arguments: Mapping[str, Any]) -> str | None:
     Returns:
         One line, or None if the data looks as it should.
     """
+    x = arguments["x"]
+    # Of data that `load_dataset` divides among replicas, the part of this process; others' own cannot be looked into.
+    arguments = {**arguments, "x": getattr(x, "local", x)}
+    if hasattr(arguments["x"], "_input_workers"):
+        return None
     number = -1
     # An endless dataset of a loader is looked through once.
-    num_batches = min(_MAX_BATCHES, getattr(arguments["x"], "num_batches", _MAX_BATCHES))
+    num_batches = min(_MAX_BATCHES, getattr(x, "num_batches", _MAX_BATCHES))
     for number, (x, y) in enumerate(islice(_batches(arguments), num_batches)):
         fault = _fault_of_batch(model, x, y)
         if fault is not None:

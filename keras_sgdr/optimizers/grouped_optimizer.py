@@ -26,6 +26,7 @@ class GroupState:
         averages: The moving averages (EMA) of all weights.
         flags: Which weights were trainable when the optimizer was last built; None before.
         decay_rate: The learning rate of the group whose weights decay; None but while they do.
+        plain_decays: What the optimizer's decays are apart from that.
         in_step: Whether an update is being computed.
     """
 
@@ -35,6 +36,7 @@ class GroupState:
     averages: list[Any] = field(default_factory=list)
     flags: tuple[bool, ...] | None = None
     decay_rate: Any = None
+    plain_decays: dict[str, Any] = field(default_factory=dict)
     in_step: bool = False
 
     @property
@@ -123,7 +125,8 @@ class GroupedUpdates(keras.optimizers.Optimizer):
         if state.settings.weight_decays is not None:
             names = [name for name in ("weight_decay", "adam_weight_decay") if name in self.__dict__]
             own = dict.fromkeys(names, state.settings.weight_decays[group])
-        before = {name: self.__dict__[name] for name in own}
+        if state.decay_rate is None:  # else another replica of a tf.distribute strategy is within
+            state.plain_decays = {name: self.__dict__[name] for name in own}
         # Once for the group: Keras asks for the rate at each variable.
         state.decay_rate = times(super()._get_current_learning_rate(), state.settings.multipliers[group])
         self.__dict__.update(own)
@@ -131,7 +134,7 @@ class GroupedUpdates(keras.optimizers.Optimizer):
             yield
         finally:
             state.decay_rate = None
-            self.__dict__.update(before)
+            self.__dict__.update(state.plain_decays)
 
 
 def is_trainable(weight: Any) -> bool:

@@ -27,6 +27,8 @@ def digest_of(index: FolderIndex) -> str:
         for path, (size, _) in zip(split.paths, file_stamps(split.paths, missing=_MISSING), strict=True):
             name = os.fsencode(os.path.relpath(path, index.directory))
             digest.update(name + b"\0" + str(size).encode() + b"\0")
+        if split.labels is not None:  # which need not stand in the paths
+            digest.update(split.labels.tobytes())
         digest.update(b"\1")
     return digest.hexdigest()[:16]
 

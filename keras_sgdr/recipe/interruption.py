@@ -18,9 +18,14 @@ class Interruption:
 
     A second signal interrupts at once anyhow. One that is ignored, as a shell does with SIGINT for what it starts in
     the background, stays ignored.
+
+    Args:
+        at_once: True to interrupt a training at once too. Of several workers each may have its signal in another batch,
+            where what one of them writes would wait for the others.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, at_once: bool = False) -> None:
+        self._at_once = at_once
         self._is_training = self._is_asked = False
 
     @contextmanager
@@ -51,7 +56,7 @@ class Interruption:
 
     def begin(self) -> None:
         """Begins to wait for the end of a batch."""
-        self._is_training = True
+        self._is_training = not self._at_once
 
     def end(self) -> None:
         """Interrupts at once again."""

@@ -71,7 +71,7 @@ class Run:
         self.directory = directory
         self.workers = workers or Workers(None)
         self._trains_in_step = False
-        self.interruption = Interruption()
+        self.interruption = Interruption(at_once=self.workers.count > 1)
         self.verbose = verbose
         self._callbacks, self._on_event = tuple(callbacks), on_event
         # How `load_dataset` keeps decoded images
@@ -79,7 +79,8 @@ class Run:
         weights = None if directory.has_weights or recipe.start_from else recipe.weights
         is_small = directory.finished(TRAIN_SMALLER) is None
         self._build(recipe.at_size(self.sizes[0 if is_small else -1]), weights)
-        self._check_disk()
+        if self.workers.is_chief:
+            self._check_disk()
         if recipe.start_from and not directory.has_weights:
             take_over(self.model, recipe.start_from, index.class_names)
         directory.restore(self.model)
@@ -230,7 +231,9 @@ class Run:
 
     def candidate(self, name: str) -> Candidate:
         """Returns what the model, as it is, predicts for the validation images."""
-        return Candidate.of(name, self.predict(())[0], self.index.valid.labels)
+        (probabilities,) = self.predict(())
+        # The chief's: another processor may round otherwise, and all must decide alike.
+        return self.workers.from_chief(Candidate.of(name, probabilities, self.index.valid.labels))
 
     def fit(
         self,

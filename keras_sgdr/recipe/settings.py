@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import numbers
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from keras_sgdr.data.index.file_names import in_utf8
 from keras_sgdr.validation import InvalidValueError, require, require_integer
 
 # Functions of `augmentation.random_view`, and what `load_dataset` knows
@@ -186,3 +188,20 @@ def _floats(values: object) -> tuple[float, ...]:
         return ()
     are_numbers = all(isinstance(value, numbers.Real) and not isinstance(value, bool) for value in values)
     return tuple(float(value) for value in values) if are_numbers else ()
+
+
+def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings as they are when they have been written to a journal and read again."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+
+
+def as_toml(settings: Mapping[str, Any]) -> str:
+    """Returns settings as TOML; left out is what is None, but for the weights, and a name that is not UTF-8."""
+    values = {**as_json(settings), "weights": settings["weights"] or "none"}
+    # What JSON writes for these kinds of values is TOML too.
+    lines = [
+        f"{name} = {json.dumps(value, ensure_ascii=False)}"
+        for name, value in values.items()
+        if value is not None and value == in_utf8(value)
+    ]
+    return "\n".join(lines) + "\n"

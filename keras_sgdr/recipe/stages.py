@@ -141,7 +141,7 @@ def _evaluate(run: Run) -> dict[str, Any]:
     with atomic_write(run.directory.path / "predictions.npz") as aside:
         np.savez_compressed(aside, **predictions)
     _write_history(run)
-    if is_no_better_than_guessing(results[0].accuracy, labels):
+    if run.workers.is_chief and is_no_better_than_guessing(results[0].accuracy, labels):
         warnings.warn(
             f"This model is no better than guessing. It is right on {results[0].accuracy:.4f} of the "
             f"validation images, and always naming the largest class would be on {largest_share(labels):.4f}. "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import tempfile
 import time
@@ -19,9 +18,8 @@ import tensorflow as tf
 
 from keras_sgdr._version import __version__
 from keras_sgdr.data.dataset.worker_share import WorkerShare
-from keras_sgdr.data.index.file_names import in_utf8
 from keras_sgdr.data.index.files import require_local
-from keras_sgdr.data.index.folder import describe
+from keras_sgdr.data.index.folder import FolderIndex, describe
 from keras_sgdr.distribution.workers import Workers
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret
 from keras_sgdr.lr_finder.lr_curve import LRCurve
@@ -45,6 +43,7 @@ from keras_sgdr.recipe.plan import PlannedStage, disk, plan, planned_cycles, tab
 from keras_sgdr.recipe.recipe import Recipe
 from keras_sgdr.recipe.run import Run
 from keras_sgdr.recipe.run_directory import EVALUATE, FIT_PLAN, RunDirectory, read_settings
+from keras_sgdr.recipe.settings import as_json, as_toml
 from keras_sgdr.recipe.stages import STAGES
 from keras_sgdr.validation import require
 
@@ -143,38 +142,55 @@ def train_image_classifier(
     require_local("output", output)
     asked = recipe or Recipe()
     workers = Workers(strategy)
-    # Of a run that goes on on another machine, what the first one has chosen
-    before = read_settings(output).get("precision") if resume and asked.precision == "auto" else None
-    precision = workers.from_chief(before or chosen_precision(asked.precision))
-    recipe = dataclasses.replace(asked, precision=precision)
-    index = index_for(folder, recipe)
-    if strategy is not None:  # and not in step 7, when the head is trained
-        for split in (index.train, index.valid):
-            WorkerShare.of(strategy).checked_batch_size(recipe.batch_size, len(split), is_training=True)
-    settings = {
-        # a cache changes the time alone
-        **{name: value for name, value in _as_json(recipe).items() if name != "image_cache"},
-        "folder": place_of(folder),
-        "classes": list(index.class_names),
-        "images": digest_of(index),
-    }
-    here = {name: value for name, value in settings.items() if name != "folder"}  # which may lie elsewhere
-    workers.check_same(version_of_keras_sgdr=__version__, version_of_keras=keras.__version__, **here)
-    keras.utils.set_random_seed(recipe.seed)
-    handling: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "may_differ": ["folder"] if moved else []}
-    handling |= {"settings": settings, "stages": STAGES}
-    with workers.watched(), _run_directory(workers, output, **handling) as directory:
-        directory.write_text(CONFIG_FILE, _as_toml(asked))
-        if not workers.is_chief:
-            verbose, on_event = 0, None
-        run = Run(recipe, index, directory, verbose, callbacks, on_event, workers)
-        run.say(describe(index))
-        with run.interruption.handled():
-            _run_stages(run)
-        planned = directory.stages[FIT_PLAN].get("stages")
-        if planned is not None:
-            run.say(table([PlannedStage(**stage) for stage in planned], directory.seconds))
-        return _result(run, Path(output))
+    handling: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "stages": STAGES}
+    # What lies elsewhere on another worker is that worker's own business.
+    handling["may_differ"] = ["folder"] if moved or not workers.is_chief else []
+    with workers.watched():
+        asked = recipe or Recipe()
+        # Of a run that goes on on another machine, what the first one has chosen
+        before = read_settings(output).get("precision") if resume and asked.precision == "auto" else None
+        recipe = dataclasses.replace(asked, precision=workers.from_chief(before or chosen_precision(asked.precision)))
+        index = index_for(folder, recipe)
+        if strategy is not None:
+            _check_replicas(recipe, index, WorkerShare.of(strategy))
+        settings = _settings_of_run(folder, recipe, index, workers)
+        keras.utils.set_random_seed(recipe.seed)
+        with _run_directory(workers, output, settings=settings, **handling) as directory:
+            directory.write_text(CONFIG_FILE, as_toml(vars(asked)))
+            if not workers.is_chief:
+                verbose, on_event = 0, None
+            run = Run(recipe, index, directory, verbose, callbacks, on_event, workers)
+            run.say(describe(index))
+            with run.interruption.handled():
+                _run_stages(run)
+            planned = directory.stages[FIT_PLAN].get("stages")
+            if planned is not None:
+                run.say(table([PlannedStage(**stage) for stage in planned], directory.seconds))
+            return _result(run, Path(output))
+
+
+def _check_replicas(recipe: Recipe, index: FolderIndex, share: WorkerShare) -> None:
+    """Refuses at once what several replicas cannot train, and not in step 7, when the head is trained."""
+    for split in (index.train, index.valid):
+        share.checked_batch_size(recipe.batch_size, len(split), is_training=True)
+    require(
+        recipe.accumulate == 1 or share.num_replicas == 1,
+        "`accumulate` must be 1 with several replicas, where Keras cannot accumulate gradients; "
+        "a larger `batch_size` is divided among them",
+        accumulate=recipe.accumulate,
+        replicas=share.num_replicas,
+    )
+
+
+def _settings_of_run(
+    folder: str | os.PathLike[str], recipe: Recipe, index: FolderIndex, workers: Workers
+) -> dict[str, Any]:
+    """Returns what a run that is resumed must have again, and refuses what is not the same on all workers."""
+    settings = as_json(vars(recipe))
+    del settings["image_cache"]  # which changes the time alone
+    settings |= {"classes": list(index.class_names), "images": digest_of(index)}
+    workers.check_same(version_of_keras_sgdr=__version__, version_of_keras=keras.__version__, **settings)
+    return {**settings, "folder": place_of(folder)}
 
 
 @contextlib.contextmanager
@@ -243,25 +259,6 @@ def plan_training(folder: str | os.PathLike[str], *, recipe: Recipe | None = Non
     else:
         stages = plan(recipe, num_images, costs, planned_cycles(recipe, num_images["train"]))
     return f"{describe(index)}\n{table(stages)}\n{disk(recipe, num_images, costs)}"
-
-
-def _as_toml(recipe: Recipe) -> str:
-    """Returns settings as TOML; left out is what is None, but for the weights, and a name that is not UTF-8."""
-    values = {**_as_json(recipe), "weights": recipe.weights or "none"}
-    # What JSON writes for these kinds of values is TOML too.
-    lines = [
-        f"{name} = {json.dumps(value, ensure_ascii=False)}"
-        for name, value in values.items()
-        if value is not None and value == in_utf8(value)
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _as_json(recipe: Recipe) -> dict[str, Any]:
-    """Returns the settings as they are when they have been written to a journal and read again."""
-    return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(recipe).items()
-    }
 
 
 def find_learning_rate(

@@ -16,8 +16,8 @@ class RunUpload:
     """Copies the directory of a run to a URL, as `on_event` of `train_image_classifier`: when a stage has ended.
 
     What has not changed since is not copied again. The journal comes last, so that a copy has all that its journal
-    names; and then, what was copied and is gone here is removed there. A copy that fails ends the run; it goes on with
-    `resume`.
+    names; and then, what this process has copied and is gone here is removed there. A copy that fails ends the run; it
+    goes on with `resume`.
 
     Args:
         output: The run directory.

@@ -29,8 +29,9 @@ def trained(folder, strategy):
 
 
 def main(folder):
-    from keras_sgdr import index_folder, load_dataset
+    from keras_sgdr import index_folder, load_dataset, lr_find
     from keras_sgdr.distribution.keras_corrections import correct_keras
+    from tests.distribution.train_in_step import make_model
 
     strategy = two_cpus()
     correct_keras(strategy)
@@ -46,6 +47,13 @@ def main(folder):
         both = [strategy.experimental_local_results(part) for part in next(parts)]
         for expected, part in zip(batch, both, strict=False):
             np.testing.assert_array_equal(np.concatenate(part), expected)
+
+    # A finder whose loss has become NaN looks for a fault in the data, and finds none
+    with strategy.scope():
+        model = make_model()
+        model.compile("sgd", "sparse_categorical_crossentropy")
+    curve = lr_find(model, load_dataset(split, strategy=strategy, **options), start_lr=1e30, end_lr=1e38, num_steps=5)
+    assert not np.isfinite(curve.losses[-1])
     sys.stdout.write("held\n")
 
 

@@ -1,6 +1,11 @@
 """Several workers train what one would: weights, rates, the finder's losses and what validation counts."""
 
+import json
+import os
 import signal
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -63,3 +68,48 @@ def test_a_lost_worker_ends_the_others_and_both_go_on_to_the_same_weights(alone,
     for name in alone.files:
         if name.startswith(("weight_", "val_")):
             np.testing.assert_allclose(together[name], alone[name], atol=1e-5, err_msg=name)
+
+
+@pytest.mark.slow
+def test_two_workers_of_two_replicas_train_as_one(alone, digits_folder, tmp_path):
+    settings = ["batch_size=44", "epochs=2", "replicas=2"]  # of which no part of the last batches is even
+    train_in_step.main(digits_folder, tmp_path / "of_1", *settings[:2])
+    assert_same(trained(2, digits_folder, tmp_path, *settings), np.load(tmp_path / "of_1.npz"))
+
+
+@pytest.mark.slow
+def test_a_fault_on_one_worker_ends_the_finder_on_all(digits_folder, tmp_path):
+    command = [*PROGRAM, digits_folder, tmp_path / "out", "batch_size=42", "fail_worker=1"]
+    other, faulty = run_workers([command] * 2, folder=tmp_path, codes=[1, 1], timeout=120)
+    assert "its images hold NaN" in faulty or "this worker's images" in faulty
+    assert "Error" in other
+
+
+@pytest.mark.slow
+def test_checkpoints_of_different_moments_are_refused_on_all_workers(digits_folder, tmp_path):
+    settings = ["batch_size=42", "find=0"]
+    trained(2, digits_folder, tmp_path, *settings, "epochs=1")
+    file = tmp_path / "of_2-1.checkpoint"
+    earlier = file.read_bytes()
+    trained(2, digits_folder, tmp_path, *settings, "epochs=2")
+    command = [*PROGRAM, digits_folder, tmp_path / "of_2", *settings]
+    for text, leave in (
+        ("epoch 2, batch 0 on worker 0, epoch 1, batch 0 on worker 1", lambda: file.write_bytes(earlier)),
+        ("epoch 2, batch 0 on worker 0, epoch 0, batch 0 on worker 1", file.unlink),
+    ):
+        leave()
+        for printed in run_workers([command] * 2, folder=tmp_path, codes=[1, 1]):
+            assert text in printed
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken_is_said(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        cluster = {"worker": ["127.0.0.1:1", f"127.0.0.1:{taken.getsockname()[1]}"]}
+        config = json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 1}})
+        code = "from keras_sgdr import distribution_strategy; distribution_strategy(timeout_seconds=20)"
+        environment = os.environ | {"TF_CONFIG": config, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert f"This worker must be able to listen at {cluster['worker'][1]}" in done.stderr

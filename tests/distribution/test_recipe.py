@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -33,15 +34,16 @@ def test_chief_that_refuses_ends_the_others(digits_folder, trained_run, tiny_opt
 
 
 @pytest.mark.slow
-def test_a_lost_worker_is_told_and_the_run_goes_on(digits_folder, tiny_options, run, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_lost_worker_is_told_and_the_run_goes_on(digits_folder, tiny_options, run, tmp_path, number):
     directory, *_ = run
     command = [*TRAIN, digits_folder, "-o", tmp_path / "run", *tiny_options, *CYCLES]
     workers = start_workers([command] * 2, folder=tmp_path)
     # Step 8 writes this at the end of its first epoch, and has two more before it
     while not (tmp_path / "run" / "train_all.checkpoint").is_file():
         assert all(worker.poll() is None for worker in workers)
-    workers[1].kill()
-    workers[1].wait()
+    workers[1].send_signal(number)
+    assert workers[1].wait(timeout=120) == (1 if number == signal.SIGTERM else -number)
     assert workers[0].wait(timeout=120) == 1
     assert "All workers must go on to the end" in path_of_output(0, tmp_path).read_text(errors="replace")
     run_workers([[*command, "--resume"]] * 2, folder=tmp_path)

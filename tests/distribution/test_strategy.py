@@ -2,11 +2,16 @@
 
 import json
 
+import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_sgdr import distribution_strategy
+from keras_sgdr import Recipe, distribution_strategy
+from keras_sgdr.data.dataset.worker_share import WorkerShare
 from keras_sgdr.distribution.workers import Workers
+from keras_sgdr.recipe.images import index_for
+from keras_sgdr.recipe.train import _check_replicas
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +53,7 @@ def test_mirrored_is_of_this_machine():
         ("[1]", "has no attribute 'get'"),
         (config("a:1", "a:1"), "an address is there twice"),
         (config("a:1", "b"), "'b' has no port"),
+        (config("a:1", "b:70000"), "'b:70000' has no port"),
         (config("a:1", "b:1", index=2), "the task must be one of the cluster's"),
         (config("a:1", "b:1", index="0"), "the task must be one of the cluster's"),
         (config("a:1", "b:1", kind="ps"), "the task must be one of the cluster's"),
@@ -86,3 +92,25 @@ def test_it_comes_first(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", config("127.0.0.1:1", "127.0.0.1:2"))
     with pytest.raises(RuntimeError, match="before TensorFlow has computed anything"):
         distribution_strategy()
+
+
+def test_a_strategy_leaves_names_and_draws_as_they_are():
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(0)
+    distribution_strategy("mirrored")
+    layer = keras.layers.Dense(3)
+    layer.build((None, 4))
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(0)
+    expected = keras.layers.Dense(3)
+    expected.build((None, 4))
+    assert layer.name == expected.name == "dense"
+    np.testing.assert_array_equal(layer.kernel, expected.kernel)
+
+
+def test_accumulated_gradients_are_refused_with_several_replicas(digits_folder):
+    recipe = Recipe(accumulate=2)
+    index = index_for(digits_folder, recipe)
+    with pytest.raises(ValueError, match=r"`accumulate` must be 1 with several replicas.*accumulate=2, replicas=2"):
+        _check_replicas(recipe, index, WorkerShare(2, 0, 2))
+    _check_replicas(recipe, index, WorkerShare(1, 0, 1))

@@ -25,7 +25,15 @@ from keras_sgdr import (
 )
 from keras_sgdr.distribution.workers import Workers
 
-SETTINGS = {"batch_size": 24, "epochs": 3, "find": 1, "kill_worker": -1, "kill_at": 10}
+SETTINGS = {
+    "batch_size": 24,
+    "epochs": 3,
+    "find": 1,
+    "kill_worker": -1,
+    "kill_at": 10,
+    "fail_worker": -1,
+    "replicas": 1,
+}
 
 
 class Rates(keras.callbacks.Callback):
@@ -58,8 +66,29 @@ def make_model():
     return model
 
 
+def give_each_worker(count):
+    """Several processors, as others have GPUs: by itself the strategy takes one of a machine without GPUs."""
+    import tensorflow as tf
+    from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+    CollectiveAllReduceExtended._initialize_local_devices = lambda self, resolver, worker_device: (
+        tuple(f"{worker_device}/device:CPU:{number}" for number in range(count)),
+        "CPU",
+    )
+
+
+def broken(images, labels):
+    import tensorflow as tf
+
+    return tf.debugging.check_numerics(images * float("nan"), "this worker's images"), labels
+
+
 def main(folder, output, *settings):
     values = SETTINGS | {name: int(value) for name, value in (setting.split("=") for setting in settings)}
+    if values["replicas"] > 1:
+        give_each_worker(values["replicas"])
     strategy = distribution_strategy("auto", timeout_seconds=120)
     workers = Workers(strategy)
     index = index_folder(folder, valid_fraction=0.2)
@@ -74,6 +103,8 @@ def main(folder, output, *settings):
     start = checkpoint.restore(model)
     train = load_dataset(train_split, shuffle=True, augmentation=basic(), initial_step=start.step, **options)
     valid = load_dataset(valid_split, **options)
+    if values["fail_worker"] == workers.number:
+        train = train.map(broken)
     curve = lr_find(model, train, num_steps=12, verbose=0) if values["find"] else None
     callbacks = [schedule, rates, checkpoint]
     log = model.fit(

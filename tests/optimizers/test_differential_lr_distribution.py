@@ -24,6 +24,7 @@ def trained(strategy, *, policy="float32", phases=(False, True), **options):
             model.layers[0].trainable = trainable
             model.compile(optimizer, "mse")
             model.fit(*data(), batch_size=16, shuffle=False, verbose=0)
+            assert optimizer.weight_decay == 0.1
     return model.get_weights()
 
 

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_sgdr import __version__
+from keras_sgdr import __version__, index_folder
+from keras_sgdr.recipe.images import digest_of
 from keras_sgdr.recipe.run_directory import RunDirectory, Stage, read_settings
 
 SETTINGS = {"image_size": 32, "seed": 0}
@@ -215,3 +216,18 @@ def test_resume_and_overwrite_are_not_both_obeyed(tmp_path):
     with pytest.raises(ValueError, match="Received: resume=True, overwrite=True"):
         RunDirectory(tmp_path, settings=SETTINGS, resume=True, overwrite=True)
     assert read_settings(tmp_path) == SETTINGS
+
+
+def test_images_with_other_labels_are_other_images(digits_folder, tmp_path):
+    """Though their files come in the same order: the last of a class becomes the first of the next."""
+    paths = sorted(digits_folder.rglob("*.png"))[:90]
+    digests = set()
+    for place in (50, 51):
+        rows = [
+            f"{path},{'one' if number < place else 'two'},{'valid' if number % 5 == 0 else 'train'}"
+            for number, path in enumerate(paths)
+        ]
+        table = tmp_path / f"{place}.csv"
+        table.write_text("\n".join(["filename,label,split", *rows]) + "\n")
+        digests.add(digest_of(index_folder(table)))
+    assert len(digests) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import warnings
 from typing import Any
 
@@ -12,7 +13,7 @@ from keras_sgdr.data.dataset.encoded_files import EncodedFiles, graph_code
 from keras_sgdr.data.dataset.epoch_stream import EpochImages, EpochPlan, without_tuning
 from keras_sgdr.data.index.read_files import are_plain
 from keras_sgdr.data.index.split import Split
-from keras_sgdr.validation import InvalidValueError
+from keras_sgdr.validation import InvalidValueError, ServerError
 
 # Batches that a machine of the service prepares at a time
 _AT_ONCE = 2
@@ -23,6 +24,7 @@ def check_service(service: str, split: Split, *, cache: Any, strategy: Any) -> N
 
     Raises:
         ValueError: If that is so.
+        ConnectionError: If nobody listens at the address.
     """
     if not re.fullmatch(r"grpc://[^/:]+:\d+", service):
         raise InvalidValueError(
@@ -39,6 +41,23 @@ def check_service(service: str, split: Split, *, cache: Any, strategy: Any) -> N
                 f"`{name}` must be None with a `service`, whose machines have no part in it. Received: both. Leave one "
                 "out."
             )
+    require_dispatcher(service.removeprefix("grpc://"))
+
+
+def require_dispatcher(address: str) -> None:
+    """Refuses an address, "host:port", at which nobody listens, for which TensorFlow would look without an end.
+
+    Raises:
+        ConnectionError: If that is so.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise ServerError(
+            f"A dispatcher of a tf.data service must listen at {address}. Received: {error.strerror or error}. Start "
+            "one there: keras-sgdr data-service dispatcher."
+        ) from error
 
 
 def service_stream(plan: EpochPlan, images: EpochImages, epoch_counter: Any, service: str) -> tf.data.Dataset:

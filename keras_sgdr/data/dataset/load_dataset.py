@@ -104,7 +104,8 @@ def load_dataset(
             counts once.
         service: The address of a tf.data service, "grpc://host:5000", whose machines read, decode and augment; see
             `keras-sgdr data-service --help`. They must see the files under the same paths. The batches of an epoch are
-            the same, but in an order that changes; what a machine that is lost had begun is left out.
+            the same, but in an order that changes; what a machine that is lost had begun is left out. So its length is
+            not known; the number of batches is `dataset.num_steps`.
         verbose: Whether to say how much room the cache takes, and to show its progress (1), or nothing (0).
 
     Returns:
@@ -148,7 +149,7 @@ def load_dataset(
     epoch_counter = tf.Variable(plan.first_epoch, dtype=tf.int64, trainable=False, name="epoch")
     if service is not None:
         dataset = service_stream(plan, images, epoch_counter, service)
-        dataset.epoch_counter, dataset.source = epoch_counter, None
+        dataset.epoch_counter, dataset.source, dataset.num_steps = epoch_counter, None, plan.num_steps
         return dataset
     dataset = stream(own, images, epoch_counter)
     if share is not None and share.num_local > 1:

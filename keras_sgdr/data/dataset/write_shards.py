@@ -87,6 +87,8 @@ def write_shards(
     ]
     total = sum(map(len, splits))
     with writing_arrays(target / INDEX, advice=_ADVICE) as writer:
+        if describe_arrays(target / INDEX).get("source") == source:  # another process was writing the same
+            return target
         target.mkdir(parents=True, exist_ok=True)
         with atomic_write(begun) as aside:
             aside.write_text(source, encoding="utf-8")

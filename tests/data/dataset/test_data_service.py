@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -53,6 +54,7 @@ def test_every_batch_comes_once_in_an_epoch(split):
     local = load_dataset(split, augmentation=basic(), **OPTIONS)
     with dispatcher("--port", "0") as (_, service), worker(service), worker(service) as (second, _):
         remote = load_dataset(split, augmentation=basic(), service=service, **OPTIONS)
+        assert remote.num_steps == len(local)
         for _ in range(2):
             assert bytes_of(remote.as_numpy_iterator()) == bytes_of(local.as_numpy_iterator())
         second.send_signal(signal.SIGINT)
@@ -109,6 +111,14 @@ def test_a_damaged_file_is_named(tmp_path):
 def test_other_addresses_are_refused(split, service):
     with pytest.raises(ValueError, match=f"Received: service='{service}'"):
         load_dataset(split, service=service, **OPTIONS)
+
+
+def test_a_service_where_nobody_listens_is_said_at_once(split):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ConnectionError, match=f"must listen at {address}. Received: Connection refused"):
+            load_dataset(split, service=f"grpc://{address}", **OPTIONS)
 
 
 def test_service_has_no_part_in_caches_and_strategies(split):
