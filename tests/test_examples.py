@@ -64,6 +64,7 @@ def test_examples_import_what_is_there_and_are_short(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 86
 
 
+@pytest.mark.slow
 def test_an_export_is_served_and_asked(trained_run, digits_folder, tmp_path):
     image = next((digits_folder / "seven").iterdir())
     printed = run_example("serve_and_query.py", trained_run, image, directory=tmp_path).splitlines()

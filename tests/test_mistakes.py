@@ -187,7 +187,9 @@ def printed_by_code(code: str) -> str:
 def marked(title: str):
     """A title, marked by how long its test takes and what it needs."""
     needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
-    return pytest.param(title, marks=(pytest.mark.slow, needs_jax) if "python" in MISTAKES[title][1] else ())
+    if "python" in MISTAKES[title][1]:
+        return pytest.param(title, marks=(pytest.mark.slow, needs_jax))
+    return pytest.param(title, marks=[pytest.mark.slow] * (title in {*WITHOUT_PACKAGES, "No server there"}))
 
 
 @pytest.mark.parametrize("title", [marked(title) for title in MISTAKES])

@@ -379,6 +379,7 @@ def test_seeded_layer_repeats_its_calls():
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_layer_survives_saving_in_a_new_process(tmp_path):
     import keras
 

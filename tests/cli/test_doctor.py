@@ -58,13 +58,15 @@ def test_doctor_trains_saves_exports_and_ends_well():
         ({"KERAS_BACKEND": "jax"}, "Received: KERAS_BACKEND=jax. Unset that variable"),
         ({"KERAS_BACKEND": "nothing"}, "Received: KERAS_BACKEND=nothing. Unset that variable"),
         ({"KERAS_HOME": "{}/unreadable"}, "Mend or remove {}/unreadable/keras.json, or set KERAS_HOME"),
-        (
+        pytest.param(
             {"KERAS_HOME": "{}/channels"},
             "image_data_format='channels_first' in {}/channels/keras.json. Change it there",
+            marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             {"KERAS_SGDR_CACHE": "{}/file/x"},
             "nothing can be written to {}/file/x (Not a directory). Set KERAS_SGDR_CACHE",
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["other_backend", "unknown_backend", "unreadable_settings", "other_settings", "cache_is_a_file"],

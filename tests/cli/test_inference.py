@@ -179,6 +179,7 @@ def test_evaluate_leaves_views_out_and_says_what_is_confused(trained_run, images
         assert np.asarray(Image.open(tmp_path / "plots" / name).convert("L")).std() > 5
 
 
+@pytest.mark.slow
 def test_evaluate_reads_splits_under_the_names_that_are_given_and_tables(trained_run, images, predicted, tmp_path):
     for split in ("learn", "look", "try"):
         shutil.copytree(images, tmp_path / "folder" / split)

@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 from tests.cli.command_line import assert_one_line, run, run_process, run_well
 
 
@@ -41,6 +43,7 @@ def test_cache_is_listed_and_cleared(digits_folder, tiny_options, tmp_path, monk
     assert not list(kept.rglob("*.npy"))
 
 
+@pytest.mark.slow
 def test_cache_is_by_default_where_the_variables_say(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "KERAS_SGDR_CACHE"}
     done = run_process("cache", "list", **{**environment, "XDG_CACHE_HOME": str(tmp_path)})

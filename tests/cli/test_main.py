@@ -231,6 +231,7 @@ def test_directory_of_a_plot_is_made_before_the_work(folder, tmp_path):
         assert_one_line(run(command, folder, "-o", tmp_path / "file" / "grid.png"), tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf8_are_printed_escaped(folder):
     cats = folder / "train" / "cat"
     (cats / "0.png").rename(cats / "caf\udce9.png")  # Python's name for a byte that is not UTF-8

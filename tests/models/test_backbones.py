@@ -54,7 +54,7 @@ def test_every_application_of_keras_is_in_the_table():
     assert set(BACKBONES) == constructors | {f"EfficientNetLite{n}" for n in range(3)}
 
 
-@pytest.mark.parametrize("name", ["VGG16", "ResNet50V2", "EfficientNetB0"])
+@pytest.mark.parametrize("name", ["VGG16", pytest.param("ResNet50V2", marks=pytest.mark.slow), "EfficientNetB0"])
 def test_weights_file_is_the_one_that_keras_asks_for(name, asked_for, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     row = find_backbone(name)
@@ -71,7 +71,7 @@ def test_every_weights_file_is_the_one_that_keras_asks_for(name, asked_for, tmp_
         assert imagenet_weights_location(find_backbone(name), image_size=size) == tmp_path / folder / file
 
 
-@pytest.mark.parametrize("size", [(96, 96), (128, 160)])
+@pytest.mark.parametrize("size", [(96, 96), pytest.param((128, 160), marks=pytest.mark.slow)])
 def test_mobilenet_has_other_weights_for_other_sizes(size, asked_for):
     for name in ("MobileNet", "MobileNetV2"):
         file, _ = _asks_for(name, size, asked_for)

@@ -5,6 +5,7 @@ import sys
 
 import keras
 import numpy as np
+import pytest
 
 from keras_sgdr.optimizers.differential_lr import DifferentialLR
 from tests.small_models import data
@@ -44,6 +45,7 @@ def main():
     sys.stdout.write("held\n")
 
 
+@pytest.mark.slow
 def test_two_replicas_train_as_one_through_freezing_and_unfreezing():
     assert run_module(__name__).endswith("held\n")
 

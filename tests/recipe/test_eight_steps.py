@@ -34,6 +34,7 @@ def test_finder_finds_a_rate_and_the_whole_network_is_better_than_the_head(resul
     assert min(each["loss"] for each in cycles) < head["loss"]
 
 
+@pytest.mark.slow
 def test_model_predicts_the_same_in_a_new_process(result, digits_folder, tmp_path):
     paths = sorted((digits_folder / "seven").iterdir())[:5]
     images = np.stack([tf.image.resize(tf.io.decode_png(path.read_bytes(), 3), (32, 32)) for path in paths])

@@ -59,6 +59,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_export_answers_without_keras_what_the_model_says_of_pillows_images(model, exported, tmp_path):
     files, images = files_and_images()
     paths = []
