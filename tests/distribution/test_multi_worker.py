@@ -71,10 +71,12 @@ def test_a_lost_worker_ends_the_others_and_both_go_on_to_the_same_weights(alone,
 
 
 @pytest.mark.slow
-def test_two_workers_of_two_replicas_train_as_one(alone, digits_folder, tmp_path):
-    settings = ["batch_size=44", "epochs=2", "replicas=2"]  # of which no part of the last batches is even
-    train_in_step.main(digits_folder, tmp_path / "of_1", *settings[:2])
-    assert_same(trained(2, digits_folder, tmp_path, *settings), np.load(tmp_path / "of_1.npz"))
+def test_four_replicas_of_two_or_four_workers_train_as_one(digits_folder, tmp_path):
+    settings = ["batch_size=44", "epochs=2"]  # of whose last batch the parts are uneven
+    train_in_step.main(digits_folder, tmp_path / "of_1", *settings)
+    alone = np.load(tmp_path / "of_1.npz")
+    assert_same(trained(2, digits_folder, tmp_path, *settings, "replicas=2"), alone)
+    assert_same(trained(4, digits_folder, tmp_path, *settings), alone)
 
 
 @pytest.mark.slow
