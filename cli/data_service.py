@@ -37,7 +37,6 @@ def dispatcher(port: int, journal: Path | None) -> None:
         port=port,
         work_dir=None if journal is None else str(journal),
         fault_tolerant_mode=journal is not None,
-        worker_timeout_ms=10_000,  # after which a lost one is waited for no more
         job_gc_check_interval_ms=5_000,
     )
     server = service.DispatchServer(config)
@@ -48,7 +47,12 @@ def dispatcher(port: int, journal: Path | None) -> None:
 @data_service.command(epilog=f"\b\nExample:\n{_EXAMPLES.rpartition(chr(10))[2]}")
 @click.option("--dispatcher", "address", required=True, help="host:port of the dispatcher.")
 @click.option("--host", default="localhost", help="This machine's name, as those who train reach it.")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Where it listens; 0: any that is free.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=5001,
+    help="Where it listens; one that is started anew after a failure must have the same. 0: any that is free.",
+)
 def worker(address: str, host: str, port: int) -> None:
     """Read, decode and augment, on as many machines as it takes. Each must see the images under the same paths."""
     import tensorflow as tf

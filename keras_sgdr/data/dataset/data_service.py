@@ -64,7 +64,8 @@ def service_stream(plan: EpochPlan, images: EpochImages, epoch_counter: Any, ser
     """Returns a dataset of which each pass is the next epoch, made by the machines of a service.
 
     Each of them takes batches as it gets done with others: the batches of an epoch are those that one machine would
-    make, each once, and come in an order that is another every time. What a lost machine had taken is missing.
+    make, each once, and come in an order that is another every time. A lost machine is waited for until a worker has
+    its address again; what it had taken is missing.
     """
     files = EncodedFiles(images.split.paths)
     batch_size = plan.batch_size

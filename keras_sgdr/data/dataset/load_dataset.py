@@ -104,8 +104,9 @@ def load_dataset(
             counts once.
         service: The address of a tf.data service, "grpc://host:5000", whose machines read, decode and augment; see
             `keras-sgdr data-service --help`. They must see the files under the same paths. The batches of an epoch are
-            the same, but in an order that changes; what a machine that is lost had begun is left out. So its length is
-            not known; the number of batches is `dataset.num_steps`.
+            the same, but in an order that changes. A machine that is lost is waited for, until its worker is started
+            again under the same address; what it had begun is left out. So the dataset's length is not known; the
+            number of batches is `dataset.num_steps`.
         verbose: Whether to say how much room the cache takes, and to show its progress (1), or nothing (0).
 
     Returns:

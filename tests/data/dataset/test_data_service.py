@@ -36,8 +36,17 @@ def dispatcher(*arguments):
         yield process, re.search(r"grpc://\S+:\d+", line)[0]
 
 
-def worker(service):
-    return started("worker", "--dispatcher", service.removeprefix("grpc://"))
+def worker(service, port=0):
+    return started("worker", "--dispatcher", service.removeprefix("grpc://"), "--port", str(port))
+
+
+def free_port():
+    """None that the system gives to connections: what looks for a server that has gone could take it."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def bytes_of(batches):
@@ -65,12 +74,14 @@ def test_every_batch_comes_once_in_an_epoch(split):
 def test_what_a_lost_worker_had_begun_is_missing_and_the_next_epoch_is_whole(split):
     local = load_dataset(split, **OPTIONS)
     whole = [bytes_of(local.as_numpy_iterator()) for _ in range(3)]
-    with dispatcher("--port", "0") as (_, service), worker(service), worker(service) as (lost, _):
+    port = free_port()
+    with dispatcher("--port", "0") as (_, service), worker(service), worker(service, port) as (lost, _):
         remote = load_dataset(split, service=service, **OPTIONS)
         batches = remote.as_numpy_iterator()
         seen = [next(batches)]
         lost.kill()
-        with worker(service):
+        lost.wait()
+        with worker(service, port):
             seen += list(batches)
             # Each at most once
             found = bytes_of(seen)
@@ -83,8 +94,7 @@ def test_what_a_lost_worker_had_begun_is_missing_and_the_next_epoch_is_whole(spl
 def test_dispatcher_that_is_started_again_goes_on(split, tmp_path):
     local = load_dataset(split, **OPTIONS)
     whole = [bytes_of(local.as_numpy_iterator()) for _ in range(2)]
-    # None that the system gives to connections: what looks for a dispatcher that has gone could take it.
-    port = str(20_000 + os.getpid() % 10_000)
+    port = str(free_port())
     with dispatcher("--port", port, "--journal", str(tmp_path)) as (first, service), worker(service):
         remote = load_dataset(split, service=service, **OPTIONS)
         assert bytes_of(remote.as_numpy_iterator()) == whole[0]
@@ -97,12 +107,12 @@ def test_dispatcher_that_is_started_again_goes_on(split, tmp_path):
 @pytest.mark.slow
 def test_a_damaged_file_is_named(tmp_path):
     for number in range(9):
-        path = tmp_path / "class" / f"{number}.png"
-        path.parent.mkdir(exist_ok=True)
+        path = tmp_path / ("train" if number < 8 else "valid") / "class" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True, parents=True)
         Image.fromarray(np.full((20, 20, 3), 9 * number, np.uint8)).save(path)
-    (tmp_path / "class" / "4.png").write_bytes(b"no image")
+    (tmp_path / "train" / "class" / "4.png").write_bytes(b"no image")
     with dispatcher("--port", "0") as (_, service), worker(service):
-        split = index_folder(tmp_path, train=".").train
+        split = index_folder(tmp_path).train
         with pytest.raises(Exception, match=r"not an image.*4\.png"):
             list(load_dataset(split, service=service, **OPTIONS).as_numpy_iterator())
 
