@@ -85,6 +85,7 @@ from .options import FOLDER, RATE, make_recipe, numbers, read_config, read_start
     default="auto",
     help="Numbers the network computes in; auto takes mixed ones on a GPU that gains by it.",
 )
+@click.option("--xla", is_flag=True, help="Steps 7 and 8: compile the training step by XLA.")
 @click.option("--tta", default="auto", help="Views to average over: auto, off, or kinds such as flip,zoom.")
 @click.option(
     "--answer-precision",

@@ -213,7 +213,7 @@ def _arrays(features: Any, workers: Workers) -> tuple[Any, ...]:
 
 def compile_head(head: keras.Model, *, mixes_labels: bool = False) -> None:
     """Compiles the head, alone or with a frozen body."""
-    _compile(head, keras.optimizers.Adam(), mixes_labels)
+    _compile(head, keras.optimizers.Adam(), mixes_labels=mixes_labels)
 
 
 def compile_all(model: keras.Model, recipe: Recipe, rate: float = 1e-3) -> None:
@@ -230,7 +230,7 @@ def compile_all(model: keras.Model, recipe: Recipe, rate: float = 1e-3) -> None:
             ema_momentum=recipe.ema,
             gradient_accumulation_steps=recipe.accumulate if recipe.accumulate > 1 else None,
         )
-        _compile(model, DifferentialLR(inner, groups, rates), recipe.mixes_labels)
+        _compile(model, DifferentialLR(inner, groups, rates), mixes_labels=recipe.mixes_labels, xla=recipe.xla)
         # The first step would do so while TensorFlow traces it, where making a variable takes twenty times as long.
         model.optimizer.build(model.trainable_variables)
 
@@ -250,12 +250,14 @@ def recompile_from(model: keras.Model, recipe: Recipe, group: int) -> None:
     """Freezes what `compile_all` unfroze up to a layer group; the optimizer goes on."""
     freeze_to(model, group, num_groups=recipe.num_groups)
     with model.distribute_strategy.scope():
-        _compile(model, model.optimizer, recipe.mixes_labels)
+        _compile(model, model.optimizer, mixes_labels=recipe.mixes_labels, xla=recipe.xla)
 
 
-def _compile(model: keras.Model, optimizer: keras.optimizers.Optimizer, mixes_labels: bool) -> None:
+def _compile(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, *, mixes_labels: bool, xla: bool = False
+) -> None:
     loss = "categorical_crossentropy" if mixes_labels else "sparse_categorical_crossentropy"
-    model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
+    model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"], jit_compile=xla or "auto")
 
 
 def image_cache(name: str) -> str | ImageMemory | None:

@@ -86,7 +86,7 @@ def _check_words(given: Mapping[str, Any]) -> None:
         f"`image_cache` must be one of {IMAGE_CACHES}, or a directory such as ./images",
         image_cache=given["image_cache"],
     )
-    for name in ("gradual_unfreezing", "oversample"):
+    for name in ("gradual_unfreezing", "oversample", "xla"):
         require(isinstance(given[name], bool), f"`{name}` must be True or False", **{name: given[name]})
     require(
         given["class_weight"] in (None, *CLASS_WEIGHTS),

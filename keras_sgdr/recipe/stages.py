@@ -237,7 +237,7 @@ def _write_history(run: Run) -> None:
 _VIEWS = ("augmentation", "max_zoom")
 _GROUPS = ("num_groups", "group_factor")
 _MIXES = ("mixup", "cutmix", "label_smoothing")
-_UPDATES = (*_MIXES, "ema", "accumulate")
+_UPDATES = (*_MIXES, "ema", "accumulate", "xla")
 _LIMITS = ("max_epochs", "max_minutes")
 _CYCLES = ("n_cycles", "cycle_len", "cycle_mult", *_LIMITS)
 

@@ -174,6 +174,12 @@ def _check_replicas(recipe: Recipe, index: FolderIndex, share: WorkerShare) -> N
     for split in (index.train, index.valid):
         share.checked_batch_size(recipe.batch_size, len(split), is_training=True)
     require(
+        not recipe.xla or share.num_replicas == 1,
+        "`xla` must be off with several replicas, which XLA does not let exchange gradients",
+        xla=recipe.xla,
+        replicas=share.num_replicas,
+    )
+    require(
         recipe.accumulate == 1 or share.num_replicas == 1,
         "`accumulate` must be 1 with several replicas, where Keras cannot accumulate gradients; "
         "a larger `batch_size` is divided among them",

@@ -108,9 +108,10 @@ def test_a_strategy_leaves_names_and_draws_as_they_are():
     np.testing.assert_array_equal(layer.kernel, expected.kernel)
 
 
-def test_accumulated_gradients_are_refused_with_several_replicas(digits_folder):
-    recipe = Recipe(accumulate=2)
+@pytest.mark.parametrize(("name", "value"), [("accumulate", 2), ("xla", True)])
+def test_what_several_replicas_cannot_do_is_refused_at_once(digits_folder, name, value):
+    recipe = Recipe(**{name: value})
     index = index_for(digits_folder, recipe)
-    with pytest.raises(ValueError, match=r"`accumulate` must be 1 with several replicas.*accumulate=2, replicas=2"):
+    with pytest.raises(ValueError, match=rf"`{name}` must be .* several replicas.*{name}={value}, replicas=2"):
         _check_replicas(recipe, index, WorkerShare(2, 0, 2))
     _check_replicas(recipe, index, WorkerShare(1, 0, 1))

@@ -78,6 +78,20 @@ def test_given_rates_grow_with_the_images_of_an_update(tiny_recipe):
     assert (chosen.top_learning_rate, chosen.live_head_rate) == (None, None)
 
 
+def test_xla_compiles_the_step_of_the_whole_network(tiny_recipe):
+    weights = []
+    for xla in (False, True):
+        asked = dataclasses.replace(tiny_recipe, xla=xla, dropout=0)  # whose masks are others
+        keras.utils.set_random_seed(0)
+        model = builders.make_model(asked, 3, None)
+        builders.compile_all(model, asked, 1e-3)
+        assert model.jit_compile is xla
+        images = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype("float32")
+        model.fit(images, np.arange(8) % 3, batch_size=8, epochs=2, verbose=0)
+        weights.append(model.layers[-1].get_weights()[0])
+    assert np.allclose(*weights, atol=1e-5)
+
+
 def test_balanced_weights_and_repeated_images_let_rare_classes_count_as_much(tiny_recipe, skewed_folder, tmp_path):
     _, labels, weights = training_data(dataclasses.replace(tiny_recipe, class_weight="balanced"), skewed_folder)
     totals = [weights[labels == label].sum() for label in range(3)]
