@@ -1,6 +1,7 @@
 """What every test module shares."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -42,6 +43,18 @@ def without_graph_optimizer(request):
         import tensorflow as tf
 
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imports_are_no_garbage():
+    """Keeps Python from looking for garbage, again and again, among all that TensorFlow imports.
+
+    In a process of gigabytes whose pages have been put away, one look takes up to a minute.
+    """
+    import keras  # noqa: F401  with its backend
+
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
