@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 from pathlib import Path
 
@@ -65,6 +66,15 @@ def worker(address: str, host: str, port: int) -> None:
     if not address.rpartition(":")[2].isdigit():
         raise click.UsageError(f"--dispatcher must be like host:5000. Received: {address}")
     require_dispatcher(address)
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # where one has just ended
+            probe.bind(("", port))
+    except OSError as error:  # gRPC would share it with another worker
+        raise click.ClickException(
+            f"--port must be one that is free. Received: {port}: {error.strerror}. Of several workers on one machine "
+            "each must have its own."
+        ) from None
     config = service.WorkerConfig(
         dispatcher_address=address,
         worker_address=f"{host}:%port%",

@@ -59,7 +59,7 @@ from .options import FOLDER, RATE, make_recipe, numbers, read_config, read_start
 @click.option(
     "--rate-batch-size",
     type=click.IntRange(min=1),
-    help="Batch size the given rates are of: scale them to --batch-size.",
+    help="Of the rates given: scale them to --batch-size.",
 )
 @click.option(
     "--sizes",
@@ -85,7 +85,12 @@ from .options import FOLDER, RATE, make_recipe, numbers, read_config, read_start
     default="auto",
     help="Numbers the network computes in; auto takes mixed ones on a GPU that gains by it.",
 )
-@click.option("--xla", is_flag=True, help="Steps 7 and 8: compile the training step by XLA.")
+@click.option(
+    "--xla",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    help="Steps 7 and 8: compile the training step by XLA; auto: where there is one GPU.",
+)
 @click.option("--tta", default="auto", help="Views to average over: auto, off, or kinds such as flip,zoom.")
 @click.option(
     "--answer-precision",

@@ -18,21 +18,28 @@ def trains_with_others(model: Any) -> bool:
     return bool(strategy.num_replicas_in_sync > len(strategy.extended.worker_devices))
 
 
-def require_same_place(model: Any, epoch: int, batch: int) -> None:
+def require_same_place(model: Any, start: Any) -> None:
     """Refuses, on all workers, to go on in different places; all must call this.
 
+    Args:
+        model: The model.
+        start: Where this worker goes on, with `epoch` and `batch`; None if its file cannot be used.
+
     Raises:
-        ValueError: If one of them would go on elsewhere.
+        ValueError: If one of them would go on elsewhere, or not at all.
     """
     import tensorflow as tf
 
     strategy = model.distribute_strategy
-    place = tf.constant([[epoch, batch]], tf.int64)
+    place = tf.constant([[-1, 0] if start is None else [start.epoch, start.batch]], tf.int64)
     gather = tf.function(lambda: strategy.gather(strategy.run(lambda: tf.identity(place)), axis=0))
     places = gather().numpy().tolist()[:: len(strategy.extended.worker_devices)]
     if any(each != places[0] for each in places):
+        described = [
+            f"{'no file of use' if epoch < 0 else f'epoch {epoch}, batch {batch}'} on worker {number}"
+            for number, (epoch, batch) in enumerate(places)
+        ]
         raise InvalidValueError(
-            "All workers must go on from checkpoints of the same moment. Received: "
-            + ", ".join(f"epoch {epoch}, batch {batch} on worker {n}" for n, (epoch, batch) in enumerate(places))
-            + ". Give all of them the file of one that is the furthest back, or remove all files."
+            f"All workers must go on from checkpoints of the same moment. Received: {', '.join(described)}. Give all "
+            "of them the file of one that is the furthest back, or remove all files."
         )

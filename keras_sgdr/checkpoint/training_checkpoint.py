@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import itertools
 import math
@@ -135,15 +136,26 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if self.path.is_file() or trains_with_others(model):  # which must build their optimizers together
             require_built(model)
         if self.path.is_file():
-            saved = read_tree(self.path)
-            self._check(saved, model)
+            saved = self._read(model)
             sync_variables(model)
             for variable, value in zip(_lasting_variables(model), saved.pop("values"), strict=True):
                 variable.assign(value)
             self._start, self._restored = TrainingPosition(**saved["position"]), saved
         if trains_with_others(model):
-            require_same_place(model, self._start.epoch, self._start.batch)
+            require_same_place(model, self._start)
         return self._start
+
+    def _read(self, model: Any) -> dict[str, Any]:
+        """Reads the file; if that fails, the other workers are told."""
+        try:
+            saved = read_tree(self.path)
+            self._check(saved, model)
+        except Exception:
+            if trains_with_others(model):
+                with contextlib.suppress(InvalidValueError):
+                    require_same_place(model, None)
+            raise
+        return saved
 
     def set_params(self, params: dict[str, Any]) -> None:
         """Tells the other callbacks, which share `params`, where the training goes on."""

@@ -70,7 +70,7 @@ def _is_built(strategy: tf.distribute.Strategy) -> bool:
     with strategy.scope():
         # Named, and without random weights, so that a user's layers have the names and weights of a run without it
         model = keras.Sequential([keras.layers.Dense(1, kernel_initializer="zeros", name="probe")], name="probe_model")
-        model.compile("sgd", "mse")
+        model.compile(keras.optimizers.SGD(name="probe_optimizer"), "mse")
     dataset = strategy.distribute_datasets_from_function(lambda _: parts)
     try:
         model._maybe_symbolic_build(iterator=_trainer().TFEpochIterator(strategy, dataset, shuffle=False))

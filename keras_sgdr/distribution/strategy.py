@@ -109,8 +109,8 @@ def _check_config(text: str) -> None:
         raise refuse("an address is there twice")
     for address in addresses:
         port = str(address).rpartition(":")[2]
-        if not port.isdigit() or not 0 < int(port) < 65536:
-            raise refuse(f"{address!r} has no port")
+        if not port.isdecimal() or not 0 < int(port) < 65536:
+            raise refuse(f"{address!r} has no port from 1 to 65535")
     if kind not in cluster or not isinstance(number, int) or not 0 <= number < len(cluster[kind]):
         raise refuse(f"the task must be one of the cluster's, and is {task}")
 

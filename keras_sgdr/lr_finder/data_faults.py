@@ -24,7 +24,8 @@ def fault_in(model: Any, arguments: Mapping[str, Any]) -> str | None:
         One line, or None if the data looks as it should.
     """
     x = arguments["x"]
-    # Of data that `load_dataset` divides among replicas, the part of this process; others' own cannot be looked into.
+    # Of data that `load_dataset` divides among replicas, the part of this process; other distributed datasets cannot
+    # be read here.
     arguments = {**arguments, "x": getattr(x, "local", x)}
     if hasattr(arguments["x"], "_input_workers"):
         return None

@@ -253,11 +253,14 @@ def recompile_from(model: keras.Model, recipe: Recipe, group: int) -> None:
         _compile(model, model.optimizer, mixes_labels=recipe.mixes_labels, xla=recipe.xla)
 
 
+_JIT_COMPILE = {"auto": "auto", "on": True, "off": False}
+
+
 def _compile(
-    model: keras.Model, optimizer: keras.optimizers.Optimizer, *, mixes_labels: bool, xla: bool = False
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, *, mixes_labels: bool, xla: str = "auto"
 ) -> None:
     loss = "categorical_crossentropy" if mixes_labels else "sparse_categorical_crossentropy"
-    model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"], jit_compile=xla or "auto")
+    model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"], jit_compile=_JIT_COMPILE[xla])
 
 
 def image_cache(name: str) -> str | ImageMemory | None:

@@ -73,8 +73,9 @@ class Recipe:
         accumulate: Batches whose gradients step 8 averages before each update.
         precision: In which numbers the network computes: `"auto"` is `"mixed_bfloat16"` or `"mixed_float16"` on a GPU
             that gains by it, else `"float32"`. A backbone from a `.keras` file keeps its own.
-        xla: Whether the training step of steps 7 and 8 is compiled by XLA: that takes seconds to minutes once, and
-            rounding errors and dropout's masks are others. What it gains depends on the network and the device.
+        xla: Whether XLA compiles the steps of training and validation in steps 7 and 8, which takes seconds to minutes
+            once; rounding errors and dropout's masks are others then. "auto" is Keras's choice, on where there is one
+            GPU; "on" or "off". What it gains depends on the network and the device.
         group_by: A regular expression that finds in an image's path what must not be in training and validation both,
             such as `patient[0-9]+`, as in `index_folder`.
         max_epochs: Epochs of step 8 at most: fewer cycles, or a shorter one. Then step 8 is not tried a second time.
@@ -125,7 +126,7 @@ class Recipe:
     ema: float = 0.0
     accumulate: int = 1
     precision: str = "auto"
-    xla: bool = False
+    xla: str = "auto"
     group_by: str | None = None
     max_epochs: int | None = None
     max_minutes: float | None = None

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from keras_sgdr.data.index.file_names import in_utf8
 from keras_sgdr.validation import InvalidValueError, require, require_integer
 
 # Functions of `augmentation.random_view`, and what `load_dataset` knows
@@ -21,6 +20,7 @@ IMAGE_SIZE = 224
 # The kinds of views of `TTA`, how many views each has, and those that lowered the log-loss most with each augmentation
 VIEWS = {"flip": 2, "dihedral": 8, "five_crops": 5, "ten_crops": 10, "zoom": 2, "zooms": 3}
 AUTO_VIEWS = {"basic": ("zooms",), "side_on": ("flip", "zoom"), "top_down": ("flip", "zooms")}
+XLA = ("auto", "on", "off")
 PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 _LEAST_INTEGERS = {
     **dict.fromkeys(("image_size", "batch_size", "n_cycles", "cycle_len", "cycle_mult", "accumulate"), 1),
@@ -77,7 +77,12 @@ def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_words(given: Mapping[str, Any]) -> None:
-    for name, allowed in {"augmentation": AUGMENTATIONS, "resize": RESIZES, "precision": PRECISIONS}.items():
+    for name, allowed in {
+        "augmentation": AUGMENTATIONS,
+        "resize": RESIZES,
+        "precision": PRECISIONS,
+        "xla": XLA,
+    }.items():
         require(given[name] in allowed, f"`{name}` must be one of {allowed}", **{name: given[name]})
     cache = str(given["image_cache"])
     # A mere word is rather misspelt than the name of a folder.
@@ -86,7 +91,7 @@ def _check_words(given: Mapping[str, Any]) -> None:
         f"`image_cache` must be one of {IMAGE_CACHES}, or a directory such as ./images",
         image_cache=given["image_cache"],
     )
-    for name in ("gradual_unfreezing", "oversample", "xla"):
+    for name in ("gradual_unfreezing", "oversample"):
         require(isinstance(given[name], bool), f"`{name}` must be True or False", **{name: given[name]})
     require(
         given["class_weight"] in (None, *CLASS_WEIGHTS),
@@ -196,12 +201,10 @@ def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_toml(settings: Mapping[str, Any]) -> str:
-    """Returns settings as TOML; left out is what is None, but for the weights, and a name that is not UTF-8."""
+    """Returns settings as TOML, without those that are None (weights are "none") and names that are not UTF-8."""
     values = {**as_json(settings), "weights": settings["weights"] or "none"}
     # What JSON writes for these kinds of values is TOML too.
     lines = [
-        f"{name} = {json.dumps(value, ensure_ascii=False)}"
-        for name, value in values.items()
-        if value is not None and value == in_utf8(value)
+        f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items() if value is not None
     ]
-    return "\n".join(lines) + "\n"
+    return "".join(line for line in lines if line == line.encode(errors="ignore").decode())

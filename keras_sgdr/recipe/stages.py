@@ -236,6 +236,7 @@ def _write_history(run: Run) -> None:
 
 _VIEWS = ("augmentation", "max_zoom")
 _GROUPS = ("num_groups", "group_factor")
+_RATES = ("learning_rate", "learning_rates", "rate_batch_size")
 _MIXES = ("mixup", "cutmix", "label_smoothing")
 _UPDATES = (*_MIXES, "ema", "accumulate", "xla")
 _LIMITS = ("max_epochs", "max_minutes")
@@ -248,7 +249,7 @@ STAGES = (
         FIND_HEAD_RATE,
         find_head_rate,
         seed=1,
-        may_be_given_later=("head_learning_rate",),
+        may_be_given_later=("head_learning_rate", "rate_batch_size"),
         artefacts=("lr_finder_head.png", "lr_finder_head.csv"),
         chief_alone=True,
         prepare=Run.precompute,
@@ -259,7 +260,7 @@ STAGES = (
         train_head_augmented,
         seed=3,
         saves_weights=True,
-        settings=("head_learning_rate", "head_cycles", "head_views", *_VIEWS, *_MIXES),
+        settings=("head_learning_rate", "rate_batch_size", "head_cycles", "head_views", *_VIEWS, *_MIXES),
         prepare=precompute_all,
     ),
     Stage(
@@ -267,7 +268,7 @@ STAGES = (
         _find_rate,
         seed=4,
         settings=(*_GROUPS, *_VIEWS, *_UPDATES),
-        may_be_given_later=("learning_rate", "learning_rates"),
+        may_be_given_later=_RATES,
         artefacts=("lr_finder_all.png", "lr_finder_all.csv"),
         prepare=Run.train_in_step,
     ),
@@ -277,7 +278,7 @@ STAGES = (
         train_smaller,
         seed=10,
         saves_weights=True,
-        settings=("learning_rate", "learning_rates", *_GROUPS, *_VIEWS, *_UPDATES),
+        settings=(*_RATES, *_GROUPS, *_VIEWS, *_UPDATES),
         prepare=Run.train_in_step,
     ),
     Stage(
@@ -285,7 +286,7 @@ STAGES = (
         train_all,
         seed=5,
         saves_weights=True,
-        settings=("learning_rate", "learning_rates", "gradual_unfreezing", *_LIMITS, *_GROUPS, *_VIEWS, *_UPDATES),
+        settings=(*_RATES, "gradual_unfreezing", *_LIMITS, *_GROUPS, *_VIEWS, *_UPDATES),
         artefacts=("schedule.png", "log.csv", MODEL_FILE, CLASSIFIER_FILE),
         prepare=Run.train_in_step,
     ),

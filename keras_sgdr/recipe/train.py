@@ -170,21 +170,20 @@ def train_image_classifier(
 
 
 def _check_replicas(recipe: Recipe, index: FolderIndex, share: WorkerShare) -> None:
-    """Refuses at once what several replicas cannot train, and not in step 7, when the head is trained."""
+    """Refuses at once what cannot be trained under a strategy, and not in step 7, when the head is trained."""
     for split in (index.train, index.valid):
         share.checked_batch_size(recipe.batch_size, len(split), is_training=True)
     require(
-        not recipe.xla or share.num_replicas == 1,
+        recipe.xla != "on" or share.num_replicas == 1,
         "`xla` must be off with several replicas, which XLA does not let exchange gradients",
         xla=recipe.xla,
         replicas=share.num_replicas,
     )
     require(
-        recipe.accumulate == 1 or share.num_replicas == 1,
-        "`accumulate` must be 1 with several replicas, where Keras cannot accumulate gradients; "
-        "a larger `batch_size` is divided among them",
+        recipe.accumulate == 1,
+        "`accumulate` must be 1 with a strategy, under which Keras cannot accumulate gradients; a larger `batch_size` "
+        "is divided among the replicas",
         accumulate=recipe.accumulate,
-        replicas=share.num_replicas,
     )
 
 

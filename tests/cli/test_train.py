@@ -62,7 +62,7 @@ MORE_SETTINGS = {
     "ema": 0.99,
     "accumulate": 2,
     "precision": "mixed_bfloat16",
-    "xla": True,
+    "xla": "off",
     "group_by": "[a-z]+",
     "max_epochs": 3,
     "max_minutes": 2.5,

@@ -84,7 +84,7 @@ def test_a_fault_on_one_worker_ends_the_finder_on_all(digits_folder, tmp_path):
     command = [*PROGRAM, digits_folder, tmp_path / "out", "batch_size=42", "fail_worker=1"]
     other, faulty = run_workers([command] * 2, folder=tmp_path, codes=[1, 1], timeout=120)
     assert "its images hold NaN" in faulty or "this worker's images" in faulty
-    assert "Error" in other
+    assert "UnavailableError" in other
 
 
 @pytest.mark.slow
@@ -97,11 +97,13 @@ def test_checkpoints_of_different_moments_are_refused_on_all_workers(digits_fold
     command = [*PROGRAM, digits_folder, tmp_path / "of_2", *settings]
     for text, leave in (
         ("epoch 2, batch 0 on worker 0, epoch 1, batch 0 on worker 1", lambda: file.write_bytes(earlier)),
+        ("epoch 2, batch 0 on worker 0, no file of use on worker 1", lambda: file.write_bytes(b"none")),
         ("epoch 2, batch 0 on worker 0, epoch 0, batch 0 on worker 1", file.unlink),
     ):
         leave()
-        for printed in run_workers([command] * 2, folder=tmp_path, codes=[1, 1]):
-            assert text in printed
+        chief, other = run_workers([command] * 2, folder=tmp_path, codes=[1, 1])
+        assert text in chief
+        assert (text if "no file" not in text else "of2-1.checkpoint") in other.replace("of_2", "of2")
 
 
 @pytest.mark.slow

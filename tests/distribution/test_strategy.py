@@ -53,7 +53,7 @@ def test_mirrored_is_of_this_machine():
         ("[1]", "has no attribute 'get'"),
         (config("a:1", "a:1"), "an address is there twice"),
         (config("a:1", "b"), "'b' has no port"),
-        (config("a:1", "b:70000"), "'b:70000' has no port"),
+        (config("a:1", "b:70000"), "'b:70000' has no port from 1 to 65535"),
         (config("a:1", "b:1", index=2), "the task must be one of the cluster's"),
         (config("a:1", "b:1", index="0"), "the task must be one of the cluster's"),
         (config("a:1", "b:1", kind="ps"), "the task must be one of the cluster's"),
@@ -100,6 +100,7 @@ def test_a_strategy_leaves_names_and_draws_as_they_are():
     distribution_strategy("mirrored")
     layer = keras.layers.Dense(3)
     layer.build((None, 4))
+    assert keras.optimizers.SGD().name == "sgd"
     keras.utils.clear_session()
     keras.utils.set_random_seed(0)
     expected = keras.layers.Dense(3)
@@ -108,10 +109,19 @@ def test_a_strategy_leaves_names_and_draws_as_they_are():
     np.testing.assert_array_equal(layer.kernel, expected.kernel)
 
 
-@pytest.mark.parametrize(("name", "value"), [("accumulate", 2), ("xla", True)])
-def test_what_several_replicas_cannot_do_is_refused_at_once(digits_folder, name, value):
-    recipe = Recipe(**{name: value})
-    index = index_for(digits_folder, recipe)
-    with pytest.raises(ValueError, match=rf"`{name}` must be .* several replicas.*{name}={value}, replicas=2"):
-        _check_replicas(recipe, index, WorkerShare(2, 0, 2))
-    _check_replicas(recipe, index, WorkerShare(1, 0, 1))
+@pytest.mark.parametrize(
+    ("settings", "replicas", "message"),
+    [
+        ({"accumulate": 2}, 1, "`accumulate` must be 1 with a strategy.*accumulate=2"),
+        ({"xla": "on"}, 2, "`xla` must be off with several replicas.*xla='on', replicas=2"),
+    ],
+)
+def test_what_cannot_be_trained_under_a_strategy_is_refused_at_once(digits_folder, settings, replicas, message):
+    recipe = Recipe(**settings)
+    with pytest.raises(ValueError, match=message):
+        _check_replicas(recipe, index_for(digits_folder, recipe), WorkerShare(replicas, 0, replicas))
+
+
+def test_one_replica_may_be_compiled(digits_folder):
+    recipe = Recipe(xla="on")
+    _check_replicas(recipe, index_for(digits_folder, recipe), WorkerShare(1, 0, 1))

@@ -462,8 +462,8 @@ def test_stages_list_the_settings_that_they_read(digits_folder, tiny, tmp_path, 
     reads = {stage.name: set() for stage in stages.STAGES}
     made_of = {
         "mixes_labels": ["mixup", "cutmix", "label_smoothing"],
-        "top_learning_rate": ["learning_rate", "learning_rates"],
-        "live_head_rate": ["head_learning_rate"],
+        "top_learning_rate": ["learning_rate", "learning_rates", "rate_batch_size"],
+        "live_head_rate": ["head_learning_rate", "rate_batch_size"],
     }
     at_work = []
 

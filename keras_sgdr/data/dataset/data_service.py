@@ -26,7 +26,8 @@ def check_service(service: str, split: Split, *, cache: Any, strategy: Any) -> N
         ValueError: If that is so.
         ConnectionError: If nobody listens at the address.
     """
-    if not re.fullmatch(r"grpc://[^/:]+:\d+", service):
+    address = re.fullmatch(r"grpc://[^/:]+:([0-9]{1,5})", service)
+    if address is None or not 0 < int(address[1]) < 65536:
         raise InvalidValueError(
             f"`service` must be the address of a dispatcher, like 'grpc://host:5000'. Received: service={service!r}."
         )
@@ -53,10 +54,11 @@ def require_dispatcher(address: str) -> None:
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter of what can be no host's name
+        reason = getattr(error, "strerror", None) or error
         raise ServerError(
-            f"A dispatcher of a tf.data service must listen at {address}. Received: {error.strerror or error}. Start "
-            "one there: keras-sgdr data-service dispatcher."
+            f"A dispatcher of a tf.data service must listen at {address}. Received: {reason}. Start one there: "
+            "keras-sgdr data-service dispatcher."
         ) from error
 
 

@@ -72,24 +72,17 @@ def write_shards(
     splits = [split for split in (index.train, index.valid, index.test) if split is not None]
     stamps = [np.array(list(file_stamps(split.paths)), np.int64).reshape(-1, 2) for split in splits]
     source = _source_of(index, splits, stamps, shard_megabytes)
-    described = describe_arrays(target / INDEX)
-    begun = target / _SOURCE_FILE
-    is_begun = partial_of(target / INDEX).exists() and begun.exists()
-    if described.get("source", begun.read_text(encoding="utf-8") if is_begun else source) != source:
-        raise FileThereError(
-            f"`directory` must be new, or hold shards of the same images. Received: {target}, with shards of others. "
-            "Remove it, or choose another one."
-        )
-    if described:
+    if _are_written(target, source):
         return target
     shards = [
         each for place, split in enumerate(splits) for each in _divided(split, place, stamps[place], shard_megabytes)
     ]
     total = sum(map(len, splits))
     with writing_arrays(target / INDEX, advice=_ADVICE) as writer:
-        if describe_arrays(target / INDEX).get("source") == source:  # another process was writing the same
+        if describe_arrays(target / INDEX) and _are_written(target, source):  # by another process, meanwhile
             return target
         target.mkdir(parents=True, exist_ok=True)
+        begun = target / _SOURCE_FILE
         with atomic_write(begun) as aside:
             aside.write_text(source, encoding="utf-8")
         left = shards[writer.num_batches :]
@@ -104,6 +97,18 @@ def write_shards(
         writer.complete({"source": source, "class_names": list(index.class_names), "splits": divided})
     begun.unlink()
     return target
+
+
+def _are_written(target: Path, source: str) -> bool:
+    """Returns whether a directory has all shards of a source; refuses one that has, or has begun, those of another."""
+    described, begun = describe_arrays(target / INDEX), target / _SOURCE_FILE
+    is_begun = partial_of(target / INDEX).exists() and begun.exists()
+    if described.get("source", begun.read_text(encoding="utf-8") if is_begun else source) != source:
+        raise FileThereError(
+            f"`directory` must be new, or hold shards of the same images. Received: {target}, with shards of others. "
+            "Remove it, or choose another one."
+        )
+    return bool(described)
 
 
 def _source_of(index: FolderIndex, splits: list[Split], stamps: list[Any], shard_megabytes: int) -> str:

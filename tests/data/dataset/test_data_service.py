@@ -117,7 +117,7 @@ def test_a_damaged_file_is_named(tmp_path):
             list(load_dataset(split, service=service, **OPTIONS).as_numpy_iterator())
 
 
-@pytest.mark.parametrize("service", ["host:5000", "grpc://host", "http://host:5000"])
+@pytest.mark.parametrize("service", ["host:5000", "grpc://host", "http://host:5000", "grpc://host:70000"])
 def test_other_addresses_are_refused(split, service):
     with pytest.raises(ValueError, match=f"Received: service='{service}'"):
         load_dataset(split, service=service, **OPTIONS)
