@@ -294,7 +294,7 @@ STAGES = (
         EVALUATE,
         _evaluate,
         seed=6,
-        settings=("tta", "answer_precision", *_VIEWS),
+        settings=("tta", "answer_precision", "augmentation"),
         artefacts=("predictions.npz", "history.csv", "history.png", "confusion_matrix.png", "top_losses.png"),
         prepare=Run.end_in_step,
     ),

@@ -19,7 +19,6 @@ from keras_sgdr.distribution.workers import Workers
 from keras_sgdr.lr_finder.lr_curve import LRCurve
 from keras_sgdr.models.layer_groups import layer_groups
 from keras_sgdr.recipe import builders, head, stages, train, whole_network
-from keras_sgdr.recipe import run as run_module
 from keras_sgdr.recipe.candidates import Candidate
 from keras_sgdr.recipe.images import index_for
 from keras_sgdr.recipe.plan import Cycles, planned_cycles
@@ -49,7 +48,7 @@ def test_keeping_decoded_images_changes_nothing(digits_folder, tiny, tmp_path, m
     outcomes = {}
     # Room for the 36 validation images, and not for all of the 144 others, which are 8 x 8 pixels
     for name, room in (("off", 0), ("memory", 2**30), ("little", 3 * 32 * 32 * 36)):
-        monkeypatch.setattr(run_module, "available_memory", lambda room=room: 4 * room)
+        monkeypatch.setattr(builders, "available_memory", lambda room=room: 4 * room)
         cache = dataclasses.replace(recipe, image_cache="auto" if name == "little" else name)
         outcomes[name] = train_image_classifier(digits_folder, output=tmp_path / name, recipe=cache, verbose=0)
         assert decoded == {"off": [], "little": [36]}.get(name, [36, 144]), name
@@ -463,6 +462,8 @@ def test_stages_list_the_settings_that_they_read(digits_folder, tiny, tmp_path, 
     made_of = {
         "mixes_labels": ["mixup", "cutmix", "label_smoothing"],
         "top_learning_rate": ["learning_rate", "learning_rates", "rate_batch_size"],
+        "views": ["tta", "augmentation"],
+        "num_views": ["tta", "augmentation"],
         "live_head_rate": ["head_learning_rate", "rate_batch_size"],
     }
     at_work = []
