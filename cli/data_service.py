@@ -63,7 +63,8 @@ def worker(address: str, host: str, port: int) -> None:
     service = tf.data.experimental.service
 
     address = address.removeprefix("grpc://")
-    if not address.rpartition(":")[2].isdigit():
+    port_there = address.rpartition(":")[2]
+    if not port_there.isdecimal() or not 0 < int(port_there) < 65536:
         raise click.UsageError(f"--dispatcher must be like host:5000. Received: {address}")
     require_dispatcher(address)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import itertools
 import math
 import os
 from collections.abc import Sequence
@@ -17,9 +16,10 @@ import numpy as np
 
 from keras_sgdr.checkpoint.callback_state import check_has_state, get_state, set_state
 from keras_sgdr.checkpoint.checkpoint_file import read_tree, write_tree
+from keras_sgdr.checkpoint.same_model import description_of, lasting_variables, require_same_model
 from keras_sgdr.checkpoint.tensorflow_workers import require_same_place, trains_with_others
 from keras_sgdr.checkpoint.training_state import require_built, to_numpy
-from keras_sgdr.optimizers.access import optimizer_chain, sync_variables
+from keras_sgdr.optimizers.access import sync_variables
 from keras_sgdr.validation import InvalidValueError, require, require_integer
 
 # The value of `model.stop_training` that ends the resumed epoch. Keras runs as many batches in every epoch and knows no
@@ -138,7 +138,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if self.path.is_file():
             saved = self._read(model)
             sync_variables(model)
-            for variable, value in zip(_lasting_variables(model), saved.pop("values"), strict=True):
+            for variable, value in zip(lasting_variables(model), saved.pop("values"), strict=True):
                 variable.assign(value)
             self._start, self._restored = TrainingPosition(**saved["position"]), saved
         if trains_with_others(model):
@@ -255,12 +255,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     def _save(self, position: TrainingPosition) -> None:
         sync_variables(self.model)
-        variables = _lasting_variables(self.model)
         tree = {
             "position": asdict(position),
-            "optimizers": _optimizers_of(self.model),
-            "variables": [_description(variable) for variable in variables],
-            "values": [to_numpy(variable) for variable in variables],
+            **description_of(self.model),
+            "values": [to_numpy(variable) for variable in lasting_variables(self.model)],
             "metrics": [to_numpy(variable) for variable in self.model.metrics_variables] if position.batch else [],
             "callbacks": [get_state(callback) for callback in self.callbacks],
             "epochs": self._epochs,
@@ -276,53 +274,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             variable.assign_add(value)
 
     def _check(self, saved: Any, model: Any) -> None:
-        then, here = saved["optimizers"], _optimizers_of(model)
-        if not _agree(then, here):
-            names, received = ([name for name, _ in optimizers] for optimizers in (then, here))
-            others = " with other groups" if names == received else ""
-            raise InvalidValueError(
-                f"The optimizer must be the checkpoint's, {names}. Received: {received}{others}. "
-                "Compile the model as it was."
-            )
-        before, now = saved["variables"], [_description(variable) for variable in _lasting_variables(model)]
-        if before != now:
-            pairs = itertools.zip_longest(before, now)
-            differing = next(pair for pair in pairs if pair[0] != pair[1])
-            raise InvalidValueError(
-                f"The model and its optimizer must have the {len(before)} variables of the checkpoint. Received: "
-                f"{len(now)} variables; the first that differs is {differing[1]}, in the checkpoint {differing[0]}. "
-                "Make and compile the model as it was, with the same layers frozen."
-            )
+        require_same_model(saved, model)
         count = len(saved["callbacks"])
         must = f"`callbacks` must be those of the checkpoint, {count}"
         require(count == len(self.callbacks), must, callbacks=self.callbacks)
-
-
-def _lasting_variables(model: Any) -> list[Any]:
-    """Returns the variables of the model and its optimizer, each once; not its metrics, which TensorFlow makes late."""
-    every = [*model.variables, *model.optimizer.variables]
-    return list({id(variable): variable for variable in every}.values())
-
-
-def _optimizers_of(model: Any) -> list[Any]:
-    """Returns what tells slots from others of equal shapes: the optimizers' names, and their groups' places."""
-    places = {id(variable): place for place, variable in enumerate(model.variables)}
-    optimizers = []
-    for optimizer in optimizer_chain(model.optimizer):
-        # Keras's own name: a DifferentialLR's class is its own, and on PyTorch Adam's a private one.
-        name = next(kind.__name__ for kind in type(optimizer).__mro__ if hasattr(keras.optimizers, kind.__name__))
-        groups = getattr(optimizer, "weights_of_groups", [])
-        optimizers.append([name, [[places.get(id(weight)) for weight in group] for group in groups]])
-    return optimizers
-
-
-def _agree(before: Any, now: Any) -> bool:
-    """Returns whether two descriptions are one, as far as they go: a loaded optimizer has not seen all weights."""
-    if isinstance(before, list) and isinstance(now, list):
-        return len(before) == len(now) and all(map(_agree, before, now))
-    return before == now or before is None or now is None
-
-
-def _description(variable: Any) -> str:
-    # Not the path: layers are numbered through within a process, and optimizers put those names into their own.
-    return f"{keras.backend.standardize_dtype(variable.dtype)}{tuple(variable.shape)}"

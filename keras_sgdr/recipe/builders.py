@@ -38,6 +38,8 @@ FEATURE_CACHE_BYTES = 20 * 2**30
 IMAGE_MEMORY_BYTES = 2 * 2**30
 # The head's optimum is sought on at most so many images: 1,280 activations of each take 250 MB, and more change little.
 HEAD_IMAGES = 50_000
+# What `xla` is called by Keras
+_JIT_COMPILE = {"auto": "auto", "on": True, "off": False}
 
 
 def make_model(recipe: Recipe, num_classes: int, weights: str | None) -> keras.Model:
@@ -251,9 +253,6 @@ def recompile_from(model: keras.Model, recipe: Recipe, group: int) -> None:
     freeze_to(model, group, num_groups=recipe.num_groups)
     with model.distribute_strategy.scope():
         _compile(model, model.optimizer, mixes_labels=recipe.mixes_labels, xla=recipe.xla)
-
-
-_JIT_COMPILE = {"auto": "auto", "on": True, "off": False}
 
 
 def _compile(
