@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -28,6 +29,7 @@ def predict_tta(
     *,
     num_views: int = 4,
     augmentation: Any = None,
+    whole: Any = None,
     seed: int = 0,
     merge: str = "mean",
     plain_weight: float | str | None = None,
@@ -52,6 +54,9 @@ def predict_tta(
             layer is called with `training=True` and draws from its own seed. With `None` the views are
             crops of the four corners at 1.1 times the size (the next four at 1.2 times, ...), without a flip, in
             the order top left, top right, bottom left, bottom right.
+        whole: The same images in the same batches, each one as a whole: `load_dataset(..., resize="squish")` or
+            `"pad"`, where `dataset` crops them. One view more, for what the crop cuts off. Measure before you take
+            it: it helped flowers of 3:2 and hurt signs (docs/benchmarks.md).
         seed: Seed of the views, for augmentations of this package.
         merge: `"mean"`, `"gmean"` (geometric), `"max"` or `"min"`. The weights apply to the means; after
             any other than `"mean"` the rows are scaled to sum to 1 again.
@@ -65,7 +70,8 @@ def predict_tta(
         Probabilities, float32, shape `(num_images, num_classes)`; each row sums to 1.
 
     Raises:
-        ValueError: If an argument is out of its range, or the model returns no probabilities.
+        ValueError: If an argument is out of its range, the model returns no probabilities, or `whole` has other
+            batches than `dataset`.
 
     Example:
         ```python
@@ -75,19 +81,31 @@ def predict_tta(
     Reference:
         `Learner.TTA` of fast.ai 0.7.
     """
-    weights = view_weights(num_views, plain_weight)
+    weights = view_weights(num_views + (whole is not None), plain_weight)
     require(merge in _MERGES, f"`merge` must be one of {sorted(_MERGES)}", merge=merge)
     make_view = _view_maker(augmentation, seed)
     merged = []
     first = 0
-    for images in _image_batches(dataset, verbose):
+    for images, *more in _alike(_image_batches(dataset, verbose), whole):
         indices = np.arange(first, first + len(images))
-        views = [images] + [make_view(images, view, indices) for view in range(num_views)]
+        views = [images] + [make_view(images, view, indices) for view in range(num_views)] + more
         merged.append(
             merge_views(np.stack([_probabilities(model, view, from_logits) for view in views]), weights, merge)
         )
         first += len(images)
     return np.concatenate(merged)
+
+
+def _alike(batches: Iterator[Any], whole: Any) -> Iterator[tuple[Any, ...]]:
+    """Yields the images of each batch, and those of `whole` if it is not None."""
+    if whole is None:
+        yield from zip(batches, strict=True)
+        return
+    for images, others in itertools.zip_longest(batches, _image_batches(whole, verbose=0)):
+        sizes = [None if batch is None else len(batch) for batch in (images, others)]
+        alike = "`whole` must have the same images as `dataset`, in the same batches"
+        require(sizes[0] == sizes[1], alike, images_of_dataset=sizes[0], images_of_whole=sizes[1])
+        yield images, others
 
 
 def predict_each(models: Sequence[keras.Model], dataset: Any, *, verbose: int = 0) -> list[Array]:

@@ -14,14 +14,13 @@ def test_backbones_lists_the_default_with_its_weights():
 
 def test_backbones_measures_those_that_are_named_at_the_size_that_is_given():
     names = ("MobileNet", "MobileNetV3Small")
-    rates = {}
-    for size in (32, 128):
-        arguments = ("--measure", "--image-size", size, "--batch-size", 4)
-        header, *lines = run_well("backbones", *names, *arguments).stdout.splitlines()
-        assert [line.split()[0] for line in lines] == list(names)
-        place = header.split().index("images/s")
-        rates[size] = [float(line.split()[place]) for line in lines]
-    assert all(small > large > 0 for small, large in zip(rates[32], rates[128], strict=True))
+    measure = ("--measure", "--batch-size", 4, "--image-size")
+    header, *lines = run_well("backbones", *names, *measure, 32).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(names)
+    place = header.split().index("images/s")
+    assert all(float(line.split()[place]) > 0 for line in lines)
+    # A model that is built at the size that is given refuses one that is too small for it; rates would depend on luck.
+    assert_one_line(run("backbones", "MobileNet", *measure, 31), "at least 32")
     assert_one_line(run("backbones", "EfficientNetLight0"), "EfficientNetLite0")
 
 

@@ -5,6 +5,8 @@ from PIL import Image
 from scipy import stats
 
 from keras_sgdr.augmentation.random_view import side_on
+from keras_sgdr.data.dataset.load_dataset import load_dataset
+from keras_sgdr.data.index.folder import index_folder
 from keras_sgdr.evaluation.tta import merge_views, predict_tta, view_weights
 
 
@@ -107,6 +109,32 @@ def test_every_merge_is_one_of_probabilities(dense_logits, images, merge, is_of_
     np.testing.assert_allclose(result, expected / expected.sum(axis=1, keepdims=True), atol=1e-5)
     np.testing.assert_allclose(result.sum(axis=1), 1, rtol=1e-6)
     assert result.dtype == np.float32
+
+
+def test_a_view_of_the_whole_image_sees_what_the_crop_cuts_off(model, tmp_path):
+    # Red in the middle, where the crop is, and blue at both ends, which only the whole image shows.
+    pixels = np.zeros((8, 16, 3), np.uint8)
+    pixels[:, 4:12, 0], pixels[:, :4, 2], pixels[:, 12:, 2] = 200, 200, 200
+    for file in ("train/a/1.png", "train/b/2.png", "valid/a/3.png", "valid/a/4.png", "valid/b/5.png"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / file)
+    valid = index_folder(tmp_path).valid
+    crop, squish = (
+        load_dataset(valid, image_size=8, batch_size=2, resize=resize, verbose=0) for resize in ("crop", "squish")
+    )
+    plain, whole = (model.predict(data, verbose=0) for data in (crop, squish))
+    assert plain[0, 2] < 0.01
+    assert abs(whole[0, 2] - 0.5) < 0.05
+    result = predict_tta(model, crop, whole=squish, num_views=0, plain_weight=0.7, verbose=0)
+    np.testing.assert_allclose(result, 0.7 * plain + 0.3 * whole, atol=1e-6)
+    mirrored = predict_tta(model, crop, whole=squish, num_views=1, augmentation=keras.layers.Identity(), verbose=0)
+    np.testing.assert_allclose(mirrored, (2 * plain + whole) / 3, atol=1e-6)  # a plain image to two views: a third each
+
+
+def test_a_whole_of_other_batches_is_refused(model, images):
+    for whole in ([images[:33]], [images[:33], images[33:50]], [images[:33], images[33:], images[:4]]):
+        with pytest.raises(ValueError, match="`whole` must have the same images"):
+            predict_tta(model, [images[:33], images[33:]], whole=whole, verbose=0)
 
 
 def test_presets_give_the_same_views_in_each_call(dense_logits, images):
