@@ -37,6 +37,8 @@ SENSELESS = {
     "test_build_with_empty_var_list": "builds an optimizer on no variable",
     "test_adamw_weight_decay": "calls the private decay of an optimizer that has seen no variable",
     "test_muon_weight_decay": "the same",
+    # After it every function that was traced before fails in a graph, with "out of scope": dozens of tests later.
+    "test_swap_ema_weights_with_tf_distribute": "throws TensorFlow's context away, which no process survives",
     "test_deserialization_backwards_compatibility": "configs of old LossScaleOptimizers",
 }
 
