@@ -4,6 +4,8 @@ import csv
 import json
 import shutil
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from tests.distribution.cluster import path_of_output, run_workers, start_workers
 
 CYCLES = ["--n-cycles", "2", "--cycle-len", "1", "--tta", "flip"]
+SHORT = ["--learning-rate", "1e-4", "--dropout", "0", "--cycle-len", "1", "--tta", "off"]
 TRAIN = ["-c", "from keras_sgdr_cli.main import main; main()", "train"]
 
 
@@ -95,3 +98,32 @@ def test_history_is_of_all_images(run):
         for name, count in (("accuracy", 144), ("val_accuracy", 36)):
             right = float(row[name]) * count
             assert right == pytest.approx(round(right), abs=1e-3)
+
+
+def last_epoch(directory):
+    """What the journal of a run has of step 8's last epoch."""
+    return json.loads((directory / "run.json").read_text())["stages"]["train_all"]["history"][-1]
+
+
+@pytest.mark.slow
+def test_averages_smoothing_and_class_weights_are_those_of_one_process(digits_folder, tiny_options, tmp_path):
+    given = ["--ema", "0.9", "--label-smoothing", "0.1", "--class-weight", "balanced", *SHORT]
+    alone, together = ([*TRAIN, digits_folder, *tiny_options, *given, "-o", tmp_path / name] for name in ("one", "two"))
+    subprocess.run([sys.executable, *map(str, alone)], check=True, capture_output=True, timeout=300)
+    run_workers([together] * 2, folder=tmp_path, timeout=500)
+    one, two = (last_epoch(tmp_path / name) for name in ("one", "two"))
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    assert two["val_loss"] == pytest.approx(one["val_loss"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_workers_train_in_mixed_precision(digits_folder, tiny_options, tmp_path):
+    from keras_sgdr import load_classifier
+
+    # Of one process it is not: each worker's batch norms see its half of a batch.
+    given = ["--backbone", "MobileNet", "--weights", "none", "--precision", "mixed_bfloat16", *SHORT]
+    run_workers([[*TRAIN, digits_folder, *tiny_options, *given, "-o", tmp_path / "run"]] * 2, folder=tmp_path)
+    assert last_epoch(tmp_path / "run")["val_loss"] < 0.1
+    model = load_classifier(tmp_path / "run").model
+    assert {layer.compute_dtype for layer in model.layers if layer.weights} == {"bfloat16", "float32"}
+    assert {weight.dtype for weight in model.trainable_weights} == {"float32"}
