@@ -39,6 +39,8 @@ FOR_PRODUCTION = (
 _MAX_INSTANCES = 256
 # Pixels of 25 images of 224 x 224 as JSON; a bodyful of empty lists would keep the interpreter for ten seconds.
 _MAX_VALUES = 4_000_000
+# Twice as deep as batches of images; TensorFlow ends the process that asks for a tensor of 255 dimensions.
+_MAX_DEPTH = 8
 _BODY_SECONDS = 60
 
 MakeMap = Callable[[bytes, str], Any]
@@ -218,10 +220,7 @@ def _answer(model: ServedModel, body: bytes) -> str:
     else:
         given = asked["inputs"]
         inputs = given if isinstance(given, dict) and set(given) <= set(names) else {names[0]: given}
-    try:
-        inputs = {name: _decoded(value) for name, value in inputs.items()}
-    except RecursionError:
-        raise HTTPException(400, "The lists of an input are too deep") from None
+    inputs = {name: _decoded(value) for name, value in inputs.items()}
     for value in inputs.values():
         _rows(value)
     outputs = {name: as_lists(value) for name, value in model(signature, inputs).items()}
@@ -249,7 +248,9 @@ def _by_name(rows: list[Any], names: list[str]) -> dict[str, Any]:
     return {name: [row[name] for row in rows] if all(by_name) else rows}
 
 
-def _decoded(value: Any) -> Any:
+def _decoded(value: Any, depth: int = 0) -> Any:
+    if depth > _MAX_DEPTH:
+        raise HTTPException(400, "The lists of an input are too deep")
     if isinstance(value, dict):
         if set(value) != {"b64"} or not isinstance(value["b64"], str):
             raise HTTPException(400, 'An object in an input must be {"b64": "…"}')
@@ -257,7 +258,7 @@ def _decoded(value: Any) -> Any:
             return base64.b64decode(value["b64"] + "=" * (-len(value["b64"]) % 4), validate=True)
         except ValueError as error:
             raise HTTPException(400, f"Unable to base64 decode: {error}") from error
-    return [_decoded(each) for each in value] if isinstance(value, list) else value
+    return [_decoded(each, depth + 1) for each in value] if isinstance(value, list) else value
 
 
 async def _error(_: Request, error: HTTPException) -> Response:
