@@ -145,7 +145,7 @@ def with_labels_for(recipe: Recipe, dataset: Any, num_classes: int, *, label_smo
 
     softened = dataset.map(soften)
     softened.made_of = dataset  # keeps alive what the graph does not
-    softened.epoch_counter = dataset.epoch_counter
+    softened.epoch_counter, softened.num_steps = dataset.epoch_counter, dataset.num_steps
     return softened
 
 

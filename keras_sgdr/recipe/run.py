@@ -283,7 +283,7 @@ class Run:
             train.repeat(),
             validation_data=valid.repeat(),
             steps_per_epoch=self.steps_per_epoch,
-            validation_steps=valid.num_steps if self.strategy else len(valid),
+            validation_steps=valid.num_steps,
             initial_epoch=start.epoch,
             epochs=start.epoch if start.stopped else max(start.epoch, epochs),
             callbacks=[

@@ -57,7 +57,8 @@ def load_dataset(
     Before each pass TensorFlow prepares the dataset's graph, for half a second or so. Where there are few images,
     `model.fit(dataset.repeat(), steps_per_epoch=len(dataset))` does that once, and shows the model the same.
 
-    What the batches depend on is in `dataset.source`, where `precompute_features` looks for it.
+    The number of batches in an epoch is `dataset.num_steps`, also where `len(dataset)` cannot be known. What the batches
+    depend on is in `dataset.source`, where `precompute_features` looks for it.
 
     Args:
         split: The images, from `index_folder`. `split.oversampled()` repeats those of rare classes;
@@ -105,8 +106,7 @@ def load_dataset(
         service: The address of a tf.data service, "grpc://host:5000", whose machines read, decode and augment; see
             `keras-sgdr data-service --help`. They must see the files under the same paths. The batches of an epoch are
             the same, but in an order that changes. A machine that is lost is waited for, until its worker is started
-            again under the same address; what it had begun is left out. So the dataset's length is not known; the
-            number of batches is `dataset.num_steps`.
+            again under the same address; what it had begun is left out. So the dataset's length is not known.
         verbose: Whether to say how much room the cache takes, and to show its progress (1), or nothing (0).
 
     Returns:
@@ -150,7 +150,7 @@ def load_dataset(
     epoch_counter = tf.Variable(plan.first_epoch, dtype=tf.int64, trainable=False, name="epoch")
     if service is not None:
         dataset = service_stream(plan, images, epoch_counter, service)
-        dataset.epoch_counter, dataset.source, dataset.num_steps = epoch_counter, None, plan.num_steps
+        dataset.epoch_counter, dataset.num_steps, dataset.source = epoch_counter, plan.num_steps, None
         return dataset
     dataset = stream(own, images, epoch_counter)
     if share is not None and share.num_local > 1:
@@ -159,7 +159,7 @@ def load_dataset(
     if not plan.first_position:
         num_parts = plan.num_steps * (share.num_local if share is not None else 1)
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(num_parts))
-    dataset.epoch_counter = epoch_counter
+    dataset.epoch_counter, dataset.num_steps = epoch_counter, plan.num_steps
     dataset.source = _source(images, own, stamps)
     dataset.cached_images = cached  # which the graph does not keep alive
     if strategy is None:

@@ -107,6 +107,7 @@ def test_stream_begins_at_any_step(numbered, reference):
     for step in (3, 7):
         late = load_dataset(numbered, augmentation=side_on(**VIEW), initial_step=step, **OPTIONS)
         assert_same(list(late.as_numpy_iterator()), reference[step : 5 * (step // 5 + 1)])
+        assert late.num_steps == 5
     assert_same([next(late.as_numpy_iterator())], reference[10:11])
 
 
