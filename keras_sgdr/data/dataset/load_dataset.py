@@ -57,8 +57,8 @@ def load_dataset(
     Before each pass TensorFlow prepares the dataset's graph, for half a second or so. Where there are few images,
     `model.fit(dataset.repeat(), steps_per_epoch=len(dataset))` does that once, and shows the model the same.
 
-    The number of batches in an epoch is `dataset.num_steps`, also where `len(dataset)` cannot be known. What the batches
-    depend on is in `dataset.source`, where `precompute_features` looks for it.
+    The number of batches in an epoch is `dataset.num_steps`, also where `len(dataset)` cannot be known. What the
+    batches depend on is in `dataset.source`, where `precompute_features` looks for it.
 
     Args:
         split: The images, from `index_folder`. `split.oversampled()` repeats those of rare classes;
