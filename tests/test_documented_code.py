@@ -44,7 +44,13 @@ SLOW_BLOCKS = {
     "docs/migration.md-4",
     "docs/models.md-1",
 }
-SLOW_EXAMPLES = {"distribution_strategy", "train_image_classifier", "export_savedmodel", "TrainingCheckpoint"}
+SLOW_EXAMPLES = {
+    "distribution_strategy",
+    "lr_find_groups",
+    "train_image_classifier",
+    "export_savedmodel",
+    "TrainingCheckpoint",
+}
 # `--8<--` lines, which name the files that tests/test_examples.py runs
 SNIPPETS = "docs/examples.md"
 # Whose code is wrong on purpose, and run by tests/test_mistakes.py
