@@ -46,7 +46,7 @@ def run_tests(session: nox.Session, *requirements: str) -> None:
     shutil.rmtree(elsewhere, ignore_errors=True)
     for name in ("tests", "examples", "docs"):
         shutil.copytree(ROOT / name, elsewhere / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("README.md", "pyproject.toml"):
+    for name in ("README.md", "CONTRIBUTING.md", "pyproject.toml"):
         shutil.copy(ROOT / name, elsewhere)
     session.chdir(elsewhere)
     ignored = [f"--ignore={path}" for path in OF_THE_SOURCES]
