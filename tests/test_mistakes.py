@@ -175,7 +175,7 @@ def printed_by_code(code: str) -> str:
     names |= {name: getattr(keras_sgdr, name) for name in keras_sgdr.__all__}
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        # Python shows no user those that it ignores by default; Keras with a new NumPy has one for each rate that is set.
+        # Python shows no user what it ignores by default; Keras with a new NumPy has one for each rate that is set.
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
             exec(code, names)
