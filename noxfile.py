@@ -46,8 +46,8 @@ def run_tests(session: nox.Session, *requirements: str) -> None:
     shutil.rmtree(elsewhere, ignore_errors=True)
     for name in ("tests", "examples", "docs"):
         shutil.copytree(ROOT / name, elsewhere / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("README.md", "CONTRIBUTING.md", "pyproject.toml"):
-        shutil.copy(ROOT / name, elsewhere)
+    for path in (*ROOT.glob("*.md"), ROOT / "pyproject.toml"):
+        shutil.copy(path, elsewhere)
     session.chdir(elsewhere)
     ignored = [f"--ignore={path}" for path in OF_THE_SOURCES]
     session.run("python", "-c", "import keras, tensorflow; print('keras', keras.__version__, tensorflow.__version__)")
