@@ -33,7 +33,7 @@ def cycle_epochs(index: int, *, cycle_len: int, cycle_mult: float) -> int:
     return math.floor(cycle_len * cycle_mult**index + 0.5)
 
 
-def iterate_cycles(*, cycle_len: int = 1, cycle_mult: float = 1) -> Iterator[Cycle]:
+def iterate_cycles(*, cycle_len: int, cycle_mult: float) -> Iterator[Cycle]:
     """Yields the cycles one after the other, without end."""
     index = first_epoch = 0
     while True:
@@ -42,7 +42,7 @@ def iterate_cycles(*, cycle_len: int = 1, cycle_mult: float = 1) -> Iterator[Cyc
         index, first_epoch = index + 1, cycle.end_epoch
 
 
-def cycle_at(epoch: int, *, cycle_len: int = 1, cycle_mult: float = 1) -> Cycle:
+def cycle_at(epoch: int, *, cycle_len: int, cycle_mult: float) -> Cycle:
     """Returns the cycle to which `epoch` (from 0) belongs."""
     if cycle_mult == 1:
         return Cycle(epoch // cycle_len, epoch - epoch % cycle_len, cycle_len)
