@@ -20,6 +20,7 @@ def demo(output: Path, resume: bool, overwrite: bool) -> None:
     """
     from keras_sgdr.recipe.images import index_for
     from keras_sgdr.recipe.recipe import Recipe
+    from keras_sgdr.recipe.report import write_report
     from keras_sgdr.recipe.train import train_image_classifier
 
     folder = output / "digits"
@@ -28,6 +29,7 @@ def demo(output: Path, resume: bool, overwrite: bool) -> None:
     # A mirrored digit is another digit or none, hence `basic`.
     recipe = Recipe(image_size=64, batch_size=32, augmentation="basic", resize="squish", valid_fraction=0.2)
     result = train_image_classifier(folder, output=output / "run", recipe=recipe, resume=resume, overwrite=overwrite)
+    click.echo(f"report: {write_report(output / 'run')}")
     image = Path(index_for(folder, recipe).valid.paths[0])
     click.echo(f"the export says {predict_through_export(result.export, image)!r} to {image}")
 

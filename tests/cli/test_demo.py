@@ -40,6 +40,8 @@ def test_demo_trains_and_predicts_through_its_export(tmp_path):
     assert stages["evaluate"]["accuracy"] > 0.97
     (said, path) = re.search(r"^the export says '(\w+)' to (.+)$", done.stdout, re.MULTILINE).groups()
     assert path.split("/")[-2] == said
+    assert f"report: {output / 'run' / 'report.html'}" in done.stdout
+    assert "digits" in (output / "run" / "report.html").read_text()
     again = run_well("demo", "-o", output, "--resume")
     assert again.stdout.count("done before") == len(stages)
     assert again.stdout.splitlines()[-1] == done.stdout.splitlines()[-1]

@@ -143,6 +143,11 @@ def test_presets_give_the_same_views_in_each_call(dense_logits, images):
         predict_tta(model, images[:6], augmentation=side_on(), num_views=2, seed=seed, verbose=0) for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first, again)
+    default, zero = (
+        predict_tta(model, images[:6], augmentation=side_on(), num_views=2, verbose=0, **seed)
+        for seed in ({}, {"seed": 0})
+    )
+    np.testing.assert_array_equal(default, zero)
     assert np.abs(first - other).max() > 1e-3
 
 

@@ -57,7 +57,7 @@ def test_suggestions_leaves_out_the_rules_that_need_more_points():
     [
         (np.linspace(2, 1, 10), r"too short. Received: 10 points, of which 4 .*larger `num_steps`"),
         (np.full(60, 2.0), r"it is flat, 2 to 2. Received: 60 points.*`end_lr` above"),
-        (np.linspace(1, 9, 60), r"it diverged at once, from .* Received: 60 points.*`start_lr` well below"),
+        (np.linspace(1, 9, 60), r"it diverged at once, from .* Received: 60 points.*`start_lr` well below 1.0e-06"),
         (np.full(60, np.nan), r"too short. Received: 60 points, of which 0 .*`start_lr` if the loss diverged"),
     ],
     ids=["short", "flat", "diverged", "nan"],
@@ -151,7 +151,7 @@ def test_noise_over_the_guess_at_the_start_is_no_divergence():
         (np.linspace(2, 1, 60), r"has not diverged. Received: 1 at 1.0e\+00. Use a larger `end_lr`"),
         (
             np.concatenate([np.full(6, 0.5), np.full(54, 9)]),
-            r"diverged at once. Received: 0.5 at .* Use a lower `start_lr`",
+            r"diverged at once. Received: 0.5 at 1.0e-06, 9 at 4.1e-06. Use a lower `start_lr`",
         ),
         (np.linspace(1, 9, 6), r"too short. Received: 6 points"),
     ],

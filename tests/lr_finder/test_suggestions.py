@@ -50,6 +50,14 @@ def test_slide_of_a_flat_end_is_the_window_at_the_end():
     assert suggestions.slide_index(np.full(40, 1.0)) == 24
 
 
+@pytest.mark.parametrize("start", [[3, 1], [1, 1, 2, 2]])
+def test_a_loss_below_twice_that_of_the_first_tenth_is_none_that_diverges(start):
+    """Of ten points the tenth is the first one alone, of forty the first four, whose median is 1.5."""
+    losses = [3.0, 1.0, *[5.0] * 8] if len(start) == 2 else [*start, *[2.9] * 36]
+    assert suggestions.divergence_index(losses, 1.0) is None
+    assert suggestions.divergence_index([*losses, *[6.1] * 9], 1.0) == len(losses)
+
+
 def test_a_curve_that_begins_with_no_number_has_diverged_at_once():
     assert suggestions.divergence_index(np.full(40, np.nan), 1.0) == 0
     assert suggestions.divergence_index(np.full(40, 0.5), 1.0) is None

@@ -27,6 +27,11 @@ def test_rate_stays_below_an_early_divergence():
     assert "below the usual 1e-03, for the curve diverges at" in why
 
 
+def test_a_curve_that_knows_no_guess_is_judged_by_its_start():
+    rate, _ = choose_rate(LRCurve(RATES, np.where(RATES < 6e-4, 0.2, 0.9)))
+    assert 3e-4 < rate < 6e-4
+
+
 def test_curve_without_an_answer_says_so():
     rate, why = choose_rate(LRCurve(RATES, np.full(50, 0.2), guessing_loss=2.3))
     assert rate == USUAL_RATE

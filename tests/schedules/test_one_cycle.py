@@ -29,6 +29,13 @@ def test_initial_epoch_goes_on_where_the_cycle_would_be():
     np.testing.assert_allclose(rates, FASTAI[5:], atol=1e-6)
 
 
+def test_gradient_accumulation_holds_the_rate_over_an_update():
+    model = make_model()
+    model.compile(keras.optimizers.SGD(gradient_accumulation_steps=2), loss="mse")
+    held = [FASTAI[batch - batch % 2] for batch in range(10)]
+    np.testing.assert_allclose(run(OneCycleScheduler(0.1), model), held, atol=1e-6)
+
+
 def test_flat_cosine_is_flat_and_then_falls():
     rates = run(OneCycleScheduler(0.1, shape="flat_cosine", flat_share=0.6), make_model())
     assert rates[:7] == [np.float32(0.1)] * 7
