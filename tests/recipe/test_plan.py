@@ -10,7 +10,7 @@ from keras_sgdr.data.dataset import free_space
 from keras_sgdr.recipe import run as recipe_run
 from keras_sgdr.recipe import stages
 from keras_sgdr.recipe.costs import Costs
-from keras_sgdr.recipe.plan import Cycles, PlannedStage, plan, planned_cycles, replanned, within
+from keras_sgdr.recipe.plan import Cycles, PlannedStage, plan, planned_cycles, replanned, table, within
 from keras_sgdr.recipe.train import train_image_classifier
 
 COSTS = Costs(
@@ -62,6 +62,39 @@ def test_sizes_share_the_epochs_and_small_ones_take_less_time():
     # a quarter of the pixels
     assert small - COSTS.prepare_train == pytest.approx(10 * (10 * 0.4 + 2 * 0.1) / 4)
     assert large - COSTS.prepare_train > 3 * (small - COSTS.prepare_train)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        # 320 + 64 images decoded, 10 + 2 batches predicted; for the head 2 views of 10 batches, 3 epochs live
+        (
+            None,
+            {"find_head_rate": 0.768 + 1.2, "train_head_augmented": 2 * (0.64 + 1.0) + 3 * 1.2, "find_rate": 8 + 20},
+        ),
+        # a quarter of the pixels, decoded from the same files
+        (
+            (64, 128),
+            {"find_head_rate": 0.768 + 0.3, "train_head_augmented": 2 * (0.64 + 0.25) + 0.9, "find_rate": 8 + 5},
+        ),
+    ],
+)
+def test_stages_take_what_their_batches_take(sizes, expected):
+    recipe = Recipe(image_size=128, sizes=sizes, head_cycles=3)
+    costs = dataclasses.replace(COSTS, epoch=0.3, prepare_predict=0.0)
+    planned = plan(recipe, {**IMAGES, "test": 32}, costs, Cycles(10, 2, 2))
+    assert {name: seconds_of(planned, name) for name in expected} == pytest.approx(expected)
+    assert seconds_of(planned, "check") == pytest.approx(416 * 0.001)
+    # plain and with four views: two batches, and of the test images one
+    assert seconds_of(planned, "evaluate") == pytest.approx(5 * 0.2 + 4 * 0.1)
+    if sizes is None:  # 30 epochs of 10 batches and the validation, and a look at it after each cycle
+        assert seconds_of(planned, "train_all") == pytest.approx(30 * (4.0 + 0.2 + 0.3) + 2 * 0.2)
+
+
+def test_times_are_rounded_to_the_second():
+    planned = [PlannedStage("check", "look", seconds) for seconds in (0.4, 0.6, 59.4, 59.6)]
+    times = [line.split()[1] for line in table(planned).splitlines()[1:-1]]
+    assert times == ["0:00", "0:01", "0:59", "1:00"]
 
 
 def test_a_short_time_shortens_the_cycle_and_at_last_leaves_views_out():
@@ -140,8 +173,6 @@ def test_a_run_that_does_not_fit_on_the_disk_is_refused_before_it_trains(
 
 
 def test_planned_and_taken_stand_side_by_side():
-    from keras_sgdr.recipe.plan import table
-
     text = table([PlannedStage("check", "look", 61.0), PlannedStage("train_all", "learn", 3.4)], {"check": 70.2})
     assert "check                    1:01     1:10  look" in text
     assert "train_all                0:03           learn" in text

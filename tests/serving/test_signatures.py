@@ -152,6 +152,13 @@ def test_weights_are_rounded_and_take_half_the_room(precision, tolerance, model,
     assert json.loads((path / "assets/model_card.json").read_text())["precision"] == precision
 
 
+def test_values_that_no_pixel_has_are_the_nearest_that_one_has(served):
+    far = np.full((1, 24, 32, 3), 300.0, np.float32)
+    far[:, 12:] = -40.0
+    near = served("float_pixels", np.clip(far, 0, 255))["probabilities"]
+    np.testing.assert_array_equal(served("float_pixels", far)["probabilities"], near)
+
+
 def test_weights_beyond_float16_are_refused(tmp_path):
     layers = [keras.Input((8, 8, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2, "softmax")]
     model = keras.Sequential(layers)
