@@ -108,7 +108,6 @@ def test_notebooks_hold_what_they_printed_and_are_small(path):
     assert path.stat().st_size < 200_000
 
 
-@pytest.mark.slow
 def test_notebook_of_the_eight_steps_runs_from_its_first_cell_to_its_last(tmp_path, monkeypatch):
     for name, value in (("KERAS_SGDR_CACHE", "off"), ("TF_CPP_MIN_LOG_LEVEL", "3"), ("PYTHONWARNINGS", "ignore")):
         monkeypatch.setenv(name, value)
