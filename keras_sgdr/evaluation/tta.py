@@ -99,7 +99,7 @@ def predict_tta(
 def _alike(batches: Iterator[Any], whole: Any) -> Iterator[tuple[Any, ...]]:
     """Yields the images of each batch, and those of `whole` if it is not None."""
     if whole is None:
-        yield from zip(batches, strict=True)
+        yield from ((images,) for images in batches)
         return
     for images, others in itertools.zip_longest(batches, _image_batches(whole, verbose=0)):
         sizes = [None if batch is None else len(batch) for batch in (images, others)]

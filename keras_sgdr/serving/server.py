@@ -250,7 +250,7 @@ def _by_name(rows: list[Any], names: list[str]) -> dict[str, Any]:
 
 def _decoded(value: Any, depth: int = 0) -> Any:
     if depth > _MAX_DEPTH:
-        raise HTTPException(400, "The lists of an input are too deep")
+        raise HTTPException(400, f"An input may have lists within lists {_MAX_DEPTH} deep. Received: deeper ones")
     if isinstance(value, dict):
         if set(value) != {"b64"} or not isinstance(value["b64"], str):
             raise HTTPException(400, 'An object in an input must be {"b64": "…"}')

@@ -37,7 +37,7 @@ TESTS = {
     "optimizers/group_rates.py": ["optimizers/test_group_rates.py", "optimizers/test_differential_lr.py"],
     "evaluation/tta.py": ["evaluation/test_tta.py", "evaluation/test_tta_layer.py"],
     "recipe/stages.py": ["recipe/test_train.py"],
-    "recipe/head.py": ["recipe/test_train.py"],
+    "recipe/head.py": ["recipe/test_train.py", "cli/test_go_on.py"],
     "recipe/whole_network.py": ["recipe/test_train.py", "recipe/test_eight_steps.py"],
     "recipe/candidates.py": ["recipe/test_candidates.py"],
     "recipe/plan.py": ["recipe/test_plan.py"],

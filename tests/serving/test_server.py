@@ -78,8 +78,8 @@ WRONG = {
     "another version": (404, {"instances": [b64(GOOD)]}, "pets/versions/9:predict", "Servable not found"),
     "no JSON": (400, b"\xff{", "pets:predict", "JSON Parse error"),
     # Of more than 254 dimensions, TensorFlow makes no tensor: it ends the process.
-    "deep lists": (400, '{"instances": ' + "[" * 300 + "1" + "]" * 300 + "}", "pets:predict", "too deep"),
-    "deeper lists": (400, '{"instances": ' + "[" * 900 + "1" + "]" * 900 + "}", "pets:predict", "too deep"),
+    "deep lists": (400, '{"instances": ' + "[" * 300 + "1" + "]" * 300 + "}", "pets:predict", "8 deep"),
+    "deeper lists": (400, '{"instances": ' + "[" * 900 + "1" + "]" * 900 + "}", "pets:predict", "8 deep"),
     "base64 of other letters": (400, {"instances": [{"b64": "é"}]}, "pets:predict", "base64"),
     "mixed": (400, {"instances": [b64(GOOD), {"image_bytes": b64(GOOD)}]}, "pets:predict", "or none"),
     "half a pixel": (400, {"signature_name": "pixels", "instances": [[[[1.5, 2, 3]]]]}, "pets:predict", "uint8"),
