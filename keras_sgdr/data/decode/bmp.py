@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from keras_sgdr.data.decode.pixel_limit import header_bytes, within_limit
 from keras_sgdr.data.decode.png import over_white
+from keras_sgdr.data.decode.rarely import rarely
 
 _OS2_HEADER = 12
 _BIT_FIELDS = (3, 6)
@@ -14,6 +15,7 @@ _BITS = (1, 2, 4, 8, 16, 24, 32)
 _MASKS_16, _MASKS_32 = (0x7C00, 0x3E0, 0x1F, 0), (0xFF0000, 0xFF00, 0xFF, 0)
 
 
+@rarely
 def decode_bmp(encoded: Any) -> Any:
     """Decodes a BMP; one with transparent pixels is laid over white.
 

@@ -12,11 +12,12 @@ import tensorflow as tf
 
 from keras_sgdr.data.decode.bmp import decode_bmp, shape_in_bmp
 from keras_sgdr.data.decode.crop import Crop
-from keras_sgdr.data.decode.exif import exif_in_jpeg, exif_in_png, is_reversed, orientation_at, rarely, upright
+from keras_sgdr.data.decode.exif import exif_in_jpeg, exif_in_png, is_reversed, orientation_at, upright
 from keras_sgdr.data.decode.gif import decode_gif, shape_in_gif
 from keras_sgdr.data.decode.jpeg import decode_jpeg, decode_whole_jpeg, is_too_large_jpeg, plain_jpeg_shape
 from keras_sgdr.data.decode.pixel_limit import is_beyond
 from keras_sgdr.data.decode.png import decode_png, over_white, shape_in_png
+from keras_sgdr.data.decode.rarely import rarely
 from keras_sgdr.data.decode.webp import decode_webp, exif_in_webp, shape_in_webp
 from keras_sgdr.data.index.formats import DECODED
 from keras_sgdr.validation import InvalidValueError
@@ -185,14 +186,16 @@ def is_too_large(encoded: Any) -> Any:
     Raises:
         tf.errors.InvalidArgumentError: If it has no header (when the graph runs).
     """
-    shapes = (shape_in_png, shape_in_bmp, shape_in_webp, shape_in_gif)
-    readers: list[Any] = [is_too_large_jpeg, *(partial(_is_beyond_in, shape) for shape in shapes)]
-    branches = [partial(rarely(reader), encoded) for reader in readers]
+    branches = [partial(reader, encoded) for reader in _ARE_TOO_LARGE]
     return tf.switch_case(kind_of(encoded), [*branches, lambda: tf.constant(False)])
 
 
 def _is_beyond_in(shape: Any, encoded: Any) -> Any:
     return is_beyond(shape(encoded))
+
+
+_SHAPES_IN = (shape_in_png, shape_in_bmp, shape_in_webp, shape_in_gif)
+_ARE_TOO_LARGE = [rarely(is_too_large_jpeg), *(rarely(partial(_is_beyond_in, shape)) for shape in _SHAPES_IN)]
 
 
 def _decode(encoded: Any, crop: Crop) -> tuple[Any, Any]:
@@ -225,7 +228,7 @@ def _exif_in_other_kind(encoded: Any, kind: Any) -> Any:
 def _decode_other_kind(encoded: Any, kind: Any, crop: Crop) -> tuple[Any, Any]:
     """Decodes what is no JPEG, and crops it."""
     decoders = (decode_png, decode_bmp, _decode_webp, decode_gif, _decode_other)
-    image = tf.switch_case(kind - 1, [partial(rarely(decoder), encoded) for decoder in decoders])
+    image = tf.switch_case(kind - 1, [partial(decoder, encoded) for decoder in decoders])
     if crop.resize == "crop" and (crop.position is not None or crop.room):
         image = _shrunk(image, crop)
     if crop.is_all:
@@ -246,12 +249,14 @@ def _lying(image_size: tuple[int, int], orientation: Any) -> tuple[Any, Any]:
     return tf.where(is_lying, width, height), tf.where(is_lying, height, width)
 
 
+@rarely
 def _decode_webp(encoded: Any) -> Any:
     image = decode_webp(encoded)
     colours = image[..., :3]
     return tf.cond(tf.shape(image)[2] == 4, lambda: over_white(colours, image[..., 3:]), lambda: colours)
 
 
+@rarely
 def _decode_other(encoded: Any) -> Any:
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
     return tf.ensure_shape(image, (None, None, 3))

@@ -1,7 +1,7 @@
 """`DecodeSpec`: the form of an image between its decoder and its augmentation, and in a cache."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import tensorflow as tf
@@ -48,7 +48,7 @@ class DecodeSpec:
             uint8 tensor of shape `(height, width, 3)`.
         """
         if self.is_cropped_anywhere:
-            return decode_reduced(encoded, image_size=self.image_size, resize="crop", is_cropped=False)
+            return _traced_decode_reduced(self.image_size)(encoded)
         decoded = self.decode(encoded, 0.0)
         if not self.is_resampled:
             return decoded
@@ -113,7 +113,7 @@ class DecodeSpec:
 
 @cache
 def _traced_decode(spec: DecodeSpec) -> Any:
-    """Returns `DecodeSpec.decode`, traced once: the graph of all formats takes half a second, for each dataset."""
+    """Returns `DecodeSpec.decode`, traced once: to trace it takes a quarter of a second, for each dataset."""
     decoder = decode_pixels if spec.is_resampled else decode_image
 
     def decode(encoded: Any, crop_position: Any) -> Any:
@@ -121,3 +121,10 @@ def _traced_decode(spec: DecodeSpec) -> Any:
         return decoder(encoded, image_size=spec.image_size, resize=spec.resize, crop_position=position)
 
     return tf.function(decode, [tf.TensorSpec((), tf.string), tf.TensorSpec((), tf.float32)], autograph=False)
+
+
+@cache
+def _traced_decode_reduced(image_size: tuple[int, int]) -> Any:
+    """Returns what `DecodeSpec.decode_kept` does to images that are cropped anywhere, traced once."""
+    decode = partial(decode_reduced, image_size=image_size, resize="crop", is_cropped=False)
+    return tf.function(decode, [tf.TensorSpec((), tf.string)], autograph=False)

@@ -1,18 +1,14 @@
 """Reads the orientation that a camera noted in an image, and undoes it, with graph operations."""
 
-from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
+from keras_sgdr.data.decode.rarely import rarely
+
 _ORIENTATION_TAG = 0x0112
 _USUAL_JFIF, _HEAD = (0xFF, 0xE0, 0, 16), 22
 _SEGMENT_HEADER = 10  # marker (2), length (2), "Exif\0\0" (6)
-
-
-def rarely(function: Callable[..., Any]) -> Any:
-    """Keeps the operations that few images need out of the graph, which passes over each of them for all others."""
-    return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
 
 
 def orientation_at(encoded: Any, start: Any) -> Any:

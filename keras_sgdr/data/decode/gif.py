@@ -5,6 +5,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_sgdr.data.decode.pixel_limit import within_limit
+from keras_sgdr.data.decode.rarely import rarely
 
 _SCREEN = 13  # "GIF89a", width, height, flags, background, aspect
 _EXTENSION, _IMAGE, _GRAPHIC_CONTROL = 0x21, 0x2C, 0xF9
@@ -12,6 +13,7 @@ _MAX_BLOCKS = 100_000  # to walk over them takes a second
 _DESCRIPTOR = 10  # separator, left, top, width, height, flags
 
 
+@rarely
 def decode_gif(encoded: Any) -> Any:
     """Decodes the first frame of a GIF as it lies on its canvas, over white or the background, if it has one.
 

@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_sgdr.data.decode.crop import Crop
-from keras_sgdr.data.decode.exif import rarely
 from keras_sgdr.data.decode.pixel_limit import MAX_JPEG_PIXELS, is_beyond, within_limit
+from keras_sgdr.data.decode.rarely import rarely
 
 # The accurate transform costs nothing measurable, and gives what every other libjpeg gives.
 _ACCURATE = {"channels": 3, "dct_method": "INTEGER_ACCURATE"}
@@ -49,7 +49,7 @@ def decode_jpeg(encoded: Any, crop: Crop) -> tuple[Any, Any]:
     """
     shape = tf.io.extract_jpeg_shape(encoded)
     encoded = within_limit(encoded, (shape[0], shape[1]), MAX_JPEG_PIXELS)
-    encoded = tf.cond(shape[2] == _CMYK, lambda: rarely(_with_adobes_marker)(encoded), lambda: encoded)
+    encoded = tf.cond(shape[2] == _CMYK, lambda: _with_adobes_marker(encoded), lambda: encoded)
     height, width = crop.size(shape[0], shape[1])
     either = tf.maximum if crop.resize == "pad" else tf.minimum
     factor = either(height // crop.target[0], width // crop.target[1])
@@ -71,6 +71,7 @@ def is_too_large_jpeg(encoded: Any) -> Any:
     return is_beyond((shape[0], shape[1]), MAX_JPEG_PIXELS)
 
 
+@rarely
 def _with_adobes_marker(encoded: Any) -> Any:
     """Says that a CMYK image stores its inks inverted, where it does not say so: all programs do, as Pillow assumes."""
     has_marker = tf.size(tf.strings.split(encoded, _ADOBE[:9], maxsplit=1)) > 1

@@ -4,14 +4,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_sgdr.data.decode.exif import rarely
 from keras_sgdr.data.decode.pixel_limit import header_bytes, within_limit
+from keras_sgdr.data.decode.rarely import rarely
 
 _HEADER = 16  # behind the signature, a length and "IHDR": width, height, depth, colour type
 _DEPTH, _COLOUR_TYPE = 8, 9
 _GREY, _RGB = 0, 2
 
 
+@rarely
 def decode_png(encoded: Any) -> Any:
     """Decodes a PNG of any depth, laid over white.
 
@@ -57,9 +58,10 @@ def _colour_key(encoded: Any) -> Any:
     """Returns six bytes from where the chunk tRNS holds its values, or none."""
     # Most files do not have the word, and need no walk.
     has_word = tf.size(tf.strings.split(encoded, "tRNS", maxsplit=1)) > 1
-    return tf.cond(has_word, lambda: rarely(_key_of_chunk)(encoded), lambda: tf.constant(b""))
+    return tf.cond(has_word, lambda: _key_of_chunk(encoded), lambda: tf.constant(b""))
 
 
+@rarely
 def _key_of_chunk(encoded: Any) -> Any:
     """Walks the chunks up to tRNS, which stands before the first IDAT."""
 

@@ -12,6 +12,7 @@ from PIL import Image
 from keras_sgdr.augmentation.random_view import RandomView, side_on
 from keras_sgdr.data.dataset import load_dataset as dataset_module
 from keras_sgdr.data.dataset.load_dataset import load_dataset
+from keras_sgdr.data.decode.png import decode_png
 from keras_sgdr.data.index.folder import Split, index_folder
 from keras_sgdr.precompute.cache_key import content_key
 from tests.data.conftest import image_of
@@ -116,6 +117,13 @@ def test_any_number_of_threads_gives_the_same_batches(numbered, reference):
     options.threading.private_threadpool_size = 16
     dataset = load_dataset(numbered, augmentation=side_on(**VIEW), **OPTIONS).with_options(options)
     assert_same(list(dataset.as_numpy_iterator()), reference[:5])
+
+
+def test_a_dataset_of_another_size_traces_no_decoder_anew(split):
+    load_dataset(split, image_size=17)
+    before = decode_png.experimental_get_tracing_count()
+    load_dataset(split, image_size=18, resize="pad", cache="memory", verbose=0)
+    assert decode_png.experimental_get_tracing_count() == before
 
 
 def test_skipped_images_are_not_opened(numbered):
