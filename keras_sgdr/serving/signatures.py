@@ -64,9 +64,9 @@ def signatures(
     image_size = model.input_shape[1:3]
     decode = _decoder(image_size, resize)
     stored = [] if precision == "float32" else _stored_as(model, precision)
-    # Traced once each, and called by all signatures.
-    plain = _traced(model, image_size, stored)
-    served = _traced(with_views(model, views), image_size, stored) if views else plain
+    # Traced here, once each, and called by all signatures: Keras traces those themselves twice.
+    plain = _Traced(model, image_size, stored)
+    served = _Traced(with_views(model, views), image_size, stored) if views else plain
     answer = _answerer(class_names, threshold or 0.0)
 
     def over_images(predictor: Any) -> Callable[..., Outputs]:
@@ -101,7 +101,7 @@ def signatures(
     }
     features = features_of(model)
     if features is not None:
-        pooled = _traced(features, image_size, stored)
+        pooled = _Traced(features, image_size, stored)
         found["features"] = Signature(
             lambda image_bytes: {"features": pooled(_all_or_none(*decode(image_bytes)))},
             encoded,
@@ -133,19 +133,30 @@ def _stored_as(model: keras.Model, precision: str) -> Stored:
     return [(weight, keras.Variable(weight.numpy(), dtype=precision, name=weight.name)) for weight in weights]
 
 
-def _traced(model: keras.Model, image_size: tuple[int, int], stored: Stored) -> Any:
-    spec = tf.TensorSpec([None, *image_size, 3], tf.uint8, name="images")
+class _Traced:
+    """A model's function in a graph, and what that reads: TensorFlow itself holds variables weakly."""
 
-    def call(images: Any) -> Any:
-        # What is computed is float32 as before: only the weights are rounded.
-        with keras.StatelessScope([(weight, keras.ops.cast(half, "float32")) for weight, half in stored]):
-            return tf.cast(model(images, training=False), tf.float32)
+    def __init__(self, model: keras.Model, image_size: tuple[int, int], stored: Stored) -> None:
+        self._stored = stored
+        spec = tf.TensorSpec([None, *image_size, 3], tf.uint8, name="images")
 
-    return tf.function(call, input_signature=[spec], autograph=False)
+        def call(images: Any) -> Any:
+            # What is computed is float32 as before: only the weights are rounded.
+            with keras.StatelessScope([(weight, keras.ops.cast(half, "float32")) for weight, half in stored]):
+                return tf.cast(model(images, training=False), tf.float32)
+
+        self._concrete = tf.function(call, input_signature=[spec], autograph=False).get_concrete_function()
+
+    def __call__(self, images: Any) -> Any:
+        return self._concrete(images)
 
 
 def _decoder(image_size: tuple[int, int], resize: str) -> Any:
     """From files to uint8 images, and for each why there is none, or nothing; then its pixels are 0."""
+
+    @tf.autograph.experimental.do_not_convert
+    def one(number: Any, encoded: Any) -> tuple[Any, Any, Any]:
+        return number, *_image_or_nothing(encoded, image_size, resize)
 
     def decode(image_bytes: Any) -> tuple[Any, Any]:
         number = tf.shape(image_bytes)[0]
@@ -154,8 +165,7 @@ def _decoder(image_size: tuple[int, int], resize: str) -> Any:
             image_bytes = tf.identity(image_bytes)
         # A graph cannot catch an error, but a pipeline can leave out what fails: so no image fails the others.
         data = tf.data.Dataset.from_tensor_slices((tf.range(number), image_bytes))
-        data = data.map(lambda i, encoded: (i, *_image_or_nothing(encoded, image_size, resize)))
-        data = data.ignore_errors().batch(tf.cast(tf.maximum(number, 1), tf.int64))
+        data = data.map(one).ignore_errors().batch(tf.cast(tf.maximum(number, 1), tf.int64))
         none = (tf.zeros([0], tf.int32), tf.zeros([0], tf.bool), tf.zeros([0, *image_size, 3], tf.uint8))
         whole, is_image, images = data.concatenate(tf.data.Dataset.from_tensors(none)).take(1).get_single_element()
         places = whole[:, tf.newaxis]
@@ -164,7 +174,7 @@ def _decoder(image_size: tuple[int, int], resize: str) -> Any:
         found = tf.scatter_nd(places, 1 + tf.cast(is_image, tf.int32), number[tf.newaxis])
         return tf.ensure_shape(images, (None, *image_size, 3)), _reasons(image_bytes, found)
 
-    return tf.function(decode, input_signature=[_ENCODED["image_bytes"]], autograph=False)
+    return tf.function(decode, input_signature=[_ENCODED["image_bytes"]], autograph=False).get_concrete_function()
 
 
 def _image_or_nothing(encoded: Any, image_size: tuple[int, int], resize: str) -> tuple[Any, Any]:
