@@ -215,7 +215,8 @@ def _arrays(features: Any, workers: Workers) -> tuple[Any, ...]:
 
 def compile_head(head: keras.Model, *, mixes_labels: bool = False) -> None:
     """Compiles the head, alone or with a frozen body."""
-    _compile(head, keras.optimizers.Adam(), mixes_labels=mixes_labels)
+    with head.distribute_strategy.scope():
+        _compile(head, keras.optimizers.Adam(), mixes_labels=mixes_labels)
 
 
 def compile_all(model: keras.Model, recipe: Recipe, rate: float = 1e-3) -> None:
@@ -233,8 +234,6 @@ def compile_all(model: keras.Model, recipe: Recipe, rate: float = 1e-3) -> None:
             gradient_accumulation_steps=recipe.accumulate if recipe.accumulate > 1 else None,
         )
         _compile(model, DifferentialLR(inner, groups, rates), mixes_labels=recipe.mixes_labels, xla=recipe.xla)
-        # The first step would do so while TensorFlow traces it, where making a variable takes twenty times as long.
-        model.optimizer.build(model.trainable_variables)
 
 
 def find_rate(
@@ -260,6 +259,14 @@ def _compile(
 ) -> None:
     loss = "categorical_crossentropy" if mixes_labels else "sparse_categorical_crossentropy"
     model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"], jit_compile=_JIT_COMPILE[xla])
+    # The first step would make these variables while TensorFlow traces it, which takes twenty times as long; and a step
+    # that makes any is traced a second time. With several replicas Keras makes those of the metrics before.
+    optimizer.build(model.trainable_variables)
+    if not tf.distribute.has_strategy():
+        num_classes = model.output_shape[-1]
+        labels = np.zeros((1, num_classes) if mixes_labels else 1, "float32" if mixes_labels else "int32")
+        model.compute_metrics(None, labels, np.zeros((1, num_classes), "float32"))
+        model.reset_metrics()
 
 
 def image_cache(name: str) -> str | ImageMemory | None:

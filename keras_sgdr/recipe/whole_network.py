@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from keras_sgdr import plots
+from keras_sgdr.checkpoint.training_state import to_numpy
 from keras_sgdr.models.classifier import save_classifier
 from keras_sgdr.optimizers.differential_lr import DifferentialLR
 from keras_sgdr.recipe.builders import compile_all, recompile_from
@@ -111,6 +112,8 @@ def train_all(run: Run) -> dict[str, Any]:
     undone: list[Any] = []
     before = f"the network at {run.sizes[-2]} pixels" if len(run.sizes) > 1 else "the head"
     head, weights = run.candidate(before), run.model.get_weights()
+    _compile_unless_ready(run, rate)
+    untrained = [to_numpy(variable) for variable in run.model.optimizer.variables]
     for attempt in range(1, 1 + (1 if has_limit else MAX_ATTEMPTS)):
         rows, cycles, snapshots = _attempt(run, head, rate, attempt)
         if not cycles.candidates:  # a callback of the user's stopped it before its first cycle ended
@@ -125,6 +128,8 @@ def train_all(run: Run) -> dict[str, Any]:
             break
         run.say(f"undone: {cycles.candidates[-1]} is no better than {head} before it")
         run.model.set_weights(weights)
+        for variable, value in zip(run.model.optimizer.variables, untrained, strict=True):
+            variable.assign(value)
         history += [{**row, "stage": "all, undone"} for row in rows]
         undone.append({"learning_rate": rate, "candidates": [_described(each) for each in cycles.candidates]})
         rows, rate, candidates, best = [], rate / 10, [head], 0
@@ -154,9 +159,9 @@ def _rate(run: Run) -> float:
     return rate
 
 
-def _compile_unless_ready(run: Run, rate: float, *, anew: bool = False) -> None:
+def _compile_unless_ready(run: Run, rate: float) -> None:
     # What step 7 compiled need not be compiled again; the schedule sets the rate.
-    if anew or not isinstance(getattr(run.model, "optimizer", None), DifferentialLR):
+    if not isinstance(getattr(run.model, "optimizer", None), DifferentialLR):
         compile_all(run.model, run.recipe, rate)
 
 
@@ -186,7 +191,6 @@ def _described(candidate: Candidate) -> dict[str, Any]:
 def _attempt(run: Run, head: Candidate, rate: float, attempt: int) -> tuple[list[Any], CycleCandidates, CycleSnapshots]:
     """Trains at a rate from the weights that the model has, or goes on with that."""
     recipe = run.recipe
-    _compile_unless_ready(run, rate, anew=attempt > 1)
     n_cycles = run.cycles.n_cycles
     run.say(f"step 8: train the whole network, {f'at most {n_cycles} cycles' if n_cycles > 1 else 'in one cycle'}")
     schedule = _schedule(run, rate, n_cycles)
