@@ -36,7 +36,7 @@ TESTS = {
     "lr_finder/lr_curve.py": ["lr_finder/test_lr_curve.py"],
     "optimizers/group_rates.py": ["optimizers/test_group_rates.py", "optimizers/test_differential_lr.py"],
     "evaluation/tta.py": ["evaluation/test_tta.py", "evaluation/test_tta_layer.py"],
-    "recipe/stages.py": ["recipe/test_train.py"],
+    "recipe/stages.py": ["recipe/test_train.py", "recipe/test_plan.py"],
     "recipe/head.py": ["recipe/test_train.py", "cli/test_go_on.py"],
     "recipe/whole_network.py": ["recipe/test_train.py", "recipe/test_eight_steps.py"],
     "recipe/candidates.py": ["recipe/test_candidates.py"],

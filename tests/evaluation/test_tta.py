@@ -111,7 +111,7 @@ def test_every_merge_is_one_of_probabilities(dense_logits, images, merge, is_of_
     assert result.dtype == np.float32
 
 
-def test_a_view_of_the_whole_image_sees_what_the_crop_cuts_off(model, tmp_path):
+def test_a_view_of_the_whole_image_sees_what_the_crop_cuts_off(model, tmp_path, capsys):
     # Red in the middle, where the crop is, and blue at both ends, which only the whole image shows.
     pixels = np.zeros((8, 16, 3), np.uint8)
     pixels[:, 4:12, 0], pixels[:, :4, 2], pixels[:, 12:, 2] = 200, 200, 200
@@ -129,6 +129,7 @@ def test_a_view_of_the_whole_image_sees_what_the_crop_cuts_off(model, tmp_path):
     np.testing.assert_allclose(result, 0.7 * plain + 0.3 * whole, atol=1e-6)
     mirrored = predict_tta(model, crop, whole=squish, num_views=1, augmentation=keras.layers.Identity(), verbose=0)
     np.testing.assert_allclose(mirrored, (2 * plain + whole) / 3, atol=1e-6)  # a plain image to two views: a third each
+    assert not capsys.readouterr().out
 
 
 def test_a_whole_of_other_batches_is_refused(model, images):
@@ -222,9 +223,10 @@ def test_merges_are_ttachs(merge, expected):
 
 
 def test_logits_without_a_word_are_refused(images):
-    logits = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.GlobalAveragePooling2D()])
-    with pytest.raises(ValueError, match="pass `from_logits=True`"):
-        predict_tta(logits, images, verbose=0)
+    means = [keras.Input((8, 8, 3)), keras.layers.GlobalAveragePooling2D()]
+    for last in ([], [keras.layers.Softmax(), keras.layers.Rescaling(1.5)]):
+        with pytest.raises(ValueError, match="pass `from_logits=True`"):
+            predict_tta(keras.Sequential([*means, *last]), images, verbose=0)
 
 
 def test_diverged_model_is_not_taken_for_logits(images):

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,11 @@ def test_suggest_passes_over_losses_that_are_not_finite(bad):
     losses[-7:] = bad
     curve = LRCurve(GOLDEN["learning_rates"], losses, smoothing=0.0)
     assert curve.suggest("minimum") == pytest.approx(GOLDEN["suggestions"]["minimum"], rel=1e-4)
+
+
+def test_a_curve_is_shown_by_its_ends():
+    curve = LRCurve(RATES, np.linspace(2, 1, 60), smoothing=0.0)
+    assert repr(curve) == "<LRCurve: 60 batches, rates 1e-06 to 1, smoothed losses 2 to 1>"
 
 
 def test_suggestions_holds_every_rule():
@@ -126,8 +132,12 @@ def test_divergence_of_a_learnt_head_lies_where_its_noise_ends(name, calm, lost)
 @pytest.mark.parametrize("method", ["valley", "slide", "steep", "minimum", "inflection"])
 @pytest.mark.parametrize("name", ["easy", "photographs"])
 def test_rules_that_look_for_a_fall_do_not_read_a_learnt_heads_noise(name, method):
-    with pytest.raises(ValueError, match=r"it falls by .* and scatters by .*'divergence' tells how high its rate may"):
-        learnt_head(name).suggest(method)
+    curve = learnt_head(name)
+    with pytest.raises(ValueError, match=r"'divergence' tells how high its rate may") as told:
+        curve.suggest(method)
+    fall, scatter = map(float, re.search(r"falls by (\S+) and scatters by (\S+)\.", str(told.value)).groups())
+    assert 0 < fall < scatter
+    assert fall <= 1.001 * np.ptp(curve.smoothed_losses)
 
 
 @pytest.mark.parametrize("end", [np.nan, np.inf, 9.0])
@@ -150,8 +160,8 @@ def test_noise_over_the_guess_at_the_start_is_no_divergence():
     [
         (np.linspace(2, 1, 60), r"has not diverged. Received: 1 at 1.0e\+00. Use a larger `end_lr`"),
         (
-            np.concatenate([np.full(6, 0.5), np.full(54, 9)]),
-            r"diverged at once. Received: 0.5 at 1.0e-06, 9 at 4.1e-06. Use a lower `start_lr`",
+            np.concatenate([np.linspace(0.4, 0.5, 6), np.full(54, 9)]),
+            r"diverged at once. Received: 0.4 at 1.0e-06, 9 at 4.1e-06. Use a lower `start_lr`",
         ),
         (np.linspace(1, 9, 6), r"too short. Received: 6 points"),
     ],

@@ -52,6 +52,13 @@ def test_lowest_loss_is_best_where_the_difference_is_certain():
     assert best_of([unsure, sure]) == 1
 
 
+def test_accuracy_does_not_decide_beyond_the_error_of_the_mean():
+    # .2 by .1 of 16 images, whose mean has an error of .025
+    lower = Candidate("lower", np.full(16, 0.3), np.full(16, False))
+    righter = Candidate("righter", np.tile([0.4, 0.6], 8), np.full(16, True))
+    assert best_of([righter, lower]) == 1
+
+
 def test_accuracy_decides_within_a_standard_error():
     # Losses .1, .1, .1, 1.3 against .42 four times: .4 against .42, and differences that scatter by more
     lower = Candidate("lower", np.array([0.1, 0.1, 0.1, 1.3]), np.array([True, True, True, False]))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -84,7 +85,10 @@ def test_stages_take_what_their_batches_take(sizes, expected):
     costs = dataclasses.replace(COSTS, epoch=0.3, prepare_predict=0.0)
     planned = plan(recipe, {**IMAGES, "test": 32}, costs, Cycles(10, 2, 2))
     assert {name: seconds_of(planned, name) for name in expected} == pytest.approx(expected)
+    assert seconds_of(planned, "start", "train_head", "export") == 0  # but for making ready
     assert seconds_of(planned, "check") == pytest.approx(416 * 0.001)
+    (evaluation,) = (stage.what for stage in planned if stage.name == "evaluate")
+    assert evaluation == "64 images, plain and with 4 views; 32 test images"
     # plain and with four views: two batches, and of the test images one
     assert seconds_of(planned, "evaluate") == pytest.approx(5 * 0.2 + 4 * 0.1)
     if sizes is None:  # 30 epochs of 10 batches and the validation, and a look at it after each cycle
@@ -110,8 +114,12 @@ def test_a_short_time_shortens_the_cycle_and_at_last_leaves_views_out():
     least = seconds_of(plan(Recipe(head_views=0), IMAGES, COSTS, Cycles(1, 1, 2)))
     recipe, cycles, _ = within(Recipe(), IMAGES, COSTS, 1.1 * least)
     assert (recipe.head_views, cycles.epochs) == (0, 1)
-    with pytest.raises(ValueError, match="`max_minutes` must leave time for one epoch of everything, about"):
+    with pytest.raises(ValueError, match=r"`max_minutes` must leave time for one epoch of everything, about") as told:
         within(Recipe(max_minutes=0.1), IMAGES, COSTS, 6)
+    minutes = float(re.search(r"about (\S+) minutes", str(told.value))[1])
+    # with something to spare, and no more than a third of it
+    assert least < 60 * minutes < 4 / 3 * least
+    assert within(Recipe(), IMAGES, COSTS, 60 * (minutes + 0.05))[1].epochs == 1
 
 
 def test_step_8_is_planned_anew_by_the_time_that_is_left():

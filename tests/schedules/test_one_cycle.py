@@ -101,6 +101,16 @@ def test_data_of_unknown_length_is_refused():
         make_model().fit(make_generator_dataset(3), callbacks=[OneCycleScheduler(0.1)], shuffle=False, verbose=0)
 
 
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_batches_beyond_those_that_were_expected_stay_at_the_last_rate():
+    recorder = RateRecorder()
+    callbacks = [OneCycleScheduler(0.1, steps_per_epoch=3), recorder]
+    with pytest.warns(UserWarning, match="Epoch 1 had 5 batches where 3 were expected"):
+        make_model().fit(make_generator_dataset(5), epochs=1, callbacks=callbacks, shuffle=False, verbose=0)
+    assert recorder.rates[1] > recorder.rates[2]
+    assert recorder.rates[2:] == [recorder.rates[2]] * 3
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -76,12 +76,13 @@ def test_export_answers_without_keras_what_the_model_says_of_pillows_images(mode
     assert answer["predicted_class"] == [NAMES[i] for i in expected.argmax(axis=1)]
 
 
-def test_versions_count_up_and_leave_nothing_aside(model, tmp_path):
+def test_versions_count_up_and_leave_nothing_aside(model, tmp_path, capsys):
     assert export_savedmodel(model, tmp_path, class_names=NAMES).name == "1"
     assert export_savedmodel(model, tmp_path, class_names=NAMES, version=20).name == "20"
     assert export_savedmodel(model, tmp_path, class_names=NAMES).name == "21"
     beside = ["README.md", "batching_parameters.txt", "models.config"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "20", "21", *beside]
+    assert not capsys.readouterr().out
 
 
 def test_export_that_fails_leaves_no_version(model, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from google.protobuf import text_format
 from keras_sgdr.data.decode.decode_image import decode_image
 from keras_sgdr.evaluation.tta_layer import TTA
 from keras_sgdr.serving.savedmodel import export_savedmodel
+from keras_sgdr.serving.signatures import signatures
 from tests.data.decode.odd_images import FILES, HUGE, REFUSED
 from tests.serving.conftest import NAMES
 
@@ -120,18 +121,31 @@ def test_bad_images_fail_a_request_by_name_or_have_a_row_with_their_reason(serve
 
 def test_views_are_averaged_and_the_plain_image_can_be_asked_for(model, expected, tmp_path):
     images, probabilities = expected
-    path = export_savedmodel(model, tmp_path, class_names=NAMES, views=("flip", "zoom"), threshold=0.9)
-    signatures = tf.saved_model.load(str(path)).signatures
     averaged = keras.Sequential([keras.Input((24, 32, 3)), TTA(model, ("flip", "zoom"))]).predict(images, verbose=0)
+    threshold = float(np.sort(averaged[0])[-2:].mean())  # that of the first image's best class, but of no other
+    path = export_savedmodel(model, tmp_path, class_names=NAMES, views=("flip", "zoom"), threshold=threshold)
+    loaded = tf.saved_model.load(str(path)).signatures
     assert np.abs(averaged - probabilities).max() > 1e-4
     encoded = tf.constant(GOOD)
     for name, wanted in (("serving_default", averaged), ("serve_tta", averaged), ("serve_plain", probabilities)):
-        answer = signatures[name](image_bytes=encoded)
+        answer = loaded[name](image_bytes=encoded)
         np.testing.assert_allclose(answer["probabilities"], wanted, atol=1e-5, err_msg=name)
-        assert set(answer["predicted_class"].numpy()) == {b""}  # none is as sure as 0.9
+        named = [NAMES[row.argmax()].encode() if row.max() >= threshold else b"" for row in wanted]
+        assert list(answer["predicted_class"].numpy()) == named
+        assert named[0] or name == "serve_plain"
     card = json.loads((path / "assets/model_card.json").read_text())
     assert card["views"] == ["flip", "zoom"]
-    assert card["threshold"] == 0.9
+    assert card["threshold"] == threshold
+
+
+def test_the_five_best_of_many_classes_are_named():
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(7, "softmax")])
+    names = [f"class {i}" for i in range(7)]
+    found = signatures(model, names, resize="squish", views=(), threshold=None)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    answer = found["pixels"].function(tf.constant(pixels))
+    best = np.argsort(-model.predict(pixels, verbose=0), axis=1, kind="stable")[:, :5]
+    assert answer["top_classes"].numpy().tolist() == [[names[i].encode() for i in row] for row in best]
 
 
 @pytest.mark.parametrize(
