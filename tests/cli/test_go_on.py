@@ -12,7 +12,7 @@ from keras_sgdr.models.classifier import load_classifier
 from tests.cli.command_line import assert_one_line, run, run_well
 
 # A rate of next to nothing leaves the body as it was.
-QUICK = ["--head-views", 0, "--cycle-len", 1, "--learning-rate", 1e-12, "--tta", "off"]
+QUICK = ["--head-views", 0, "--head-cycles", 1, "--cycle-len", 1, "--learning-rate", 1e-12, "--tta", "off"]
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,12 @@ def test_what_happens_is_told_as_json_an_object_in_a_line(continued):
     names = [event["name"] for event in events if event["event"] == "stage"]
     assert names == list(json.loads((directory / "run.json").read_text())["stages"])
     with (directory / "history.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["stage"].startswith("all")]
+        rows = [row for row in csv.DictReader(file) if row["stage"].startswith(("head, live", "all"))]
     epochs = [event for event in events if event["event"] == "epoch"]
-    assert [(event["stage"], event["epoch"]) for event in epochs] == [("all", 1)] * len(rows)
+    assert [(event["stage"], event["epoch"]) for event in epochs] == [
+        ("head, live", 1),
+        *[("all", 1)] * (len(rows) - 1),
+    ]
     assert [event["val_loss"] for event in epochs] == pytest.approx([float(row["val_loss"]) for row in rows])
     assert events[-1] == {"event": "report", "path": str(directory / "report.html")}
     assert any("3 classes" in event["text"] for event in events if event["event"] == "message")
