@@ -261,7 +261,7 @@ def _compile(
     model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"], jit_compile=_JIT_COMPILE[xla])
     # The first step would make these variables while TensorFlow traces it, which takes twenty times as long; and a step
     # that makes any is traced a second time. With several replicas Keras makes those of the metrics before.
-    optimizer.build(model.trainable_variables)
+    model.optimizer.build(model.trainable_variables)  # which may wrap it, to scale the loss
     if not tf.distribute.has_strategy():
         num_classes = model.output_shape[-1]
         labels = np.zeros((1, num_classes) if mixes_labels else 1, "float32" if mixes_labels else "int32")
