@@ -362,12 +362,21 @@ def test_labelled_test_images_are_scored_at_the_end(digits_folder, tiny, tmp_pat
     assert f"on the 15 test images, by which nothing was chosen: accuracy {accuracy:.4f}" in capsys.readouterr().out
 
 
+def optimizer_state(model):
+    """How many steps an optimizer has made, and how large its momenta are."""
+    optimizer = model.optimizer
+    return int(optimizer.iterations), float(sum(np.abs(momentum).sum() for momentum in optimizer._momentums))
+
+
 def test_rate_that_ruins_the_network_is_undone_and_the_head_stands(digits_folder, tiny, tmp_path, capsys):
     """A network thrown off by its rate, and by a tenth of it, ends as the head alone, and says so.
 
     What an earlier rule of step 7 chose on flowers did so: the run ended with the share of the largest class.
     """
+    begins = []
     with begun(digits_folder, dataclasses.replace(tiny, learning_rate=100.0), tmp_path / "run") as run:
+        notes = keras.callbacks.LambdaCallback(on_train_begin=lambda _: begins.append(optimizer_state(run.model)))
+        run._callbacks = (notes,)
         run_stage(run, "train_head")
         head = run.candidate("the head")
         run_stage(run, "find_rate")
@@ -376,6 +385,8 @@ def test_rate_that_ruins_the_network_is_undone_and_the_head_stands(digits_folder
     assert outcome["best"] == "the head"
     assert [row["stage"] for row in outcome["history"]] == ["all, undone"] * 2
     assert [each["learning_rate"] for each in outcome["undone"]] == [100.0, 10.0]
+    # the second attempt begins with an optimizer that has seen nothing
+    assert begins == [(0, 0.0)] * 2
     assert after.accuracy == head.accuracy
     assert after.loss == pytest.approx(head.loss, abs=1e-3)
     said = capsys.readouterr().out
