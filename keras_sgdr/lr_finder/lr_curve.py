@@ -224,17 +224,20 @@ class LRCurve:
                 f"{self.validation_losses.shape}."
             )
 
-    def _looked_at(self) -> tuple[Floats, Floats]:
+    @property
+    def _window(self) -> slice:
         count = len(self.losses)
-        window = slice(count // 10, max(0, count - SKIPPED_AT_END))
-        rates, losses = self.learning_rates[window], self.smoothed_losses[window]
+        return slice(count // 10, max(0, count - SKIPPED_AT_END))
+
+    def _looked_at(self) -> tuple[Floats, Floats]:
+        rates, losses = self.learning_rates[self._window], self.smoothed_losses[self._window]
         finite = np.isfinite(losses)
         return rates[finite], losses[finite]
 
     def _scatter(self) -> float:
         """The usual difference of two consecutive losses; 0 for a curve that is taken as it is, without smoothing."""
-        window = slice(len(self.losses) // 10, len(self.losses) - SKIPPED_AT_END)
-        losses = self.losses[window][np.isfinite(self.losses[window])]
+        losses = self.losses[self._window]
+        losses = losses[np.isfinite(losses)]
         return float(np.median(np.abs(np.diff(losses)))) if self.smoothing else 0.0
 
     def _check_length(self, losses: Floats, *, fewest: int) -> None:

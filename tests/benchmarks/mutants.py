@@ -1,10 +1,12 @@
-"""Breaks one thing in a copy of the library at a time, and looks whether a test sees it.
+"""Breaks one thing in the library at a time, and looks whether a test sees it.
 
-    python -m tests.benchmarks.mutants [--count 150] [--seed 0] [--only optimizers/group_rates.py]
+    python -m tests.benchmarks.mutants [--count 150 | --all] [--seed 0] [--jobs 2] [--only optimizers/group_rates.py]
 
-Of each module below a like number of places is drawn: a comparison is turned round, a sum made a difference, a number
-moved by one, a condition negated, a call of a method left out. Each runs the tests named with its module, until the
-first that fails. Prints the survivors, for a person to look at: some change nothing that anybody could see.
+Of each module below a like number of places is drawn, or all are taken: a comparison is turned round, a sum made a
+difference, a number moved by one, a condition negated, a call of a method left out. Each runs the tests named with its
+module, until the first that fails, in a process that is forked with TensorFlow imported and imports the changed module
+in place of the file: nothing is written. Prints the survivors, for a person to look at: some change nothing that
+anybody could see. Needs a system that can fork.
 """
 
 from __future__ import annotations
@@ -12,15 +14,21 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import importlib.abc
+import importlib.util
+import os
 import random
-import shutil
-import subprocess
+import signal
 import sys
-import tempfile
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
+LONGEST = 600  # seconds that the tests of one change may take: a loop without end is seen too
 TESTS = {
     "schedules/cosine_cycles.py": [
         "schedules/test_cosine_cycles.py",
@@ -73,37 +81,79 @@ def mutants(tree: ast.Module) -> Iterator[tuple[int, str, ast.Module]]:
         yield getattr(node, "lineno", 0), before, ast.fix_missing_locations(changed)
 
 
+class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports one module from a changed tree."""
+
+    def __init__(self, module: str, tree: ast.Module) -> None:
+        self._name = "keras_sgdr." + module.removesuffix(".py").replace("/", ".")
+        self._path = str(ROOT / "keras_sgdr" / module)
+        self._tree = tree
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: object = None) -> ModuleSpec | None:
+        is_it = fullname == self._name
+        return importlib.util.spec_from_file_location(fullname, self._path, loader=self) if is_it else None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leaves it to Python."""
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        exec(compile(self._tree, self._path, "exec"), module.__dict__)
+
+
+def started(module: str, tree: ast.Module) -> int:
+    """Starts the tests of a module that is changed so, in a process of its own, and returns its number."""
+    sys.stdout.flush()
+    process = os.fork()
+    if process:
+        return process
+    signal.alarm(LONGEST)
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 1)
+    os.dup2(silent, 2)
+    sys.meta_path.insert(0, _Changed(module, tree))
+    names = [str(ROOT / "tests" / name) for name in TESTS[module]]
+    os._exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", f"--rootdir={ROOT}", *names]))
+
+
+def drawn(arguments: argparse.Namespace) -> Iterator[tuple[str, int, str, ast.Module]]:
+    """Yields the changes to try: the module, the line, what was there, and the changed tree."""
+    draw, only = random.Random(arguments.seed), arguments.only
+    for index, module in enumerate(only):
+        every = list(mutants(ast.parse((ROOT / "keras_sgdr" / module).read_text(encoding="utf-8"))))
+        share = arguments.count * (index + 1) // len(only) - arguments.count * index // len(only)
+        for each in every if arguments.all else draw.sample(every, min(share, len(every))):
+            yield module, *each
+
+
 def main() -> None:
     """Draws, breaks, tests."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--count", type=int, default=150)
+    parser.add_argument("--all", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", nargs="+", default=list(TESTS))
     arguments = parser.parse_args()
-    draw, survivors, done = random.Random(arguments.seed), [], 0
-    with tempfile.TemporaryDirectory() as directory:
-        copied = Path(directory) / "copy"
-        shutil.copytree(ROOT, copied, ignore=shutil.ignore_patterns(".git", "__pycache__"))
-        for index, module in enumerate(arguments.only):
-            path = copied / "keras_sgdr" / module
-            source = path.read_text(encoding="utf-8")
-            every = list(mutants(ast.parse(source)))
-            share = arguments.count * (index + 1) // len(arguments.only) - arguments.count * index // len(
-                arguments.only
-            )
-            for line, before, tree in draw.sample(every, min(share, len(every))):
-                path.write_text(ast.unparse(tree), encoding="utf-8")
-                command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-                command += [f"tests/{name}" for name in TESTS[module]]
-                try:
-                    code = subprocess.run(command, cwd=copied, capture_output=True, timeout=600).returncode
-                except subprocess.TimeoutExpired:
-                    code = 1
-                done += 1
-                if code == 0:
-                    survivors.append(f"{module}:{line}: {before}")
-                print(f"{done:>4} {'survived' if code == 0 else 'killed  '} {module}:{line}: {before}", flush=True)
-            path.write_text(source, encoding="utf-8")
+    import keras_cv.layers  # noqa: F401  what takes long to import, and is not looked at, once for all
+    import matplotlib.pyplot  # noqa: F401
+
+    running: dict[int, str] = {}
+    survivors, done = [], 0
+
+    def wait_for_one() -> None:
+        nonlocal done
+        process, status = os.wait()
+        what, done = running.pop(process), done + 1
+        if status == 0:
+            survivors.append(what)
+        print(f"{done:>4} {'survived' if status == 0 else 'killed  '} {what}", flush=True)
+
+    for module, line, before, tree in drawn(arguments):
+        if len(running) == arguments.jobs:
+            wait_for_one()
+        running[started(module, tree)] = f"{module}:{line}: {before}"
+    while running:
+        wait_for_one()
     print(f"{done - len(survivors)} of {done} killed; survivors:", *survivors, sep="\n")
 
 

@@ -62,7 +62,7 @@ def test_suggestions_leaves_out_the_rules_that_need_more_points():
     ("losses", "message"),
     [
         (np.linspace(2, 1, 10), r"too short. Received: 10 points, of which 4 .*larger `num_steps`"),
-        (np.full(60, 2.0), r"it is flat, 2 to 2. Received: 60 points.*`end_lr` above"),
+        (np.full(60, 2.0), r"it is flat, 2 to 2. Received: 60 points.*`end_lr` above 1.0e\+00"),
         (np.linspace(1, 9, 60), r"it diverged at once, from .* Received: 60 points.*`start_lr` well below 1.0e-06"),
         (np.full(60, np.nan), r"too short. Received: 60 points, of which 0 .*`start_lr` if the loss diverged"),
     ],
@@ -73,6 +73,27 @@ def test_curve_that_cannot_be_read_says_why(losses, message):
     with pytest.raises(ValueError, match=message):
         curve.suggest()
     assert curve.suggestions() == {}
+
+
+def test_a_loss_that_only_rises_is_told_from_where_to_where():
+    losses = np.linspace(1, 9, 60)
+    with pytest.raises(ValueError, match=rf"from {losses[6]:.4g} to {losses[54]:.4g}\. Received"):
+        LRCurve(RATES, losses, smoothing=0.0).suggest()
+
+
+def test_eight_points_are_the_fewest_that_are_looked_at():
+    assert LRCurve(RATES[:14], np.linspace(2, 1, 14)).suggest("steep") in RATES[1:9]
+    with pytest.raises(ValueError, match=r"Received: 13 points, of which 7"):
+        LRCurve(RATES[:13], np.linspace(2, 1, 13)).suggest("steep")
+    with pytest.raises(ValueError, match=r"Received: 4 points, of which 0"):
+        LRCurve(RATES[:4], np.linspace(2, 1, 4)).suggest("steep")
+
+
+def test_curves_cannot_be_changed_and_are_told_apart_by_what_they_are():
+    one, other = LRCurve(RATES, np.linspace(2, 1, 60)), LRCurve(RATES, np.linspace(2, 1, 60))
+    assert len({one, other, one}) == 2
+    with pytest.raises(AttributeError, match="losses"):
+        one.losses = other.losses
 
 
 def test_slide_needs_its_window():

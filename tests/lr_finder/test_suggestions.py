@@ -48,6 +48,11 @@ def test_slide_stops_where_the_slopes_are_alike():
 
 def test_slide_of_a_flat_end_is_the_window_at_the_end():
     assert suggestions.slide_index(np.full(40, 1.0)) == 24
+    assert suggestions.slide_index(np.linspace(40, 1, 40)) == 24  # alike, and steep
+
+
+def test_slide_of_unlike_slopes_goes_on_to_the_first_point():
+    assert suggestions.slide_index(np.arange(40) ** 2.0) == 0
 
 
 @pytest.mark.parametrize("start", [[3, 1], [1, 1, 2, 2]])

@@ -117,6 +117,7 @@ def test_batches_beyond_those_that_were_expected_stay_at_the_last_rate():
         {"max_lr": 0.0},
         {"shape": "round"},
         {"warmup_share": 0.0},
+        {"warmup_share": 1.0},
         {"flat_share": 1.0},
         {"div": 0.5},
         {"final_div": float("nan")},
@@ -127,6 +128,17 @@ def test_one_cycle_refuses_what_is_out_of_range(arguments):
     ((name, _),) = arguments.items()
     with pytest.raises(ValueError, match=f"Received: {name}="):
         OneCycleScheduler(**{"max_lr": 0.1} | arguments)
+
+
+def test_one_cycle_moves_no_momentum_along_a_flat_cosine():
+    with pytest.raises(ValueError, match=r"`momentum` must be None unless `shape` is 'one_cycle'"):
+        OneCycleScheduler(0.1, shape="flat_cosine", momentum=(0.95, 0.85))
+
+
+def test_divisors_are_fastais_and_may_be_one():
+    usual, level = OneCycleScheduler(0.1), OneCycleScheduler(0.1, div=1, final_div=1)
+    assert (usual.first_rate, usual.last_rate) == pytest.approx((0.004, 1e-6), rel=1e-9)
+    assert (level.first_rate, level.last_rate) == (0.1, 0.1)
 
 
 @pytest.mark.parametrize("name", ["max_lr", "warmup_share", "flat_share", "div", "final_div"])
