@@ -31,6 +31,7 @@ class _EnoughError(Exception):
 
 def ours(folder: str, image_size: int) -> tuple[float, float]:
     """Returns the processor seconds of steps 1 to 4, as a run counts them, and the head's accuracy."""
+
     def end_after_step_4(event: dict[str, object]) -> None:
         if event["event"] == "stage" and event["name"] == STEPS[-1]:
             raise _EnoughError

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.mutants [--count 150 | --all] [--seed 0] [--jobs 2] [--only optimizers/group_rates.py]
 
 Of each module below a like number of places is drawn, or all are taken: a comparison is turned round, a sum made a
-difference, a number moved by one, a condition negated, a call of a method left out. Each runs the tests named with its
+difference, a number moved by one, a condition negated, a call of a method left out; decorators stay as they are. Each runs the tests named with its
 module, until the first that fails, in a process that is forked with TensorFlow imported and imports the changed module
 in place of the file: nothing is written. Prints the survivors, for a person to look at: some change nothing that
 anybody could see. Needs a system that can fork.
@@ -60,7 +60,11 @@ TURNED |= {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.M
 
 def mutants(tree: ast.Module) -> Iterator[tuple[int, str, ast.Module]]:
     """Yields the line, what was done there, and the changed tree."""
+    decorators = [each for node in ast.walk(tree) for each in getattr(node, "decorator_list", [])]
+    left_out = {id(node) for decorator in decorators for node in ast.walk(decorator)}
     for number, node in enumerate(ast.walk(tree)):
+        if id(node) in left_out:
+            continue
         changed = copy.deepcopy(tree)
         twin = list(ast.walk(changed))[number]
         before = ast.unparse(node) if isinstance(node, ast.expr) else ""

@@ -84,6 +84,10 @@ def test_helpers_refuse_values_out_of_range():
         discounted_rates(1e-3, num_groups=True)
     with pytest.raises(ValueError, match="Received: factor=0"):
         discounted_rates(1e-3, num_groups=2, factor=0)
+    with pytest.raises(ValueError, match="Received: top=0"):
+        discounted_rates(0, num_groups=2, factor=3)
+    with pytest.raises(ValueError, match="Received: num_groups=0"):
+        rates_per_group(1e-3, num_groups=0)
 
 
 def test_one_value_per_group_is_checked_under_the_arguments_name():

@@ -36,6 +36,14 @@ def test_no_model_is_made_surer_than_it_is():
     right = Candidate.of("right", [[0.6, 0.4]] * 3, [0, 0, 0])
     assert right.temperature == 1
     np.testing.assert_allclose(right.losses, -np.log(0.6))
+    # right on eight of ten and sure by .7: a little surer would be best, and would be too sure at twice the logits
+    assert Candidate.of("nearly", [[0.7, 0.3]] * 10, [0] * 8 + [1] * 2).temperature == 1
+
+
+def test_a_model_that_has_diverged_has_the_highest_loss():
+    lost = Candidate.of("lost", np.full((3, 2), np.nan), [0, 0, 1])
+    np.testing.assert_allclose(lost.losses, np.log(1e7))
+    assert lost.temperature == 1
 
 
 def test_late_model_that_is_too_sure_and_more_often_right_is_best():

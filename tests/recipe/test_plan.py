@@ -11,7 +11,7 @@ from keras_sgdr.data.dataset import free_space
 from keras_sgdr.recipe import run as recipe_run
 from keras_sgdr.recipe import stages
 from keras_sgdr.recipe.costs import Costs
-from keras_sgdr.recipe.plan import Cycles, PlannedStage, plan, planned_cycles, replanned, table, within
+from keras_sgdr.recipe.plan import Cycles, PlannedStage, disk, plan, planned_cycles, replanned, table, within
 from keras_sgdr.recipe.train import train_image_classifier
 
 COSTS = Costs(
@@ -52,6 +52,10 @@ def test_cycles_end_within_so_many_epochs(cycles, max_epochs, expected):
 def test_the_most_epochs_of_a_recipe_are_the_plans():
     assert planned_cycles(Recipe(max_epochs=5), 320).epochs == 5
     assert planned_cycles(Recipe(max_epochs=500), 320).epochs == planned_cycles(Recipe(), 320).epochs == 20
+
+
+def test_the_first_cycle_is_of_196_batches_within_7_and_70_epochs():
+    assert [planned_cycles(Recipe(), images).cycle_len for images in (24, 90, 200, 800, 10**6)] == [70, 65, 28, 8, 7]
 
 
 def test_sizes_share_the_epochs_and_small_ones_take_less_time():
@@ -95,6 +99,66 @@ def test_stages_take_what_their_batches_take(sizes, expected):
         assert seconds_of(planned, "train_all") == pytest.approx(30 * (4.0 + 0.2 + 0.3) + 2 * 0.2)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "cycles", "changed"),
+    [
+        (Recipe(), Cycles(20, 1, 2), {}),
+        (
+            Recipe(image_size=128, sizes=(32, 64, 128), head_cycles=3),
+            Cycles(8, 2, 2, num_sizes=3),
+            {
+                "train_head_augmented": "the same with 2 augmented views of each image; 3 epochs live",
+                "train_smaller": "8 epochs of everything at 32 pixels; 8 epochs of everything at 64 pixels",
+                "train_all": "24 epochs of everything, in 2 cycles at most",
+            },
+        ),
+        (
+            Recipe(learning_rate=3e-4, tta="off"),
+            Cycles(20, 1, 2),
+            {"find_rate": "the given rate, 3.0e-04", "evaluate": "64 images, plain"},
+        ),
+    ],
+    ids=["defaults", "sizes", "given"],
+)
+def test_the_plan_says_what_each_stage_does(recipe, cycles, changed):
+    expected = {
+        "start": "TensorFlow and the network; at the end the report",
+        "check": "check 384 images",
+        "find_head_rate": "activations of 384 images; the finder",
+        "train_head": "the head at its optimum",
+        "train_head_augmented": "the same with 2 augmented views of each image",
+        "find_rate": "the finder",
+        "train_smaller": "",
+        "train_all": "20 epochs of everything, in 1 cycle",
+        "evaluate": "64 images, plain and with 4 views",
+        "export": "model.keras and a SavedModel",
+    }
+    planned = plan(recipe, IMAGES, COSTS, cycles)
+    assert {stage.name: stage.what for stage in planned} == expected | changed
+    # a stage that does nothing has no line
+    named = [line.split()[0] for line in table(planned).splitlines()[1:-1]]
+    assert named == [name for name, what in (expected | changed).items() if what]
+
+
+def test_what_is_given_or_left_out_takes_no_time():
+    costs = dataclasses.replace(COSTS, prepare_predict=0.0)
+    epochs = Cycles(20, 1, 2)
+    given = plan(Recipe(learning_rate=3e-4, tta="off", head_views=0), {**IMAGES, "test": 32}, COSTS, epochs)
+    assert seconds_of(given, "find_rate", "train_head_augmented") == 0
+    given = plan(Recipe(learning_rate=3e-4, tta="off"), {**IMAGES, "test": 32}, costs, epochs)
+    found = plan(Recipe(accumulate=2), IMAGES, costs, epochs)
+    # What trains first is made ready: the finder, with two batches for each step, or step 8
+    assert seconds_of(found, "find_rate") == pytest.approx(8 + 50 * 2 * 0.4)
+    assert seconds_of(given, "train_all") - seconds_of(found, "train_all") == pytest.approx(8)
+    assert seconds_of(given, "evaluate") == pytest.approx(0.2 + 0.1)
+
+
+def test_the_disk_holds_two_checkpoints_and_two_models_and_the_activations():
+    # 4 bytes for each of a million parameters, with two slots in a checkpoint; 2 views of 320 images, and 384 plain
+    text = disk(Recipe(), {"train": 32_000, "valid": 6_400}, COSTS)
+    assert text == "on the disk: 32 MB at most in the run directory, and 524 MB of activations in the cache"
+
+
 def test_times_are_rounded_to_the_second():
     planned = [PlannedStage("check", "look", seconds) for seconds in (0.4, 0.6, 59.4, 59.6)]
     times = [line.split()[1] for line in table(planned).splitlines()[1:-1]]
@@ -116,10 +180,14 @@ def test_a_short_time_shortens_the_cycle_and_at_last_leaves_views_out():
     assert (recipe.head_views, cycles.epochs) == (0, 1)
     with pytest.raises(ValueError, match=r"`max_minutes` must leave time for one epoch of everything, about") as told:
         within(Recipe(max_minutes=0.1), IMAGES, COSTS, 6)
+    with pytest.raises(ValueError, match="must leave time"):
+        within(Recipe(), IMAGES, COSTS, least)  # with nothing to spare
     minutes = float(re.search(r"about (\S+) minutes", str(told.value))[1])
     # with something to spare, and no more than a third of it
     assert least < 60 * minutes < 4 / 3 * least
     assert within(Recipe(), IMAGES, COSTS, 60 * (minutes + 0.05))[1].epochs == 1
+    with pytest.raises(ValueError, match=rf"about {minutes + 1:.1f} minutes"):  # after one of two has passed
+        within(Recipe(max_minutes=2), IMAGES, COSTS, 60)
 
 
 def test_step_8_is_planned_anew_by_the_time_that_is_left():
@@ -186,3 +254,8 @@ def test_planned_and_taken_stand_side_by_side():
     text = table([PlannedStage("check", "look", 61.0), PlannedStage("train_all", "learn", 3.4)], {"check": 70.2})
     assert "check                    1:01     1:10  look" in text
     assert "train_all                0:03           learn" in text
+    assert text.splitlines()[0] == "stage                 planned     took  what"
+    assert text.splitlines()[-1].split() == ["in", "all", "1:04", "1:10"]
+    assert (
+        table([PlannedStage("check", "look", 61.0)]).splitlines()[0] == "stage                 planned           what"
+    )

@@ -50,6 +50,10 @@ def test_total_epochs_is_the_geometric_sum(arguments, epochs):
     assert total_epochs(*arguments) == epochs
 
 
+def test_cycles_are_of_one_epoch_each_by_default():
+    assert total_epochs(4) == 4
+
+
 def test_float_multiplier_gives_whole_epochs():
     cycles = CosineCycles(1.0, cycle_mult=1.5, n_cycles=5).cycles(100)
     assert [cycle.num_epochs for cycle in cycles] == [1, 2, 2, 3, 5]
