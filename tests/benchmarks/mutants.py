@@ -3,10 +3,10 @@
     python -m tests.benchmarks.mutants [--count 150 | --all] [--seed 0] [--jobs 2] [--only optimizers/group_rates.py]
 
 Of each module below a like number of places is drawn, or all are taken: a comparison is turned round, a sum made a
-difference, a number moved by one, a condition negated, a call of a method left out; decorators stay as they are. Each runs the tests named with its
-module, until the first that fails, in a process that is forked with TensorFlow imported and imports the changed module
-in place of the file: nothing is written. Prints the survivors, for a person to look at: some change nothing that
-anybody could see. Needs a system that can fork.
+difference, a number moved by one, a condition negated, a call of a method left out; decorators stay as they are. Each
+runs the tests named with its module, until the first that fails, in a process that is forked with TensorFlow imported
+and imports the changed module in place of the file: nothing is written. Prints the survivors, for a person to look at:
+some change nothing that anybody could see. Needs a system that can fork.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LONGEST = 600  # seconds that the tests of one change may take: a loop without end is seen too
+LONGEST = 120  # seconds that the tests of one change may take: a loop without end is seen too
 TESTS = {
     "schedules/cosine_cycles.py": [
         "schedules/test_cosine_cycles.py",
