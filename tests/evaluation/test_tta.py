@@ -211,7 +211,7 @@ def test_default_views_are_crops_of_the_corners(num_views):
     ],
 )
 def test_weights_are_the_peers(num_views, plain_weight, expected):
-    assert np.allclose(view_weights(num_views, plain_weight), expected)
+    assert view_weights(num_views, plain_weight).tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("merge", "expected"), [("mean", 0.5), ("gmean", 0.0), ("max", 1.0), ("min", 0.0)])

@@ -109,6 +109,16 @@ def test_fastai07_warmup_over_five_batches_moves_only_the_first():
     assert warmed == [0.001, *plain[1:]]
 
 
+def test_fastai07_warmup_is_a_twentieth_of_the_cycle():
+    cycles = CosineCycles(0.1, warmup="fastai07")
+    assert [cycles.warmup_steps_of(0, steps) for steps in (1, 20, 21, 420)] == [1, 1, 2, 21]
+
+
+def test_warmup_rises_from_the_lowest_rate():
+    cycles = CosineCycles(0.5, min_lr=0.1, cycle_len=2, warmup="start", warmup_steps=3)
+    assert rates(cycles, steps_per_epoch=5, steps=4) == pytest.approx([0.2, 0.3, 0.4, 0.5])
+
+
 def test_warmup_rises_in_a_line_and_reaches_the_peak():
     first = rates(CosineCycles(0.5, cycle_len=2, warmup="start", warmup_steps=4), steps_per_epoch=5, steps=10)
     assert first[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
@@ -188,6 +198,18 @@ def test_nearest_plans_end_below_above_and_at_the_epochs(epochs, plans):
     assert [(plan.n_cycles, plan.cycle_len, plan.cycle_mult) for plan in found] == plans
     assert found[0].epochs < epochs < found[1].epochs
     assert found[2].epochs == epochs
+
+
+@pytest.mark.parametrize(
+    ("epochs", "cycle_len", "cycle_mult", "plan"),
+    [
+        (21, 6, 2, (2, 7, 2)),  # 7 + 14, nearer to 6 than 3 + 6 + 12
+        (7, 1, 3, (3, 1, 2)),  # no two cycles of 1:3 take 7 epochs; 1 + 2 + 4 do
+    ],
+)
+def test_the_plan_of_just_these_epochs_is_as_near_as_can_be(epochs, cycle_len, cycle_mult, plan):
+    found = nearest_plans(epochs, cycle_len=cycle_len, cycle_mult=cycle_mult)[-1]
+    assert (found.n_cycles, found.cycle_len, found.cycle_mult) == plan
 
 
 def test_nearest_plan_names_its_epochs():
