@@ -228,7 +228,8 @@ def replanned(
     # If they took longer than planned, others will too.
     slowness = max(1.0, sum(took[stage.name] for stage in done) / sum(stage.seconds for stage in done))
     longest = planned_cycles(recipe, num_images["train"])
-    # TensorFlow was imported before the run's clock began, and the report is written after the last stage.
+    # TensorFlow was imported before the run's clock began, and the report is written after the last stage. The network,
+    # which is made at the start too, is counted twice: something to spare.
     left = (1 - _SPARE) * seconds - sum(stage.seconds for stage in planned if stage.name == _START)
     for epochs in range(longest.epochs, 0, -1):
         cycles = longest.at_most(epochs)

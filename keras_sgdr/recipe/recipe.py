@@ -79,8 +79,9 @@ class Recipe:
         group_by: A regular expression that finds in an image's path what must not be in training and validation both,
             such as `patient[0-9]+`, as in `index_folder`.
         max_epochs: Epochs of step 8 at most: fewer cycles, or a shorter one. Then step 8 is not tried a second time.
-        max_minutes: Minutes that a run may take: its first stage times a few batches, and its cycles are planned to end
-            in time; once more before step 8, by the time that is left. Then step 8 is not tried a second time.
+        max_minutes: Minutes that a run may take, the import of TensorFlow and the report included: a few batches are
+            timed, and its cycles are planned to end in time; once more before step 8, by the time that is left. Then
+            step 8 is not tried a second time.
         tta: Over which views of an image the classifier averages, in the evaluation and ever after: `"off"`, kinds of
             `TTA` with commas between them, such as `"flip,zooms"`, or `"auto"`: those of `AUTO_VIEWS`, if they lower
             the log-loss on the validation images by more than a standard error.

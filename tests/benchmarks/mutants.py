@@ -5,8 +5,9 @@
 Of each module below a like number of places is drawn, or all are taken: a comparison is turned round, a sum made a
 difference, a number moved by one, a condition negated, a call of a method left out; decorators stay as they are. Each
 runs the tests named with its module, until the first that fails, in a process that is forked with TensorFlow imported
-and imports the changed module in place of the file: nothing is written. Prints the survivors, for a person to look at:
-some change nothing that anybody could see. Needs a system that can fork.
+and imports the changed module in place of the library's. First the tests must pass with nothing changed; those that
+take several times as long as that have met a loop without end, and are stopped. Prints the survivors, for a person to
+look at: some change nothing that anybody could see. Needs a system that can fork.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import importlib.abc
 import importlib.util
 import os
 import random
+import shutil
 import signal
 import sys
-import types
+import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -28,7 +31,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LONGEST = 120  # seconds that the tests of one change may take: a loop without end is seen too
 TESTS = {
     "schedules/cosine_cycles.py": [
         "schedules/test_cosine_cycles.py",
@@ -85,48 +87,52 @@ def mutants(tree: ast.Module) -> Iterator[tuple[int, str, ast.Module]]:
         yield getattr(node, "lineno", 0), before, ast.fix_missing_locations(changed)
 
 
-class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports one module from a changed tree."""
+class _Changed(importlib.abc.MetaPathFinder):
+    """Imports one module of the library from another file."""
 
-    def __init__(self, module: str, tree: ast.Module) -> None:
-        self._name = "keras_sgdr." + module.removesuffix(".py").replace("/", ".")
-        self._path = str(ROOT / "keras_sgdr" / module)
-        self._tree = tree
+    def __init__(self, module: str, path: Path) -> None:
+        self._name, self._path = "keras_sgdr." + module.removesuffix(".py").replace("/", "."), path
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: object = None) -> ModuleSpec | None:
-        is_it = fullname == self._name
-        return importlib.util.spec_from_file_location(fullname, self._path, loader=self) if is_it else None
-
-    def create_module(self, spec: ModuleSpec) -> None:
-        """Leaves it to Python."""
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        exec(compile(self._tree, self._path, "exec"), module.__dict__)
+        return importlib.util.spec_from_file_location(fullname, self._path) if fullname == self._name else None
 
 
-def started(module: str, tree: ast.Module) -> int:
-    """Starts the tests of a module that is changed so, in a process of its own, and returns its number."""
+def started(module: str, tree: ast.Module, directory: Path, *, seconds: int) -> int:
+    """Starts the tests of a module that is changed so, in a process of its own, and returns its number.
+
+    All that they write lies in `directory`; after so many seconds a signal ends them.
+    """
+    names = [str(ROOT / "tests" / name) for name in TESTS[module]]
+    directory.mkdir()
+    changed = directory / Path(module).name
+    changed.write_text(ast.unparse(tree), encoding="utf-8")
     sys.stdout.flush()
     process = os.fork()
     if process:
         return process
-    signal.alarm(LONGEST)
+    signal.alarm(seconds)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(directory)
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     os.dup2(silent, 2)
-    sys.meta_path.insert(0, _Changed(module, tree))
-    names = [str(ROOT / "tests" / name) for name in TESTS[module]]
+    sys.meta_path.insert(0, _Changed(module, changed))
     os._exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", f"--rootdir={ROOT}", *names]))
 
 
-def drawn(arguments: argparse.Namespace) -> Iterator[tuple[str, int, str, ast.Module]]:
-    """Yields the changes to try: the module, the line, what was there, and the changed tree."""
-    draw, only = random.Random(arguments.seed), arguments.only
-    for index, module in enumerate(only):
-        every = list(mutants(ast.parse((ROOT / "keras_sgdr" / module).read_text(encoding="utf-8"))))
-        share = arguments.count * (index + 1) // len(only) - arguments.count * index // len(only)
-        for each in every if arguments.all else draw.sample(every, min(share, len(every))):
-            yield module, *each
+def seconds_unchanged(module: str, directory: Path) -> float:
+    """Returns how long the tests of a module take with nothing changed, when they must pass."""
+    begun = time.monotonic()
+    tree = ast.parse((ROOT / "keras_sgdr" / module).read_text(encoding="utf-8"))
+    _, status = os.waitpid(started(module, tree, directory, seconds=3600), 0)
+    if status:
+        sys.exit(f"The tests of {module} fail with nothing changed.")
+    return time.monotonic() - begun
+
+
+def drawn(module: str, share: int | None, draw: random.Random) -> list[tuple[int, str, ast.Module]]:
+    """Returns the changes of a module to try, all of them or a share: the line, what was there, the changed tree."""
+    every = list(mutants(ast.parse((ROOT / "keras_sgdr" / module).read_text(encoding="utf-8"))))
+    return every if share is None else draw.sample(every, min(share, len(every)))
 
 
 def main() -> None:
@@ -136,28 +142,44 @@ def main() -> None:
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--only", nargs="+", default=list(TESTS))
+    parser.add_argument("--only", nargs="+", choices=list(TESTS), default=list(TESTS))
     arguments = parser.parse_args()
-    import keras_cv.layers  # noqa: F401  what takes long to import, and is not looked at, once for all
+    # As the tests have them, which set them too late for what is imported here once for all
+    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "1", "MPLBACKEND": "Agg"}
+    import keras_cv.layers  # noqa: F401
     import matplotlib.pyplot  # noqa: F401
 
-    running: dict[int, str] = {}
+    draw, scratch = random.Random(arguments.seed), Path(tempfile.mkdtemp(prefix="mutants-"))
+    running: dict[int, tuple[str, Path]] = {}
     survivors, done = [], 0
 
     def wait_for_one() -> None:
         nonlocal done
         process, status = os.wait()
-        what, done = running.pop(process), done + 1
+        (what, directory), done = running.pop(process), done + 1
+        shutil.rmtree(directory, ignore_errors=True)
         if status == 0:
             survivors.append(what)
-        print(f"{done:>4} {'survived' if status == 0 else 'killed  '} {what}", flush=True)
+        end = "survived" if status == 0 else "too long" if os.WIFSIGNALED(status) else "killed"
+        print(f"{done:>4} {end:<8} {what}", flush=True)
 
-    for module, line, before, tree in drawn(arguments):
-        if len(running) == arguments.jobs:
+    count, only = arguments.count, arguments.only
+    try:
+        for index, module in enumerate(only):
+            while running:
+                wait_for_one()
+            seconds = seconds_unchanged(module, scratch / f"unchanged-{index}")
+            share = None if arguments.all else count * (index + 1) // len(only) - count * index // len(only)
+            for number, (line, before, tree) in enumerate(drawn(module, share, draw)):
+                if len(running) == arguments.jobs:
+                    wait_for_one()
+                directory = scratch / f"{index}-{number}"
+                process = started(module, tree, directory, seconds=30 + 4 * int(seconds))
+                running[process] = f"{module}:{line}: {before}", directory
+        while running:
             wait_for_one()
-        running[started(module, tree)] = f"{module}:{line}: {before}"
-    while running:
-        wait_for_one()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     print(f"{done - len(survivors)} of {done} killed; survivors:", *survivors, sep="\n")
 
 

@@ -46,7 +46,7 @@ def test_slide_stops_where_the_slopes_are_alike():
     assert abs(slopes[index - 1] - slopes[index + 14]) <= 0.005
 
 
-def test_slide_of_a_flat_end_is_the_window_at_the_end():
+def test_slide_of_equal_slopes_is_the_window_at_the_end():
     assert suggestions.slide_index(np.full(40, 1.0)) == 24
     assert suggestions.slide_index(np.linspace(40, 1, 40)) == 24  # alike, and steep
 
