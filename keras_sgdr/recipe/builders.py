@@ -196,6 +196,12 @@ def fit_head(train: Sequence[Any], valid: Any, head: keras.Model, workers: Worke
     return found
 
 
+def predict_head(features: Any, head: keras.Model, workers: Workers) -> tuple[Any, Any]:
+    """Returns what a head says of precomputed activations, and their labels, in one order."""
+    activations, labels, *_ = _arrays(features, workers)
+    return head.predict_on_batch(activations), labels
+
+
 def _arrays(features: Any, workers: Workers) -> tuple[Any, ...]:
     """Activations, labels and perhaps weights in memory, of about `HEAD_IMAGES` images at most, as they come: shuffled.
 

@@ -8,8 +8,8 @@ import keras
 
 from keras_sgdr.lr_finder.lr_find import lr_find
 from keras_sgdr.models.layer_groups import freeze_to
-from keras_sgdr.recipe.builders import compile_head, fit_head
-from keras_sgdr.recipe.candidates import best_of
+from keras_sgdr.recipe.builders import compile_head, fit_head, predict_head
+from keras_sgdr.recipe.candidates import Candidate, best_of
 from keras_sgdr.recipe.run import Run
 from keras_sgdr.recipe.run_directory import FIND_HEAD_RATE, TRAIN_HEAD_AUGMENTED
 from keras_sgdr.schedules.sgdr_scheduler import SGDRScheduler
@@ -45,9 +45,9 @@ def train_head(run: Run) -> dict[str, Any]:
     run.say("step 3: train the head to its optimum on precomputed activations")
     if run.recipe.start_from is None:
         return _at_optimum(run, "head", [train], valid, head)
-    before, weights = run.candidate(f"the head of {run.recipe.start_from}"), run.model.layers[-1].get_weights()
+    before, weights = _candidate(run, f"the head of {run.recipe.start_from}"), run.model.layers[-1].get_weights()
     values = _at_optimum(run, "head", [train], valid, head)
-    if best_of([before, run.candidate("the new head")]) == 0:
+    if best_of([before, _candidate(run, "the new head")]) == 0:
         run.say(f"best on the validation images: {before}")
         run.model.layers[-1].set_weights(weights)
     return values
@@ -58,7 +58,7 @@ def train_head_augmented(run: Run) -> dict[str, Any]:
     recipe = run.recipe
     if not run.head_views and not recipe.head_cycles:
         return {"history": []}
-    before, weights = run.candidate("the head of step 3"), run.model.layers[-1].get_weights()
+    before, weights = _candidate(run, "the head of step 3"), run.model.layers[-1].get_weights()
     values: dict[str, Any] = {"history": []}
     if run.head_views:
         train, valid, head = run.precompute()
@@ -72,12 +72,19 @@ def train_head_augmented(run: Run) -> dict[str, Any]:
         schedule = SGDRScheduler(rate, cycle_len=1, n_cycles=recipe.head_cycles)
         rows = run.fit(TRAIN_HEAD_AUGMENTED, "head, live", recipe.head_cycles, schedule)
         values["history"] += rows
-    candidates = [before, run.candidate("the head of step 4")]
+    candidates = [before, _candidate(run, "the head of step 4")]
     best = best_of(candidates)
     if best == 0:
         run.model.layers[-1].set_weights(weights)
     run.say(f"best on the validation images: {candidates[best]}")
     return {**values, "best": candidates[best].name}
+
+
+def _candidate(run: Run, name: str) -> Candidate:
+    """Returns what the network, as it is, says of the validation images: its head, of their activations."""
+    _, valid, head = run.precompute()
+    # The chief's, as in `Run.candidate`
+    return run.workers.from_chief(Candidate.of(name, *predict_head(valid, head, run.workers)))
 
 
 def _at_optimum(run: Run, stage: str, train: list[Any], valid: Any, head: keras.Model) -> dict[str, Any]:
@@ -93,6 +100,7 @@ def _at_optimum(run: Run, stage: str, train: list[Any], valid: Any, head: keras.
 
 def precompute_all(run: Run) -> None:
     """Makes the activations that step 4 reads, those of the views included."""
-    if run.head_views:
+    if run.head_views or run.recipe.head_cycles:
         run.precompute()
+    if run.head_views:
         run.precompute_views()

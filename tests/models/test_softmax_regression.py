@@ -41,6 +41,22 @@ def test_weight_decay_is_the_one_with_the_lowest_validation_loss(digits):
     assert found.loss == pytest.approx(each[0.3].loss, rel=0.02)
 
 
+def test_weaker_decays_are_left_out_after_two_without_a_lower_loss(digits):
+    (x, y), valid = digits
+    few = x[:60], y[:60]
+    each = {
+        decay: fit_softmax_regression(few, valid, num_classes=10, weight_decays=[decay]).loss
+        for decay in (3, 0.3, 30, 10, 0.1, 1e-3)  # better, worse twice; what comes then is not looked at
+    }
+    tried = []
+    found = fit_softmax_regression(
+        few, valid, num_classes=10, weight_decays=(tried.append(decay) or decay for decay in each)
+    )
+    assert each[0.3] < each[3] < min(each[30], each[10])
+    assert tried == [3, 0.3, 30, 10]
+    assert found.weight_decay == 0.3
+
+
 def test_an_image_with_a_weight_counts_as_often(digits):
     (x, y), valid = digits
     weights = np.where(y == 3, 3, 1).astype("float32")

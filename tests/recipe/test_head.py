@@ -8,7 +8,6 @@ import pytest
 import tensorflow as tf
 
 from keras_sgdr.distribution.workers import Workers
-from keras_sgdr.recipe.candidates import Candidate
 from keras_sgdr.recipe.head import train_head
 
 
@@ -31,7 +30,6 @@ def test_the_head_of_the_run_before_is_kept_where_it_is_better(knows):
         model=head,
         workers=Workers(None),
         precompute=lambda: (*data, head),
-        candidate=lambda name: Candidate.of(name, head.predict(activations[6:], verbose=0), labels[6:]),
         say=said.append,
     )
     values = train_head(run)
