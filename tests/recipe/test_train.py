@@ -18,6 +18,7 @@ from keras_sgdr.data.dataset.load_dataset import load_dataset
 from keras_sgdr.distribution.workers import Workers
 from keras_sgdr.lr_finder.lr_curve import LRCurve
 from keras_sgdr.models.layer_groups import layer_groups
+from keras_sgdr.precompute.feature_cache import CHECKS
 from keras_sgdr.recipe import builders, head, stages, train, whole_network
 from keras_sgdr.recipe.candidates import Candidate
 from keras_sgdr.recipe.images import index_for
@@ -285,6 +286,16 @@ def test_views_are_kept_if_they_lower_the_loss(digits_folder, tiny, tmp_path, ca
     said = capsys.readouterr().out
     assert ("it answers from a probability of" in said) == bool(reached)
     assert ("averages over" in said) == bool(views)
+
+
+def test_what_a_check_has_found_is_kept_for_the_next_one(digits_folder, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_SGDR_CACHE", str(tmp_path / "cache"))
+    with begun(digits_folder, tiny, tmp_path / "run") as run:
+        run_stage(run, "check")
+    assert list((tmp_path / "cache" / CHECKS).iterdir())
+    monkeypatch.setenv("KERAS_SGDR_CACHE", "off")
+    with begun(digits_folder, tiny, tmp_path / "other") as run:
+        assert run_stage(run, "check")["images"] == 180
 
 
 def test_head_is_trained_on_the_activations_of_augmented_views(digits_folder, tiny, tmp_path, monkeypatch):

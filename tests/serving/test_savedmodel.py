@@ -105,6 +105,7 @@ def test_export_that_fails_leaves_no_version(model, tmp_path, monkeypatch):
         ({"class_names": NAMES, "version": 1}, "version=1"),
         ({"class_names": NAMES, "resize": "stretch"}, "resize='stretch'"),
         ({"class_names": NAMES, "precision": "int8"}, "precision='int8'"),
+        ({"class_names": NAMES, "threshold": 1.5}, "threshold=1.5"),
     ],
 )
 def test_bad_arguments_are_named(model, exported, arguments, received):

@@ -71,6 +71,7 @@ def test_all_formats_and_orientations_have_the_models_probabilities_in_every_sig
         np.testing.assert_allclose(answer["probabilities"], probabilities, atol=1e-5, err_msg=name)
         best = [NAMES[i].encode() for i in probabilities.argmax(1)]
         assert list(answer["predicted_class"]) == best
+        assert [list(row) for row in answer["class_names"]] == [[name.encode() for name in NAMES]] * len(GOOD)
         order = np.argsort(-probabilities, axis=1, kind="stable")
         assert [list(row) for row in answer["top_classes"]] == [[NAMES[i].encode() for i in row] for row in order]
         np.testing.assert_allclose(answer["top_probabilities"], -np.sort(-probabilities, axis=1), atol=1e-5)
