@@ -162,6 +162,8 @@ def test_what_is_said_names_the_choices(trained_run, journal):
         assert f"{journal[name]['learning_rate']:.1e}, {journal[name]['why']}" in said
     assert journal["train_all"]["verdict"] in said
     assert "chosen on them" in said
+    for step in ("step 2: find the head's", f"all of them: {trained_run / 'findings.csv'}", "evaluate, with 2 views"):
+        assert step in said
 
 
 def test_steps_of_groups_stand_in_the_ratios_of_group_factor(tiny, digits_folder, monkeypatch):
@@ -366,8 +368,10 @@ def test_labelled_test_images_are_scored_at_the_end(digits_folder, tiny, tmp_pat
     with begun(tmp_path / "pets", tiny, tmp_path / "run") as run:
         run_stage(run, "train_head")
         values = run_stage(run, "evaluate")
+        plain = run.model.predict(builders.make_dataset(run.recipe, run.index.test), verbose=0)
     probabilities = np.load(tmp_path / "run" / "predictions.npz")["test"]
     assert probabilities.shape == (15, 3)
+    np.testing.assert_allclose(probabilities, plain, atol=1e-6)
     accuracy = np.mean(np.argmax(probabilities, axis=1) == np.repeat(range(3), 5))
     assert values["test_accuracy"] == pytest.approx(accuracy)
     assert f"on the 15 test images, by which nothing was chosen: accuracy {accuracy:.4f}" in capsys.readouterr().out
