@@ -201,6 +201,16 @@ def test_finished_run_is_resumed_to_the_same_result(trained_run, digits_folder, 
         assert np.array_equal(mine.numpy(), theirs.numpy()), mine.path
 
 
+@pytest.mark.parametrize(
+    ("num_groups", "phases"), [(3, [(1, 2), (0, 6), (0, 14), (0, 30)]), (5, [(3, 2), (2, 6), (1, 14), (0, 30)])]
+)
+def test_gradual_unfreezing_begins_with_the_last_two_groups(num_groups, phases):
+    """From which group on, up to which epoch: cycles of 2, 4, 8 and 16 epochs."""
+    recipe, cycles = Recipe(num_groups=num_groups, n_cycles=4, gradual_unfreezing=True), Cycles(2, 4, 2)
+    assert whole_network._phases(recipe, cycles) == phases
+    assert whole_network._phases(dataclasses.replace(recipe, gradual_unfreezing=False), cycles) == [(0, 30)]
+
+
 @pytest.mark.slow
 def test_gradual_unfreezing_trains_a_group_more_in_each_cycle(digits_folder, tiny, tmp_path, monkeypatch):
     # at a rate that does no harm, for that would end it
