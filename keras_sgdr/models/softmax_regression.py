@@ -16,7 +16,7 @@ Floats = NDArray[np.float32]
 # From strong to weak, so that each fit starts near its optimum; for activations of unit variance.
 WEIGHT_DECAYS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4)
 # So many in a row without a lower validation loss are enough: on five folders it fell to one lowest point and then
-# rose, and the weakest, which overfit, take most of the time.
+# rose, and the weakest, which overfit, can take half of the time.
 _FRUITLESS = 2
 _PAIRS_KEPT = 10
 _MAX_ITERATIONS = 200

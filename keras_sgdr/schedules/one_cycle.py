@@ -92,7 +92,7 @@ class OneCycleScheduler(BatchScheduler):
         self.warmup_share, self.flat_share = warmup_share, flat_share
         self.first_rate, self.last_rate = max_lr / div, max_lr / final_div
 
-    def position(self, epoch: int, batch: int, *, held: int) -> float:
+    def position(self, epoch: int, batch: int, *, held: int = 0) -> float:
         """Returns the place of a batch in the training, in [0, 1)."""
         steps = int(self.steps_per_epoch or 1)
         step = max(0, epoch * steps + min(batch, steps - 1) - held)

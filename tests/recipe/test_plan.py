@@ -121,7 +121,7 @@ def test_the_plan_names_images_epochs_sizes_and_rates(recipe, cycles, changed):
         "evaluate": ["64", "4"],
     }
     words = {stage.name: stage.what for stage in plan(recipe, IMAGES, COSTS, cycles)}
-    numbers = {name: re.findall(r"\b\d[\d.]*(?:e-\d+)?", what.replace("step 8", "")) for name, what in words.items()}
+    numbers = {name: re.findall(r"\b\d[\d.]*(?:e-\d+)?", what) for name, what in words.items()}
     assert {name: found for name, found in numbers.items() if found} == expected | changed
     assert ("cycles at most" in words["train_all"]) == (cycles.n_cycles > 1)
     # A stage that does nothing has no line, and all others have one.
@@ -143,7 +143,7 @@ def test_what_is_given_or_left_out_takes_no_time():
     assert seconds_of(given, "evaluate") == pytest.approx(0.2 + 0.1)
 
 
-def test_the_disk_holds_two_checkpoints_and_two_models_and_the_activations():
+def test_the_disk_has_room_for_two_checkpoints_two_models_and_the_activations():
     # 4 bytes for each of a million parameters, eight times; 2 views of 32,000 images and 38,400 plain, of 1,280 numbers
     text = disk(Recipe(), {"train": 32_000, "valid": 6_400}, COSTS)
     assert text == "on the disk: 32 MB at most in the run directory, and 524 MB of activations in the cache"
@@ -246,6 +246,5 @@ def test_planned_and_taken_stand_side_by_side():
     assert "train_all                0:03           learn" in text
     assert text.splitlines()[0] == "stage                 planned     took  what"
     assert text.splitlines()[-1].split() == ["in", "all", "1:04", "1:10"]
-    assert (
-        table([PlannedStage("check", "look", 61.0)]).splitlines()[0] == "stage                 planned           what"
-    )
+    before = table([PlannedStage("check", "look", 61.0)])
+    assert before.splitlines()[0] == "stage                 planned           what"

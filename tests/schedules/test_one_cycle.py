@@ -135,6 +135,12 @@ def test_one_cycle_moves_no_momentum_along_a_flat_cosine():
         OneCycleScheduler(0.1, shape="flat_cosine", momentum=(0.95, 0.85))
 
 
+def test_a_batch_stands_at_its_share_of_the_training():
+    scheduler = OneCycleScheduler(0.1)
+    run(scheduler, make_model())  # two epochs of five batches
+    assert [scheduler.position(1, 3), scheduler.position(1, 3, held=2)] == [0.8, 0.6]
+
+
 def test_divisors_are_fastais_and_may_be_one():
     usual, level = OneCycleScheduler(0.1), OneCycleScheduler(0.1, div=1, final_div=1)
     assert (usual.first_rate, usual.last_rate) == pytest.approx((0.004, 1e-6), rel=1e-9)
