@@ -1,39 +1,20 @@
-"""What a run of the recipe leaves, and how its stages work together: with a backbone of six layers, so in seconds."""
+"""What a run of the recipe leaves, and how it is resumed: with a backbone of six layers, so in seconds."""
 
-import contextlib
 import csv
 import dataclasses
 import json
 import shutil
-from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
-from PIL import Image
 
 from keras_sgdr.data.dataset.file_decoder import FileDecoder
-from keras_sgdr.data.dataset.load_dataset import load_dataset
-from keras_sgdr.distribution.workers import Workers
-from keras_sgdr.lr_finder.lr_curve import LRCurve
-from keras_sgdr.models.layer_groups import layer_groups
-from keras_sgdr.precompute.feature_cache import CHECKS
-from keras_sgdr.recipe import builders, head, stages, train, whole_network
-from keras_sgdr.recipe.candidates import Candidate
+from keras_sgdr.recipe import builders, stages
 from keras_sgdr.recipe.images import index_for
-from keras_sgdr.recipe.plan import Cycles, planned_cycles
 from keras_sgdr.recipe.recipe import Recipe
-from keras_sgdr.recipe.run import Run
-from keras_sgdr.recipe.run_directory import RunDirectory
 from keras_sgdr.recipe.train import find_learning_rate, train_image_classifier
 from tests.conftest import DIGITS
-
-
-@pytest.fixture(scope="module")
-def tiny(tiny_recipe):
-    """And without the head's finder."""
-    return dataclasses.replace(tiny_recipe, head_learning_rate=1e-3)
 
 
 @pytest.mark.slow  # three whole runs
@@ -156,36 +137,22 @@ def test_run_ends_with_the_best_of_what_it_had(journal, trained_run):
     assert journal["evaluate"]["accuracy"] == pytest.approx(best["accuracy"])
 
 
-def test_what_is_said_names_the_choices(trained_run, journal):
+def test_what_is_said_names_the_choices(trained_run, journal, history):
     said = (trained_run / "stdout.txt").read_text()
     for name in ("find_head_rate", "find_rate"):
         assert f"{journal[name]['learning_rate']:.1e}, {journal[name]['why']}" in said
     assert journal["train_all"]["verdict"] in said
     assert "chosen on them" in said
-    for step in ("step 2: find the head's", f"all of them: {trained_run / 'findings.csv'}", "evaluate, with 2 views"):
-        assert step in said
-
-
-def test_steps_of_groups_stand_in_the_ratios_of_group_factor(tiny, digits_folder, monkeypatch):
-    """With SGD a step is the rate times the gradient: so each group's rate can be seen in its weights."""
-    monkeypatch.setattr(builders.keras.optimizers, "AdamW", keras.optimizers.SGD)
-    recipe = dataclasses.replace(tiny, group_factor=4.0, dropout=0.0)
-    model = builders.make_model(recipe, 3, None)
-    builders.compile_all(model, recipe, rate=0.5)
-    images, labels = next(iter(load_dataset(index_for(digits_folder, recipe).train, image_size=32)))
-    with tf.GradientTape() as tape:
-        chosen = tf.gather(model(images, training=True), labels, batch_dims=1)
-        loss = -tf.reduce_mean(tf.math.log(chosen))
-    weights = [[weight for layer in group for weight in layer.trainable_weights] for group in layer_groups(model)]
-    flat = [weight for group in weights for weight in group]
-    gradients = dict(zip(map(id, flat), tape.gradient(loss, [weight.value for weight in flat]), strict=True))
-    before = {id(weight): weight.numpy() for weight in flat}
-    model.train_on_batch(images, labels)
-    for group, rate in zip(weights, (0.5 / 16, 0.5 / 4, 0.5), strict=True):
-        steps = np.concatenate([(before[id(weight)] - weight.numpy()).ravel() for weight in group])
-        slopes = np.concatenate([gradients[id(weight)].numpy().ravel() for weight in group])
-        assert np.abs(steps).max() > 0
-        assert np.dot(steps, slopes) / np.dot(slopes, slopes) == pytest.approx(rate, rel=1e-2)
+    steps = [f"step {number}: " for number in (1, 2, 3, 4, 7, 8)]
+    for text in ("check 180 images", *steps, f"all of them: {trained_run / 'findings.csv'}", "evaluate, with 2 views"):
+        assert text in said
+    for name in ("lr_finder_head.png", "lr_finder_all.png", "model.keras", "export/1"):
+        assert f" {trained_run / name}" in said
+    for name, accuracy in (("plain", "accuracy"), ("with views", "tta_accuracy")):
+        assert f"{name}: accuracy {journal['evaluate'][accuracy]:.4f}, loss " in said
+    assert "averages over 2 views of each image (flip), as it was told" in said
+    for row in history[:2]:  # the head, of plain images and of augmented ones
+        assert f"validation loss {float(row['val_loss']):.4f}, accuracy {float(row['val_accuracy']):.4f}" in said
 
 
 def test_finished_run_is_resumed_to_the_same_result(trained_run, digits_folder, tmp_path):
@@ -201,137 +168,6 @@ def test_finished_run_is_resumed_to_the_same_result(trained_run, digits_folder, 
         assert np.array_equal(mine.numpy(), theirs.numpy()), mine.path
 
 
-@pytest.mark.parametrize(
-    ("num_groups", "phases"), [(3, [(1, 2), (0, 6), (0, 14), (0, 30)]), (5, [(3, 2), (2, 6), (1, 14), (0, 30)])]
-)
-def test_gradual_unfreezing_begins_with_the_last_two_groups(num_groups, phases):
-    """From which group on, up to which epoch: cycles of 2, 4, 8 and 16 epochs."""
-    recipe, cycles = Recipe(num_groups=num_groups, n_cycles=4, gradual_unfreezing=True), Cycles(2, 4, 2)
-    assert whole_network._phases(recipe, cycles) == phases
-    assert whole_network._phases(dataclasses.replace(recipe, gradual_unfreezing=False), cycles) == [(0, 30)]
-
-
-@pytest.mark.slow
-def test_gradual_unfreezing_trains_a_group_more_in_each_cycle(digits_folder, tiny, tmp_path, monkeypatch):
-    # at a rate that does no harm, for that would end it
-    slow = {"learning_rate": 1e-6, "gradual_unfreezing": True}
-    recipe = dataclasses.replace(tiny, n_cycles=3, cycle_mult=1, **slow)
-    moved = []
-
-    def weights_of(group):
-        return [weight.numpy().tobytes() for layer in group for weight in layer.weights]
-
-    fit = Run.fit
-
-    def spy(self, stage, name, epochs, *callbacks, **options):
-        groups = layer_groups(self.model)
-        before = [weights_of(group) for group in groups]
-
-        def compare(*_):  # before the best cycle's weights come back
-            moved.append([weights_of(group) != old for group, old in zip(groups, before, strict=True)])
-
-        return fit(
-            self, stage, name, epochs, *callbacks, keras.callbacks.LambdaCallback(on_epoch_end=compare), **options
-        )
-
-    class NeverStops(whole_network.CycleCandidates):
-        def on_epoch_end(self, epoch, logs=None):
-            super().on_epoch_end(epoch, logs)
-            self.model.stop_training = False
-
-    monkeypatch.setattr(whole_network, "CycleCandidates", NeverStops)
-    monkeypatch.setattr(whole_network, "MAX_ATTEMPTS", 1)  # nothing is learnt here that would be better than the head
-    monkeypatch.setattr(Run, "fit", spy)
-    result = train_image_classifier(digits_folder, output=tmp_path / "run", recipe=recipe, verbose=0)
-    assert moved == [[False, True, True], [True, True, True], [True, True, True]]
-    assert [row["epoch"] for row in result.history if row["stage"] != "head"] == [1, 2, 3]
-
-
-@contextlib.contextmanager
-def begun(folder, recipe, output):
-    """A run before its first stage, so that a stage can be run alone."""
-    with RunDirectory(output, settings={}, stages=stages.STAGES) as directory:
-        yield Run(recipe, index_for(folder, recipe), directory, 1)
-
-
-def run_stage(run, name):
-    (stage,) = (stage for stage in stages.STAGES if stage.name == name)
-    values = stage.run(run)
-    run.directory.record(name, values)
-    return values
-
-
-@pytest.mark.parametrize(
-    ("tta", "gain", "views"),
-    [
-        ("auto", 0.2, ["zooms"]),
-        ("auto", 0.0, []),
-        ("auto", "noise", []),
-        ("auto", -0.2, []),
-        ("flip", -0.2, ["flip"]),
-    ],
-)
-def test_views_are_kept_if_they_lower_the_loss(digits_folder, tiny, tmp_path, capsys, monkeypatch, tta, gain, views):
-    with begun(digits_folder, dataclasses.replace(tiny, tta=tta, answer_precision=0.9), tmp_path / "run") as run:
-        labels = run.index.valid.labels
-        draw = np.random.default_rng(0)
-        # one in six is wrong, and the surer the lower its place
-        said = np.where(np.arange(len(labels)) % 6 == 5, (labels + 1) % 3, labels)
-        sure = np.linspace(0.9, 0.6, len(labels))[:, None]
-        plain = sure * np.eye(3)[said] + (1 - sure) * draw.dirichlet(np.ones(3), len(labels))
-        if gain == "noise":  # better on average, by less than it scatters
-            gains = np.where(np.arange(len(labels)) % 2 == 0, 0.02, -0.015)
-            assert 0 < gains.mean() < gains.std(ddof=1) / np.sqrt(len(labels))
-            of_label = plain[np.arange(len(labels)), labels]
-            others = (1 - of_label * np.exp(gains)) / (1 - of_label)
-            averaged = plain * np.where(np.eye(3)[labels] == 1, np.exp(gains)[:, None], others[:, None])
-        else:
-            averaged = (1 - abs(gain)) * plain + abs(gain) * (np.eye(3)[labels] if gain > 0 else 1 / 3)
-        monkeypatch.setattr(run, "predict", lambda *views: [averaged if kinds else plain for kinds in views])
-        chosen = run_stage(run, "evaluate")
-    described = json.loads((tmp_path / "run" / "classifier.json").read_text())
-    assert chosen["views"] == described["views"] == views
-    kept = averaged if views else plain
-    confidence, hits = kept.max(axis=1), kept.argmax(axis=1) == labels
-    reached = [value for value in confidence if hits[confidence >= value].mean() >= 0.9]
-    assert described["threshold"] == (pytest.approx(min(reached)) if reached else None)
-    said = capsys.readouterr().out
-    assert ("it answers from a probability of" in said) == bool(reached)
-    assert ("averages over" in said) == bool(views)
-
-
-def test_what_a_check_has_found_is_kept_for_the_next_one(digits_folder, tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv("KERAS_SGDR_CACHE", str(tmp_path / "cache"))
-    with begun(digits_folder, tiny, tmp_path / "run") as run:
-        run_stage(run, "check")
-    assert list((tmp_path / "cache" / CHECKS).iterdir())
-    monkeypatch.setenv("KERAS_SGDR_CACHE", "off")
-    with begun(digits_folder, tiny, tmp_path / "other") as run:
-        assert run_stage(run, "check")["images"] == 180
-
-
-def test_head_is_trained_on_the_activations_of_augmented_views(digits_folder, tiny, tmp_path, monkeypatch):
-    """Besides those of the images as they are."""
-    seen = []
-    precompute = builders.precompute_features
-
-    def spy(model, dataset, **options):
-        features, rest = precompute(model, dataset, **options)
-        activations = np.concatenate([activations for activations, _ in features.as_numpy_iterator()])
-        seen.append((options["views"], activations))
-        return features, rest
-
-    monkeypatch.setattr(builders, "precompute_features", spy)
-    with begun(digits_folder, dataclasses.replace(tiny, head_views=2), tmp_path / "run") as run:
-        run_stage(run, "train_head")
-        values = run_stage(run, "train_head_augmented")
-    assert [row["stage"] for row in values["history"]] == ["head, augmented"]
-    (_, plain), _, (views, augmented) = seen
-    assert views == 2
-    assert plain.shape == augmented.shape == (144, 16)
-    assert np.abs(np.sort(plain, axis=0) - np.sort(augmented, axis=0)).max() > 1e-3
-
-
 def test_find_learning_rate_leaves_no_file(digits_folder, tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for whole_network_too in (False, True):
@@ -340,127 +176,9 @@ def test_find_learning_rate_leaves_no_file(digits_folder, tiny, tmp_path, monkey
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
-def test_curve_without_an_answer_costs_no_run(digits_folder, tiny, tmp_path, monkeypatch):
-    flat = LRCurve(np.geomspace(1e-6, 1, 60), np.full(60, 2.0), guessing_loss=1.0)
-    monkeypatch.setattr(head, "lr_find", lambda *_, **__: flat)
-    monkeypatch.setattr(stages, "find_rate", lambda *_, **__: flat)
-    recipe = dataclasses.replace(tiny, head_learning_rate=None, learning_rate=None)
-    with begun(digits_folder, recipe, tmp_path / "run") as run:
-        found = {name: run_stage(run, name) for name in ("find_head_rate", "find_rate")}
-    assert found["find_head_rate"]["learning_rate"] == 1e-3
-    assert "it is flat" in found["find_head_rate"]["why"]
-    assert found["find_rate"]["learning_rate"] == 1e-3
-    assert "has not diverged" in found["find_rate"]["why"]
-
-
-def test_model_no_better_than_guessing_says_so_before_it_is_exported(tiny, tmp_path):
-    """Labels that have nothing to do with the images."""
-    rng = np.random.default_rng(0)
-    for i in range(60):
-        path = tmp_path / "noise" / ("rare" if i % 3 == 0 else "common") / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
-    with begun(tmp_path / "noise", dataclasses.replace(tiny, valid_fraction=0.5), tmp_path / "run") as run:
-        run_stage(run, "train_head")
-        with pytest.warns(UserWarning, match="This model is no better than guessing. It is right on"):
-            run_stage(run, "evaluate")
-    assert [stage.name for stage in stages.STAGES][-2:] == ["evaluate", "export"]
-
-
-def test_labelled_test_images_are_scored_at_the_end(digits_folder, tiny, tmp_path, capsys):
-    for split, numbers in {"train": range(30), "test": range(30, 35)}.items():
-        for name in DIGITS:
-            (tmp_path / "pets" / split / name).mkdir(parents=True)
-            paths = sorted((digits_folder / name).iterdir())
-            for number in numbers:
-                shutil.copy(paths[number], tmp_path / "pets" / split / name)
-    with begun(tmp_path / "pets", tiny, tmp_path / "run") as run:
-        run_stage(run, "train_head")
-        values = run_stage(run, "evaluate")
-        plain = run.model.predict(builders.make_dataset(run.recipe, run.index.test), verbose=0)
-    probabilities = np.load(tmp_path / "run" / "predictions.npz")["test"]
-    assert probabilities.shape == (15, 3)
-    np.testing.assert_allclose(probabilities, plain, atol=1e-6)
-    accuracy = np.mean(np.argmax(probabilities, axis=1) == np.repeat(range(3), 5))
-    assert values["test_accuracy"] == pytest.approx(accuracy)
-    assert f"on the 15 test images, by which nothing was chosen: accuracy {accuracy:.4f}" in capsys.readouterr().out
-
-
-def optimizer_state(model):
-    """How many steps an optimizer has made, and how large its momenta are."""
-    optimizer = model.optimizer
-    return int(optimizer.iterations), float(sum(np.abs(momentum).sum() for momentum in optimizer._momentums))
-
-
-def test_rate_that_ruins_the_network_is_undone_and_the_head_stands(digits_folder, tiny, tmp_path, capsys):
-    """A network thrown off by its rate, and by a tenth of it, ends as the head alone, and says so.
-
-    What an earlier rule of step 7 chose on flowers did so: the run ended with the share of the largest class.
-    """
-    begins = []
-    with begun(digits_folder, dataclasses.replace(tiny, learning_rate=100.0), tmp_path / "run") as run:
-        notes = keras.callbacks.LambdaCallback(on_train_begin=lambda _: begins.append(optimizer_state(run.model)))
-        run._callbacks = (notes,)
-        run_stage(run, "train_head")
-        head = run.candidate("the head")
-        run_stage(run, "find_rate")
-        outcome = run_stage(run, "train_all")
-        after = run.candidate("what is left")
-    assert outcome["best"] == "the head"
-    assert [row["stage"] for row in outcome["history"]] == ["all, undone"] * 2
-    assert [each["learning_rate"] for each in outcome["undone"]] == [100.0, 10.0]
-    # the second attempt begins with an optimizer that has seen nothing
-    assert begins == [(0, 0.0)] * 2
-    assert after.accuracy == head.accuracy
-    assert after.loss == pytest.approx(head.loss, abs=1e-3)
-    said = capsys.readouterr().out
-    assert said.count("undone: cycle 1") == 2
-    assert outcome["verdict"] in said
-
-
-@pytest.mark.parametrize(
-    ("losses", "last", "words"),
-    [
-        ([0.5], None, "made it no better"),
-        ([0.5, 0.3, 0.4], (0.3, 0.4), "It overfits: the validation loss rose from 0.3000 after cycle 1 to 0.4000"),
-        ([0.5, 0.3], (0.1, 0.3), "It overfits: the training loss 0.1000 is far below the validation loss 0.3000"),
-        ([0.5, 0.3], (0.2, 0.3), "It does not overfit yet: more cycles may help (--n-cycles 2)"),
-        ([0.0, 0.3], (0.2, 0.3), "Every validation image is right with the head alone"),
-    ],
-)
-def test_verdict_says_whether_the_network_overfits(losses, last, words):
-    def candidate(number, loss):
-        hits = np.array([loss == 0, True])
-        return Candidate("the head" if number == 0 else f"cycle {number}", np.full(2, loss), hits)
-
-    rows = [{"loss": last[0], "val_loss": last[1]}] if last else []
-    assert words in whole_network._verdict(rows, [candidate(*each) for each in enumerate(losses)], 1)
-
-
 def test_backbone_that_is_no_file_is_named(digits_folder, tmp_path):
     with pytest.raises(ValueError, match=r"Received: backbone='nowhere\.keras'"):
         train_image_classifier(digits_folder, output=tmp_path / "run", recipe=Recipe(backbone="nowhere.keras"))
-
-
-def test_stage_draws_the_same_dropout_whatever_was_drawn_before():
-    ones = np.ones((4, 50), "float32")
-
-    def make():
-        return keras.Sequential([keras.Input((50,)), keras.layers.Dropout(0.5), keras.layers.Dropout(0.5)])
-
-    def draw(model, stage):
-        builders.set_stage_seed(model, 7, stage)
-        return np.asarray(model(ones, training=True))
-
-    model = make()
-    first = draw(model, 3)
-    assert not np.array_equal(np.asarray(model(ones, training=True)), first)
-    assert not np.array_equal(draw(model, 4), first)
-    assert np.array_equal(draw(model, 3), first)
-    assert np.array_equal(draw(make(), 3), first)
-    # two layers that drop alike would keep a half; two that do not, a quarter
-    assert 0.1 < np.mean(first > 0) < 0.4
 
 
 def recipe_of_run(run):
@@ -489,126 +207,3 @@ def test_class_may_be_called_as_a_split_is_if_one_says_so(tiny, tmp_path, name):
     assert index.class_names == tuple(sorted((name, "truck")))
     assert len(index.train) == 8
     assert len(index.valid) == 2
-
-
-@pytest.mark.slow
-def test_stages_list_the_settings_that_they_read(digits_folder, tiny, tmp_path, monkeypatch):
-    """Those in no stage's list shape the images and the model from the start, and cannot change on resumption."""
-    reads = {stage.name: set() for stage in stages.STAGES}
-    made_of = {
-        "mixes_labels": ["mixup", "cutmix", "label_smoothing"],
-        "top_learning_rate": ["learning_rate", "learning_rates", "rate_batch_size"],
-        "views": ["tta", "augmentation"],
-        "num_views": ["tta", "augmentation"],
-        "live_head_rate": ["head_learning_rate", "rate_batch_size"],
-    }
-    at_work = []
-
-    class Recording:
-        def __init__(self, recipe):
-            self._recipe = recipe
-
-        def __getattr__(self, name):
-            if at_work:
-                reads[at_work[0]].update(made_of.get(name, [name]))
-            return getattr(self._recipe, name)
-
-        def at_size(self, image_size):
-            return Recording(self._recipe.at_size(image_size))
-
-    def recorded(stage):
-        def run(run):
-            at_work[:] = [stage.name]
-            values = stage.run(run)
-            at_work.clear()
-            return values
-
-        return dataclasses.replace(stage, run=run)
-
-    monkeypatch.setattr(train, "STAGES", tuple(map(recorded, stages.STAGES)))
-    monkeypatch.setattr(train, "Run", lambda recipe, *rest: Run(Recording(recipe), *rest))
-    recipe = dataclasses.replace(tiny, head_views=1, head_cycles=1, learning_rate=None, head_learning_rate=None)
-    recipe = dataclasses.replace(recipe, sizes=(20, 24, 32))  # of which the second is compiled anew
-    train_image_classifier(digits_folder, output=tmp_path / "run", recipe=recipe, verbose=0)
-    may_change = {name for stage in stages.STAGES for name in stage.settings}
-    assert may_change <= {field.name for field in dataclasses.fields(Recipe)}
-    for stage in stages.STAGES:
-        assert reads[stage.name] & may_change <= {*stage.settings, *stage.may_be_given_later}, stage.name
-        assert {*stage.settings, *stage.may_be_given_later} <= reads[stage.name] | {"cycle_mult"}, stage.name
-
-
-@pytest.mark.parametrize(("images", "epochs"), [(5, 70), (100, 49), (600, 10), (5000, 7)])
-def test_first_cycle_of_a_small_folder_has_more_epochs(images, epochs):
-    """About 200 batches of 32: 100 images make 4 batches an epoch, 600 make 19."""
-    assert planned_cycles(Recipe(), images) == Cycles(epochs, 1, 2)
-    assert planned_cycles(Recipe(cycle_len=3), images).cycle_len == 3
-
-
-def test_softened_model_has_a_temperature():
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "softmax")])
-    x = np.random.default_rng(0).normal(size=(9, 4)).astype("float32")
-    before = model.predict(x, verbose=0)
-    whole_network.soften(model, 2.0)
-    roots = np.sqrt(before)
-    np.testing.assert_allclose(model.predict(x, verbose=0), roots / roots.sum(axis=1, keepdims=True), rtol=1e-5)
-
-
-@pytest.mark.parametrize("rate", [1e-3, pytest.param(10.0, marks=pytest.mark.slow)], ids=["better", "ruined"])
-def test_a_callback_that_stops_before_the_first_cycle_ends_leaves_the_better_model(digits_folder, tiny, tmp_path, rate):
-    class Stop(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            self.model.stop_training = True
-
-    recipe = dataclasses.replace(tiny, cycle_len=3, learning_rate=rate)
-    with RunDirectory(tmp_path / "run", settings={}, stages=stages.STAGES) as directory:
-        run = Run(recipe, index_for(digits_folder, recipe), directory, 0, [Stop()])
-        run_stage(run, "train_head")
-        run_stage(run, "fit_plan")
-        head = run.candidate("the head")
-        values = run_stage(run, "train_all")
-        after = run.candidate("after it")
-    assert [row["epoch"] for row in values["history"]] == [1]
-    before, stopped = (each["name"] for each in values["candidates"])
-    assert (before, stopped) == ("the head", "the training up to where a callback stopped it")
-    assert after.loss <= head.loss + 1e-4
-
-
-def test_a_stage_that_is_resumed_sees_its_activations_in_the_order_of_an_unbroken_run(
-    digits_folder, tiny, tmp_path, monkeypatch
-):
-    """After the stages that come before it, and where those were done by another process."""
-    recipe = dataclasses.replace(tiny, head_learning_rate=None)
-    monkeypatch.setattr(train, "STAGES", stages.STAGES[:3])
-    curves = []
-    for name in ("unbroken", "resumed"):
-        keras.utils.set_random_seed(recipe.seed)
-        with RunDirectory(tmp_path / name, settings={}, stages=stages.STAGES) as directory:
-            if name == "resumed":
-                for stage in stages.STAGES[:2]:
-                    directory.record(stage.name, {"seconds": 0.0})
-            train._run_stages(Run(recipe, index_for(digits_folder, recipe), directory, 0))
-        curves.append((tmp_path / name / "lr_finder_head.csv").read_text())
-    assert curves[0] == curves[1]
-
-
-def test_model_that_has_diverged_is_the_worst_candidate(digits_folder, tiny):
-    model = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")])
-    model.set_weights([np.full(weight.shape, np.nan, "float32") for weight in model.weights])
-    index = index_for(digits_folder, tiny)
-    valid = load_dataset(index.valid, image_size=32)
-    run = SimpleNamespace(index=index, predictor=model, valid_images=lambda: valid, workers=Workers(None))
-    run.predict = lambda *views: Run.predict(run, *views)
-    found = Run.candidate(run, "the model")
-    assert found.loss == pytest.approx(np.log(1e7))
-
-
-def test_heads_optimum_does_not_depend_on_the_order_of_its_images():
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(60, 8)).astype("float32"), rng.integers(0, 3, 60).astype("int32")
-    kernels = []
-    for seed in (1, 2):
-        data = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(60, seed=seed).batch(16)
-        head = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3, "softmax")])
-        builders.fit_head([data, data], data, head, Workers(None))
-        kernels.append(head.layers[-1].get_weights()[0])
-    assert np.array_equal(*kernels)

@@ -1,0 +1,22 @@
+"""A run of which a test runs a stage alone."""
+
+import contextlib
+
+from keras_sgdr.recipe import stages
+from keras_sgdr.recipe.images import index_for
+from keras_sgdr.recipe.run import Run
+from keras_sgdr.recipe.run_directory import RunDirectory
+
+
+@contextlib.contextmanager
+def begun(folder, recipe, output):
+    """A run before its first stage, so that a stage can be run alone."""
+    with RunDirectory(output, settings={}, stages=stages.STAGES) as directory:
+        yield Run(recipe, index_for(folder, recipe), directory, 1)
+
+
+def run_stage(run, name):
+    (stage,) = (stage for stage in stages.STAGES if stage.name == name)
+    values = stage.run(run)
+    run.directory.record(name, values)
+    return values
