@@ -310,7 +310,7 @@ def test_a_run_that_is_to_end_in_time_makes_one_attempt(digits_folder, tiny, tmp
     assert "give a lower --learning-rate" in outcome["verdict"]
 
 
-def test_a_size_that_made_the_network_no_better_is_undone(digits_folder, tiny, tmp_path, monkeypatch):
+def test_a_size_that_made_the_network_no_better_is_undone(digits_folder, tiny, tmp_path, monkeypatch, capsys):
     recipe = dataclasses.replace(tiny, sizes=(20, 24, 32))
     with begun(digits_folder, recipe, tmp_path / "run") as run:
         noted = run_with(monkeypatch, run, [0.6], [0.5], [0.5], [0.7])
@@ -320,3 +320,8 @@ def test_a_size_that_made_the_network_no_better_is_undone(digits_folder, tiny, t
     assert run.model.input_shape[1] == 32
     assert [row["stage"] for row in outcome["history"]] == ["all, 20 px", "all, 24 px"]
     assert outcome["undone"] == [24]
+    said = capsys.readouterr().out
+    assert "on images of 20 pixels" in said
+    assert "undone" not in said.partition("on images of 24 pixels")[0]
+    for text in ("on the validation images: at 20 pixels (loss 0.5000", "undone: at 24 pixels (loss 0.7000"):
+        assert text in said
