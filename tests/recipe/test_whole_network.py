@@ -1,6 +1,7 @@
 """Steps 5 to 8: rates of the groups, cycles, and that the whole network ends no worse than it began."""
 
 import dataclasses
+import itertools
 from types import SimpleNamespace
 
 import keras
@@ -17,9 +18,8 @@ from keras_sgdr.recipe.plan import Cycles, planned_cycles
 from keras_sgdr.recipe.recipe import Recipe
 from keras_sgdr.recipe.run import Run
 from keras_sgdr.recipe.run_directory import RunDirectory
-from keras_sgdr.recipe.train import train_image_classifier
 from keras_sgdr.schedules.sgdr_scheduler import SGDRScheduler
-from tests.recipe.one_stage import begun, run_stage
+from tests.recipe.one_stage import answers, begun, run_stage
 
 
 @pytest.mark.parametrize(
@@ -30,42 +30,6 @@ def test_gradual_unfreezing_begins_with_the_last_two_groups(num_groups, phases):
     recipe, cycles = Recipe(num_groups=num_groups, n_cycles=4, gradual_unfreezing=True), Cycles(2, 4, 2)
     assert whole_network._phases(recipe, cycles) == phases
     assert whole_network._phases(dataclasses.replace(recipe, gradual_unfreezing=False), cycles) == [(0, 30)]
-
-
-@pytest.mark.slow
-def test_gradual_unfreezing_trains_a_group_more_in_each_cycle(digits_folder, tiny, tmp_path, monkeypatch):
-    # at a rate that does no harm, for that would end it
-    slow = {"learning_rate": 1e-6, "gradual_unfreezing": True}
-    recipe = dataclasses.replace(tiny, n_cycles=3, cycle_mult=1, **slow)
-    moved = []
-
-    def weights_of(group):
-        return [weight.numpy().tobytes() for layer in group for weight in layer.weights]
-
-    fit = Run.fit
-
-    def spy(self, stage, name, epochs, *callbacks, **options):
-        groups = layer_groups(self.model)
-        before = [weights_of(group) for group in groups]
-
-        def compare(*_):  # before the best cycle's weights come back
-            moved.append([weights_of(group) != old for group, old in zip(groups, before, strict=True)])
-
-        return fit(
-            self, stage, name, epochs, *callbacks, keras.callbacks.LambdaCallback(on_epoch_end=compare), **options
-        )
-
-    class NeverStops(whole_network.CycleCandidates):
-        def on_epoch_end(self, epoch, logs=None):
-            super().on_epoch_end(epoch, logs)
-            self.model.stop_training = False
-
-    monkeypatch.setattr(whole_network, "CycleCandidates", NeverStops)
-    monkeypatch.setattr(whole_network, "MAX_ATTEMPTS", 1)  # nothing is learnt here that would be better than the head
-    monkeypatch.setattr(Run, "fit", spy)
-    result = train_image_classifier(digits_folder, output=tmp_path / "run", recipe=recipe, verbose=0)
-    assert moved == [[False, True, True], [True, True, True], [True, True, True]]
-    assert [row["epoch"] for row in result.history if row["stage"] != "head"] == [1, 2, 3]
 
 
 def optimizer_state(model):
@@ -108,6 +72,7 @@ def test_rate_that_ruins_the_network_is_undone_and_the_head_stands(digits_folder
         ([0.5, 0.3], (0.1, 0.3), "It overfits: the training loss 0.1000 is far below the validation loss 0.3000"),
         ([0.5, 0.3], (0.2, 0.3), "It does not overfit yet: more cycles may help (--n-cycles 2)"),
         ([0.0, 0.3], (0.2, 0.3), "Every validation image is right with the head alone"),
+        ([0.5, 0.0], (0.2, 0.3), "Every validation image is right after cycle 1"),
     ],
 )
 def test_verdict_says_whether_the_network_overfits(losses, last, words):
@@ -175,11 +140,6 @@ def test_steps_of_groups_stand_in_the_ratios_of_group_factor(tiny, digits_folder
         slopes = np.concatenate([gradients[id(weight)].numpy().ravel() for weight in group])
         assert np.abs(steps).max() > 0
         assert np.dot(steps, slopes) / np.dot(slopes, slopes) == pytest.approx(rate, rel=1e-2)
-
-
-def answers(name, loss, temperature=1.0):
-    """A model whose loss is so high on each of eight images, half of which it has right."""
-    return Candidate(name, np.full(8, loss), np.arange(8) % 2 == 0, temperature)
 
 
 def cycles_that_end_with(losses, *, before, guessing_loss):
@@ -296,12 +256,14 @@ def test_the_network_ends_with_the_weights_of_its_best_cycle(digits_folder, tiny
     assert "rose from 0.3000 after cycle 2 to 0.4000" in said
 
 
-@pytest.mark.parametrize("limit", [{"max_epochs": 1}, {"max_minutes": 60}])
-def test_a_run_that_is_to_end_in_time_makes_one_attempt(digits_folder, tiny, tmp_path, monkeypatch, limit):
+@pytest.mark.parametrize(
+    ("limit", "loss"), [({"max_epochs": 1}, 5.0), ({"max_minutes": 60}, 0.65)], ids=["harm", "no better"]
+)
+def test_a_run_that_is_to_end_in_time_makes_one_attempt(digits_folder, tiny, tmp_path, monkeypatch, limit, loss):
     recipe = dataclasses.replace(tiny, **limit)
     with begun(digits_folder, recipe, tmp_path / "run") as run:
         before = run.model.get_weights()
-        run_with(monkeypatch, run, [0.6], [5.0])
+        run_with(monkeypatch, run, [0.6], [loss])
         outcome = run_stage(run, "train_all")
     assert_same_weights(run.model.get_weights(), before)
     assert [each["learning_rate"] for each in outcome["undone"]] == [1e-3]
@@ -325,3 +287,25 @@ def test_a_size_that_made_the_network_no_better_is_undone(digits_folder, tiny, t
     assert "undone" not in said.partition("on images of 24 pixels")[0]
     for text in ("on the validation images: at 20 pixels (loss 0.5000", "undone: at 24 pixels (loss 0.7000"):
         assert text in said
+
+
+@pytest.mark.parametrize(
+    ("losses", "trained"),
+    [([0.5, 0.4, 0.3], [[1, 2], [0, 1, 2], [0, 1, 2]]), ([5.0, 5.0], [[1, 2], [1, 2]])],
+    ids=["a group more in each cycle", "harm in the first"],
+)
+def test_gradual_unfreezing(digits_folder, tiny, tmp_path, monkeypatch, losses, trained):
+    recipe = dataclasses.replace(tiny, gradual_unfreezing=True, n_cycles=3, cycle_mult=1)
+    with begun(digits_folder, recipe, tmp_path / "run") as run:
+        weights = [run.model.get_weights()]
+        noted = run_with(monkeypatch, run, [0.6], *([loss] for loss in losses))
+        run_stage(run, "train_all")
+    weights += noted.weights
+    group_of = [
+        number for number, group in enumerate(layer_groups(run.model)) for layer in group for _ in layer.weights
+    ]
+    moved = [
+        sorted({group for group, old, new in zip(group_of, before, after, strict=True) if not np.array_equal(old, new)})
+        for before, after in itertools.pairwise(weights)
+    ]
+    assert moved == trained
