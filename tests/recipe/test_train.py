@@ -143,7 +143,7 @@ def test_what_is_said_names_the_choices(trained_run, journal, history):
         assert f"{journal[name]['learning_rate']:.1e}, {journal[name]['why']}" in said
     assert journal["train_all"]["verdict"] in said
     assert "chosen on them" in said
-    assert "3 epochs of 5 batches in 2 cycles" in said  # and their rates
+    assert "train the whole network, at most 2 cycles\n3 epochs of 5 batches in 2 cycles" in said  # and their rates
     steps = [f"step {number}: " for number in (1, 2, 3, 4, 7, 8)]
     for text in ("check 180 images", *steps, f"all of them: {trained_run / 'findings.csv'}", "evaluate, with 2 views"):
         assert text in said
