@@ -7,7 +7,6 @@ from typing import Any
 import keras
 
 from keras_sgdr.lr_finder.lr_find import lr_find
-from keras_sgdr.models.layer_groups import freeze_to
 from keras_sgdr.recipe.builders import compile_head, fit_head, predict_head
 from keras_sgdr.recipe.candidates import Candidate, best_of
 from keras_sgdr.recipe.run import Run
@@ -58,6 +57,7 @@ def train_head_augmented(run: Run) -> dict[str, Any]:
     recipe = run.recipe
     if not run.head_views and not recipe.head_cycles:
         return {"history": []}
+    # By its activations, for which all but the head is frozen
     before, weights = _candidate(run, "the head of step 3"), run.model.layers[-1].get_weights()
     values: dict[str, Any] = {"history": []}
     if run.head_views:
@@ -65,7 +65,6 @@ def train_head_augmented(run: Run) -> dict[str, Any]:
         run.say("step 4: train the head to its optimum on the activations of augmented views too")
         values = _at_optimum(run, "head, augmented", [train, run.precompute_views()], valid, head)
     if recipe.head_cycles:
-        freeze_to(run.model, -1)
         compile_head(run.model, mixes_labels=recipe.mixes_labels)
         run.say("step 4: train the head with augmentation")
         rate = recipe.live_head_rate or run.directory.stages[FIND_HEAD_RATE]["learning_rate"]

@@ -1,6 +1,7 @@
 """Each stage alone: with a backbone of six layers, so in seconds."""
 
 import dataclasses
+import itertools
 import json
 import re
 import shutil
@@ -24,7 +25,7 @@ from keras_sgdr.recipe.run import Run
 from keras_sgdr.recipe.run_directory import RunDirectory
 from keras_sgdr.recipe.train import train_image_classifier
 from tests.conftest import DIGITS
-from tests.recipe.one_stage import begun, run_stage
+from tests.recipe.one_stage import answers, begun, run_stage
 
 
 @pytest.mark.parametrize(
@@ -291,3 +292,30 @@ def test_step_4_makes_the_activations_that_it_reads(head_views, head_cycles, mad
     (stage,) = (stage for stage in stages.STAGES if stage.name == "train_head_augmented")
     stage.prepare(run)
     assert done == made
+
+
+def test_what_each_training_leaves_is_what_a_run_goes_on_from(digits_folder, tiny, tmp_path, monkeypatch):
+    recipe = dataclasses.replace(tiny, head_views=1, head_cycles=1, sizes=(24, 32), learning_rate=1e-4)
+    left, losses = [], iter(np.linspace(0.6, 0.1, 20))  # each model better than the one before, so that all stay
+    monkeypatch.setattr(head, "_candidate", lambda _, name: answers(name, next(losses)))
+    monkeypatch.setattr(Run, "candidate", lambda _, name: answers(name, next(losses)))
+    with begun(digits_folder, recipe, tmp_path / "run") as run:
+        for number, stage in enumerate(stages.STAGES, start=1):
+            if stage.name in ("train_head", "train_head_augmented", "train_smaller", "train_all"):
+                monkeypatch.setattr(train, "STAGES", stages.STAGES[:number])
+                train._run_stages(run)
+                again = builders.make_model(recipe.at_size(run.recipe.image_size), 3, None)
+                run.directory.restore(again)
+                left.append(run.model.get_weights())
+                for found, expected in zip(again.get_weights(), left[-1], strict=True):
+                    np.testing.assert_array_equal(found, expected)
+    moved = [[not np.array_equal(*pair) for pair in zip(*models, strict=True)] for models in itertools.pairwise(left)]
+    assert moved[0] == [False] * (len(left[0]) - 2) + [True, True]  # in step 4 the head alone, a kernel and a bias
+    assert [model[0] for model in moved] == [False, True, True]  # the first layer
+
+
+def test_a_model_that_has_diverged_is_refused_at_the_end(digits_folder, tiny, tmp_path, monkeypatch):
+    with begun(digits_folder, tiny, tmp_path / "run") as run:
+        monkeypatch.setattr(run, "predict", lambda *views: [np.full((36, 3), np.nan) for _ in views])
+        with pytest.raises(ValueError, match="must return finite values"):
+            run_stage(run, "evaluate")

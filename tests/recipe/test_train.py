@@ -147,6 +147,7 @@ def test_what_is_said_names_the_choices(trained_run, journal, history):
     steps = [f"step {number}: " for number in (1, 2, 3, 4, 7, 8)]
     for text in ("check 180 images", *steps, f"all of them: {trained_run / 'findings.csv'}", "evaluate, with 2 views"):
         assert text in said
+    assert said.count("step 4: ") == 2  # by the activations of views, and live
     for name in ("lr_finder_head.png", "lr_finder_all.png", "model.keras", "export/1"):
         assert f" {trained_run / name}" in said
     for name, accuracy in (("plain", "accuracy"), ("with views", "tta_accuracy")):
