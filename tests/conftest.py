@@ -49,14 +49,15 @@ def without_graph_optimizer(request):
 def imports_are_no_garbage():
     """Keeps Python from looking for garbage, again and again, among all that TensorFlow imports.
 
-    In a process of gigabytes whose pages have been put away, one look takes up to half a minute; so does the one that
-    Python takes when it ends.
+    In a process of gigabytes whose pages have been put away, one look takes up to half a minute. At the end one is
+    enough: pytest and Python look again and again.
     """
     import keras  # noqa: F401  with its backend
 
     gc.collect()
     gc.freeze()
     yield
+    gc.collect()
     gc.freeze()
 
 

@@ -57,7 +57,7 @@ def train_head_augmented(run: Run) -> dict[str, Any]:
     recipe = run.recipe
     if not run.head_views and not recipe.head_cycles:
         return {"history": []}
-    # By its activations, for which all but the head is frozen
+    # Made of activations, for which all but the head is frozen, also in the live epochs below
     before, weights = _candidate(run, "the head of step 3"), run.model.layers[-1].get_weights()
     values: dict[str, Any] = {"history": []}
     if run.head_views:

@@ -24,6 +24,10 @@ TRAIN_HEAD, TRAIN_HEAD_AUGMENTED = "train_head", "train_head_augmented"
 FIND_RATE, FIT_PLAN, TRAIN_SMALLER, TRAIN_ALL = "find_rate", "fit_plan", "train_smaller", "train_all"
 EVALUATE, EXPORT = "evaluate", "export"
 JOURNAL = "run.json"
+# The settings of a run, for `keras-sgdr train --config`
+CONFIG_FILE = "config.toml"
+# Where a run that is to be replaced waits until the new one has passed its check and its plan
+_BEFORE = ".before"
 # What a person opens
 REPORT_FILE = "report.html"
 # One more whenever stages come, go, or leave something else for those after them
@@ -75,7 +79,8 @@ class RunDirectory:
         path: The directory; made if it does not exist.
         settings: What the run was asked for, as JSON values.
         resume: Go on with the unfinished run that is there.
-        overwrite: Begin again where a run is there already; its files are removed, others stay.
+        overwrite: Begin again where a run is there already; its files are removed, others stay. Until the plan has
+            finished they are kept aside, and an error brings them back.
         may_differ: Settings that may be others than before when the run is resumed.
         stages: All stages, in their order.
 
@@ -108,7 +113,10 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.path)
         try:
-            previous = None if overwrite else read_journal(self.path)
+            self._settle_before(resume)
+            if overwrite:
+                self._set_aside()
+            previous = read_journal(self.path)
             if previous is not None and previous["stages"]:  # a run of which no stage has finished is none
                 self._check_resumable(previous, settings, resume)
                 self._stages = previous["stages"]
@@ -124,7 +132,11 @@ class RunDirectory:
     def __enter__(self) -> RunDirectory:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._forget_before()
+        elif issubclass(kind, Exception):  # After Ctrl-C a run may go on.
+            self._bring_back()
         self.close()
 
     def close(self) -> None:
@@ -169,6 +181,8 @@ class RunDirectory:
         if stale is not None and stale != self._checkpoint():
             stale.unlink(missing_ok=True)
         self._remove_checkpoints(stage)
+        if stage == PLAN:
+            self._forget_before()
 
     @property
     def has_weights(self) -> bool:
@@ -217,10 +231,49 @@ class RunDirectory:
                 weights.unlink(missing_ok=True)
         if replaces_a_run:
             # An old model beside a new journal would be taken for the new run's.
-            for name in (name for stage in self._all_stages for name in stage.artefacts):
-                (self.path / name).unlink(missing_ok=True)
-            for name in ("export", "tensorboard"):
-                shutil.rmtree(self.path / name, ignore_errors=True)
+            for path in self._files():
+                if path.name != JOURNAL:
+                    _remove(path)
+
+    def _files(self) -> list[Path]:
+        """All that a run may leave, but for what its check found, which is of the images."""
+        names = [JOURNAL, CONFIG_FILE, "export", "tensorboard"]
+        checkpoints: list[Path] = []
+        for stage in self._all_stages:
+            names += [f"{stage.name}.weights.h5", *(stage.artefacts if stage.name != CHECK else ())]
+            checkpoints += [self.unfinished(stage.name), *self.path.glob(f"{stage.name}.*.checkpoint")]
+        return [path for path in (*(self.path / name for name in names), *checkpoints) if path.exists()]
+
+    def _settle_before(self, resume: bool) -> None:
+        """Ends what an overwriting run that was killed has left open."""
+        if (self.path / _BEFORE).is_dir():
+            journal = read_journal(self.path)
+            if journal is not None and PLAN in journal["stages"]:
+                self._forget_before()
+            elif journal is None or not resume:
+                self._bring_back()
+
+    def _set_aside(self) -> None:
+        """Moves what a run has left, its journal first: without it, what is left is no run to go on with."""
+        (self.path / _BEFORE).mkdir(exist_ok=True)
+        for path in self._files():
+            path.replace(self.path / _BEFORE / path.name)
+
+    def _bring_back(self) -> None:
+        """Puts what was set aside into the place of what came after, the journal last."""
+        aside = self.path / _BEFORE
+        if not aside.is_dir():
+            return
+        # else nothing has come after: setting aside, or this, was cut off
+        if (aside / JOURNAL).is_file() and (self.path / JOURNAL).is_file():
+            for path in self._files():
+                _remove(path)
+        for path in sorted(aside.iterdir(), key=lambda path: path.name == JOURNAL):
+            path.replace(self.path / path.name)
+        aside.rmdir()
+
+    def _forget_before(self) -> None:
+        shutil.rmtree(self.path / _BEFORE, ignore_errors=True)
 
     def _check_resumable(self, previous: dict[str, Any], settings: dict[str, Any], resume: bool) -> None:
         state = "a finished run" if "export" in previous["stages"] else "an unfinished run"
@@ -280,6 +333,13 @@ def _locked(directory: Path) -> FileLock:
         if error.errno not in _NO_LOCKS:
             raise
     return lock
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _shown(settings: Mapping[str, Any], names: list[str]) -> str:

@@ -72,6 +72,8 @@ def _check(run: Run) -> dict[str, Any]:
         report.write_csv(findings)
         run.say(report.summary())
         run.say(f"all of them: {findings}")
+    else:
+        findings.unlink(missing_ok=True)
     if report.refused:
         refuse_images([BadImage(each.path, each.detail) for each in report.refused], f", all in {findings}")
     kinds = Counter(finding.kind for finding in report.findings)

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from keras_sgdr._version import __version__
 from keras_sgdr.data.dataset.worker_share import WorkerShare
-from keras_sgdr.data.index.files import require_local
+from keras_sgdr.data.index.files import is_remote, require_local
 from keras_sgdr.data.index.folder import FolderIndex, describe
 from keras_sgdr.distribution.workers import Workers
 from keras_sgdr.evaluation.interpretation import Interpretation, interpret
@@ -42,13 +42,10 @@ from keras_sgdr.recipe.images import digest_of, index_for, place_of
 from keras_sgdr.recipe.plan import PlannedStage, disk, plan, planned_cycles, table, within
 from keras_sgdr.recipe.recipe import Recipe
 from keras_sgdr.recipe.run import Run
-from keras_sgdr.recipe.run_directory import EVALUATE, FIT_PLAN, RunDirectory, read_settings
+from keras_sgdr.recipe.run_directory import CONFIG_FILE, EVALUATE, FIT_PLAN, RunDirectory, read_settings
 from keras_sgdr.recipe.settings import as_json, as_toml
 from keras_sgdr.recipe.stages import STAGES
-from keras_sgdr.validation import require
-
-# The settings of a run, for `keras-sgdr train --config`
-CONFIG_FILE = "config.toml"
+from keras_sgdr.validation import InvalidValueError, require
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +108,8 @@ def train_image_classifier(
         resume: Go on with an unfinished run in `output`, after the last stage that it finished. Settings that only
             later stages read may be others than before.
         moved: The folder of a resumed run has another path now; names and sizes of its images must be the same.
-        overwrite: Begin again in an `output` that holds a run already.
+        overwrite: Begin again in an `output` that holds a run already. Its files are kept until the images have been
+            checked and the run is planned; an error before then brings them back.
         callbacks: Keras callbacks of yours, for each `fit` of the run: that of step 8, and of `head_cycles`. Those with
             `get_state` and `set_state` go on where they were when a run is resumed.
         on_event: Is called with a dictionary of JSON values whose `"event"` is `"message"` (with `text`), `"epoch"`
@@ -151,6 +149,7 @@ def train_image_classifier(
         before = read_settings(output).get("precision") if resume and asked.precision == "auto" else None
         recipe = dataclasses.replace(asked, precision=workers.from_chief(before or chosen_precision(asked.precision)))
         index = index_for(folder, recipe)
+        _check_output(output, index, recipe)
         if strategy is not None:
             _check_replicas(recipe, index, WorkerShare.of(strategy))
         settings = _settings_of_run(folder, recipe, index, workers)
@@ -167,6 +166,21 @@ def train_image_classifier(
             if planned is not None:
                 run.say(table([PlannedStage(**stage) for stage in planned], directory.seconds))
             return _result(run, Path(output))
+
+
+def _check_output(output: str | os.PathLike[str], index: FolderIndex, recipe: Recipe) -> None:
+    """Refuses a directory that the next run would take for a class, and one that holds what the run starts from."""
+    place = Path(output).resolve()
+    for folder in index.folders.values():
+        if not is_remote(folder) and Path(folder).resolve() in (place, *place.parents):
+            raise InvalidValueError(
+                "`output` must lie outside the folder that has the classes, of which it would be one. Received: "
+                f"output={output}, in {folder}."
+            )
+    if recipe.start_from is not None and Path(recipe.start_from).resolve() == place:
+        raise InvalidValueError(
+            f"`output` must not be the run to start from. Received: output={output}, start_from={recipe.start_from}."
+        )
 
 
 def _check_replicas(recipe: Recipe, index: FolderIndex, share: WorkerShare) -> None:

@@ -1,4 +1,4 @@
-"""A run of which a test runs a stage alone, and what it may be told of its models."""
+"""Runs one stage of a recipe, and makes candidates of a given loss."""
 
 import contextlib
 
@@ -25,6 +25,6 @@ def run_stage(run, name):
     return values
 
 
-def answers(name, loss, temperature=1.0):
+def candidate_of_loss(name, loss, temperature=1.0):
     """A model whose loss is so high on each of eight images, half of which it has right."""
     return Candidate(name, np.full(8, loss), np.arange(8) % 2 == 0, temperature)

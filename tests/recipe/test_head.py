@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_sgdr.distribution.workers import Workers
 from keras_sgdr.recipe import head as recipe_head
 from keras_sgdr.recipe.head import train_head
-from tests.recipe.one_stage import answers, begun, run_stage
+from tests.recipe.one_stage import begun, candidate_of_loss, run_stage
 
 
 @pytest.mark.parametrize("knows", [True, False], ids=["a head that knows better", "a head that knows nothing"])
@@ -50,7 +50,7 @@ def test_the_better_head_of_steps_3_and_4_stays(digits_folder, tiny, tmp_path, m
         run_stage(run, "train_head")
         before = run.model.layers[-1].get_weights()
         told = iter([0.6, loss])
-        monkeypatch.setattr(recipe_head, "_candidate", lambda _, name: answers(name, next(told)))
+        monkeypatch.setattr(recipe_head, "_candidate", lambda _, name: candidate_of_loss(name, next(told)))
         values = run_stage(run, "train_head_augmented")
     assert values["best"] == best
     assert f"best on the validation images: {best} (loss {min(0.6, loss):.4f}" in capsys.readouterr().out

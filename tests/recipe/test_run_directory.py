@@ -1,6 +1,11 @@
+import contextlib
+import itertools
 import json
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -86,6 +91,73 @@ def test_overwrite_begins_again_and_spares_other_files(tmp_path):
     with RunDirectory(tmp_path, settings={"seed": 1}, overwrite=True, stages=STAGES) as again:
         assert again.finished("train_head") is None
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "notes.txt", "run.json"]
+
+
+@pytest.fixture
+def old_run(tmp_path):
+    """A finished run with a model, an export and settings, and a file of somebody else's."""
+    recorded(tmp_path, "train_head", {}, tiny_model(1.0))
+    (tmp_path / "export" / "1").mkdir(parents=True)
+    for name in ("notes.txt", "model.keras", "config.toml", "export/1/saved_model.pb"):
+        (tmp_path / name).write_text(f"old {name}")
+    return tmp_path
+
+
+def files_of(directory):
+    paths = (path for path in directory.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(directory)): path.read_bytes() for path in paths}
+
+
+def begin_again(directory, *, until=None, error=None):
+    """Overwrites a run: records a stage, and ends with an error."""
+    with RunDirectory(directory, settings={"seed": 1}, overwrite=True, stages=STAGES) as again:
+        again.write_text("config.toml", "new")
+        (directory / "model.keras").write_text("new")
+        if until:
+            again.record(until, {})
+        if error:
+            raise error
+
+
+def test_an_error_before_the_plan_brings_the_run_before_back(old_run):
+    before = files_of(old_run)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="typo"):
+            begin_again(old_run, until="check", error=ValueError("typo"))
+        assert files_of(old_run) == before
+
+
+@pytest.mark.parametrize(("until", "error"), [("plan", ValueError), ("check", KeyboardInterrupt), ("plan", None)])
+def test_a_run_that_can_go_on_is_not_replaced_by_the_one_before(old_run, until, error):
+    with contextlib.suppress(ValueError, KeyboardInterrupt):
+        begin_again(old_run, until=until, error=error and error())
+    with RunDirectory(old_run, settings={"seed": 1}, resume=True, stages=STAGES) as resumed:
+        assert list(resumed.stages) == [until]
+    assert files_of(old_run).keys() == {"notes.txt", "config.toml", "model.keras", "run.json"}
+    assert (old_run / "model.keras").read_text() == "new"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("killed_at", range(10))
+def test_a_kill_while_a_run_is_set_aside_or_brought_back_loses_nothing(old_run, killed_at):
+    """Before each of the ten moves: of the journal, the settings, the weights, the model and the export, and back."""
+    before, replace, moves = files_of(old_run), Path.replace, itertools.count()
+
+    def killed(path, target):
+        if ".before" in f"{path} {target}" and next(moves) == killed_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replace(path, target)
+
+    process = os.fork()
+    if not process:
+        Path.replace = killed
+        with contextlib.suppress(ValueError):
+            begin_again(old_run, until="check", error=ValueError("typo"))
+        os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(process, 0)[1])
+    with pytest.raises(ValueError, match="must not hold a run already"):
+        RunDirectory(old_run, settings=SETTINGS, stages=STAGES)
+    assert files_of(old_run) == before
 
 
 def test_other_settings_cannot_be_resumed(tmp_path):

@@ -199,6 +199,38 @@ def test_changed_images_are_not_resumed_with(trained_run, digits_folder, tmp_pat
         train_image_classifier(images, **again)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"backbone": "nowhere.keras"}, "`backbone` must be"),
+        ({"max_minutes": 0.001}, "`max_minutes` must leave time"),
+        ({"start_from": "itself"}, "`output` must not be the run to start from"),
+    ],
+)
+def test_a_run_that_cannot_replace_another_leaves_it(trained_run, digits_folder, tmp_path, tiny, settings, message):
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "findings.csv"}
+    settings = {name: run if value == "itself" else value for name, value in settings.items()}
+    recipe = dataclasses.replace(tiny, **settings)
+    with pytest.raises(ValueError, match=message):
+        train_image_classifier(digits_folder, output=run, recipe=recipe, overwrite=True, verbose=0)
+    assert {path: path.read_bytes() for path in before} == before
+    assert {path for path in run.rglob("*") if path.is_file()} - {run / "findings.csv"} == before.keys()
+
+
+@pytest.mark.parametrize("output", ["run", ".", "a/run"])
+def test_a_run_among_the_classes_is_refused(tmp_path, tiny, output):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(5):
+            (tmp_path / name / f"{i}.png").write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=r"`output` must lie outside the folder that has the classes.*Received: output="
+    ):
+        train_image_classifier(tmp_path, output=tmp_path / output, recipe=tiny, verbose=0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
 @pytest.mark.parametrize("name", ["train", "valid"])
 def test_class_may_be_called_as_a_split_is_if_one_says_so(tiny, tmp_path, name):
     for label in (name, "truck"):
