@@ -49,6 +49,8 @@ def read_start(context: click.Context, _: click.Parameter, run: Path | None) -> 
     """Lets what images and network of a run were stand where neither the command line nor a file says other."""
     if run is None:
         return None
+    if not (run / "config.toml").is_file():
+        raise click.BadParameter(f"it must be the directory of a finished run. Received: {run}.")
     settings = _settings_in(run / "config.toml")
     before = {name: settings[name] for name in _OF_THE_NETWORK if name in settings}
     context.default_map = {**before, **(context.default_map or {})}

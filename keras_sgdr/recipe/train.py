@@ -160,6 +160,8 @@ def train_image_classifier(
                 verbose, on_event = 0, None
             run = Run(recipe, index, directory, verbose, callbacks, on_event, workers)
             run.say(describe(index))
+            if resume and not directory.stages:
+                run.say(f"there is no run to go on with in {output}: begin a new one")
             with run.interruption.handled():
                 _run_stages(run)
             planned = directory.stages[FIT_PLAN].get("stages")

@@ -52,7 +52,8 @@ class SchedulePreview:
 
     def __str__(self) -> str:
         groups = self.learning_rates.shape[1]
-        title = f"{self.epochs} epochs of {self.steps_per_epoch} batches in {len(self.cycles)} cycles"
+        epochs, batches = _counted(self.epochs, "epoch"), _counted(self.steps_per_epoch, "batch", "batches")
+        title = f"{epochs} of {batches} in {_counted(len(self.cycles), 'cycle')}"
         names = ["rate"] if groups == 1 else [f"group {group}" for group in range(groups)]
         head = f"{'cycle':>5}  {'epochs':>9}  {'batches':>8}  " + "  ".join(f"{name:>20}" for name in names)
         return "\n".join([title, head, *map(self._row, self.cycles)])
@@ -67,3 +68,7 @@ class SchedulePreview:
         epochs = f"{cycle.first_epoch + 1}-{end}" if end > cycle.first_epoch + 1 else str(end)
         cut = "  (cut short)" if end < cycle.end_epoch else ""
         return f"{cycle.index + 1:>5}  {epochs:>9}  {len(rates):>8}  {spans}{cut}"
+
+
+def _counted(number: int, singular: str, plural: str | None = None) -> str:
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"

@@ -218,6 +218,13 @@ def test_a_run_that_cannot_replace_another_leaves_it(trained_run, digits_folder,
     assert {path for path in run.rglob("*") if path.is_file()} - {run / "findings.csv"} == before.keys()
 
 
+def test_resume_where_no_run_is_says_so(digits_folder, tmp_path, tiny, capsys):
+    recipe = dataclasses.replace(tiny, max_minutes=0.001)
+    with pytest.raises(ValueError, match="`max_minutes` must leave time"):
+        train_image_classifier(digits_folder, output=tmp_path / "tpyo", recipe=recipe, resume=True)
+    assert f"there is no run to go on with in {tmp_path / 'tpyo'}: begin a new one" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("output", ["run", ".", "a/run"])
 def test_a_run_among_the_classes_is_refused(tmp_path, tiny, output):
     for name in ("a", "b"):

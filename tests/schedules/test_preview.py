@@ -15,6 +15,8 @@ def test_preview_tells_the_cycles_as_text():
     assert lines[2].split() == ["1", "1", "5", "1.00e-01", "to", "9.55e-03"]
     assert lines[3].split() == ["2", "2-3", "10", "1.00e-01", "to", "2.45e-03"]
     assert lines[4].split()[:3] == ["3", "4-7", "20"]
+    alone = SGDRScheduler(0.1, n_cycles=1).preview(steps_per_epoch=1)
+    assert str(alone).startswith("1 epoch of 1 batch in 1 cycle\n")
 
 
 def test_preview_shows_the_peak_of_a_cycle_that_is_warmed_up():

@@ -204,7 +204,7 @@ def check_trainable(index: FolderIndex) -> FolderIndex:
         )
     if len(index.class_names) < 2:
         raise InvalidValueError(
-            f"There must be at least two classes. Received: {index.directory} with {', '.join(index.class_names)}."
+            f"There must be at least two classes. Received: {index.directory} with {list(index.class_names)}."
         )
     return index
 
