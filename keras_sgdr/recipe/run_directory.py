@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from keras_sgdr._version import __version__
 from keras_sgdr.atomic_write import atomic_write
+from keras_sgdr.recipe.replaced_run import ReplacedRun, remove
 from keras_sgdr.validation import InvalidValueError
 
 # The stages that others ask for, as the journal names them
@@ -26,8 +27,6 @@ EVALUATE, EXPORT = "evaluate", "export"
 JOURNAL = "run.json"
 # The settings of a run, for `keras-sgdr train --config`
 CONFIG_FILE = "config.toml"
-# Where a run that is to be replaced waits until the new one has passed its check and its plan
-_BEFORE = ".before"
 # What a person opens
 REPORT_FILE = "report.html"
 # One more whenever stages come, go, or leave something else for those after them
@@ -108,14 +107,15 @@ class RunDirectory:
         self._may_differ = may_differ
         self._all_stages = stages
         self._stages: dict[str, dict[str, Any]] = {}
+        self._replaced = ReplacedRun(self.path / JOURNAL, self._files)
         if self.path.is_file():
             raise InvalidValueError(f"`output` must be a directory. Received: output={self.path}, a file.")
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.path)
         try:
-            self._settle_before(resume)
+            self._settle_replaced(resume)
             if overwrite:
-                self._set_aside()
+                self._replaced.set_aside()
             previous = read_journal(self.path)
             if previous is not None and previous["stages"]:  # a run of which no stage has finished is none
                 self._check_resumable(previous, settings, resume)
@@ -126,6 +126,8 @@ class RunDirectory:
             self._write_journal()
             self._clear(replaces_a_run)
         except BaseException:
+            if overwrite:
+                self._replaced.bring_back()
             self.close()
             raise
 
@@ -134,9 +136,9 @@ class RunDirectory:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self._forget_before()
+            self._replaced.forget()
         elif issubclass(kind, Exception):  # After Ctrl-C a run may go on.
-            self._bring_back()
+            self._replaced.bring_back()
         self.close()
 
     def close(self) -> None:
@@ -182,7 +184,7 @@ class RunDirectory:
             stale.unlink(missing_ok=True)
         self._remove_checkpoints(stage)
         if stage == PLAN:
-            self._forget_before()
+            self._replaced.forget()
 
     @property
     def has_weights(self) -> bool:
@@ -215,8 +217,11 @@ class RunDirectory:
         names = [values["checkpoint"] for values in self._stages.values() if "checkpoint" in values]
         return self.path / names[-1] if names else None
 
+    def _checkpoints(self, stage: str) -> list[Path]:
+        return [self.unfinished(stage), *self.path.glob(f"{stage}.*.checkpoint")]
+
     def _remove_checkpoints(self, stage: str) -> None:
-        for path in (self.unfinished(stage), *self.path.glob(f"{stage}.*.checkpoint")):
+        for path in self._checkpoints(stage):
             path.unlink(missing_ok=True)
 
     def _clear(self, replaces_a_run: bool) -> None:
@@ -233,47 +238,25 @@ class RunDirectory:
             # An old model beside a new journal would be taken for the new run's.
             for path in self._files():
                 if path.name != JOURNAL:
-                    _remove(path)
+                    remove(path)
 
     def _files(self) -> list[Path]:
-        """All that a run may leave, but for what its check found, which is of the images."""
-        names = [JOURNAL, CONFIG_FILE, "export", "tensorboard"]
-        checkpoints: list[Path] = []
+        """All that a run may leave, the journal first, but for what its check found, which is of the images."""
+        paths = [self.path / name for name in (JOURNAL, CONFIG_FILE, "export", "tensorboard")]
         for stage in self._all_stages:
-            names += [f"{stage.name}.weights.h5", *(stage.artefacts if stage.name != CHECK else ())]
-            checkpoints += [self.unfinished(stage.name), *self.path.glob(f"{stage.name}.*.checkpoint")]
-        return [path for path in (*(self.path / name for name in names), *checkpoints) if path.exists()]
+            artefacts = () if stage.name == CHECK else stage.artefacts
+            paths += [self.path / name for name in (f"{stage.name}.weights.h5", *artefacts)]
+            paths += self._checkpoints(stage.name)
+        return [path for path in paths if path.exists()]
 
-    def _settle_before(self, resume: bool) -> None:
+    def _settle_replaced(self, resume: bool) -> None:
         """Ends what an overwriting run that was killed has left open."""
-        if (self.path / _BEFORE).is_dir():
+        if self._replaced:
             journal = read_journal(self.path)
             if journal is not None and PLAN in journal["stages"]:
-                self._forget_before()
+                self._replaced.forget()
             elif journal is None or not resume:
-                self._bring_back()
-
-    def _set_aside(self) -> None:
-        """Moves what a run has left, its journal first: without it, what is left is no run to go on with."""
-        (self.path / _BEFORE).mkdir(exist_ok=True)
-        for path in self._files():
-            path.replace(self.path / _BEFORE / path.name)
-
-    def _bring_back(self) -> None:
-        """Puts what was set aside into the place of what came after, the journal last."""
-        aside = self.path / _BEFORE
-        if not aside.is_dir():
-            return
-        # else nothing has come after: setting aside, or this, was cut off
-        if (aside / JOURNAL).is_file() and (self.path / JOURNAL).is_file():
-            for path in self._files():
-                _remove(path)
-        for path in sorted(aside.iterdir(), key=lambda path: path.name == JOURNAL):
-            path.replace(self.path / path.name)
-        aside.rmdir()
-
-    def _forget_before(self) -> None:
-        shutil.rmtree(self.path / _BEFORE, ignore_errors=True)
+                self._replaced.bring_back()
 
     def _check_resumable(self, previous: dict[str, Any], settings: dict[str, Any], resume: bool) -> None:
         state = "a finished run" if "export" in previous["stages"] else "an unfinished run"
@@ -333,13 +316,6 @@ def _locked(directory: Path) -> FileLock:
         if error.errno not in _NO_LOCKS:
             raise
     return lock
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
 
 
 def _shown(settings: Mapping[str, Any], names: list[str]) -> str:

@@ -1,8 +1,10 @@
 """What our optimizer, callbacks and finder cost on the backend that KERAS_BACKEND names, on a GPU where there is one.
 
     KERAS_BACKEND=jax python -m tests.benchmarks.other_backends [--image-size 224] [--batch-size 64] [--rounds 8]
+        [--steps 20]
 
-Whole passes of `fit` over 20 batches in memory, of ResNet50 with random weights, by turns; TensorFlow is not needed.
+Whole passes of `fit` over so many batches in memory, of ResNet50 with random weights, by turns; TensorFlow is not
+needed.
 """
 
 import argparse
