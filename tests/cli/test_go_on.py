@@ -131,6 +131,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(more_images, trained_run, 
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This model is no better than guessing")  # in one epoch
 def test_all_of_it_on_names_in_arabic_with_spaces_and_a_leading_dash(
     digits_folder, tiny_options, tmp_path, monkeypatch
 ):
