@@ -1,4 +1,4 @@
-"""Runs one stage of a recipe, and makes candidates of a given loss."""
+"""Runs one stage of a recipe, and says what its parts cost and its models are worth."""
 
 import contextlib
 
@@ -6,9 +6,22 @@ import numpy as np
 
 from keras_sgdr.recipe import stages
 from keras_sgdr.recipe.candidates import Candidate
+from keras_sgdr.recipe.costs import Costs
 from keras_sgdr.recipe.images import index_for
 from keras_sgdr.recipe.run import Run
 from keras_sgdr.recipe.run_directory import RunDirectory
+
+COSTS = Costs(
+    check=0.001,
+    decode=0.002,
+    predict=0.1,
+    train=0.4,
+    epoch=0.0,
+    prepare_predict=2.0,
+    prepare_train=8.0,
+    parameters=10**6,
+    features=1280,
+)
 
 
 @contextlib.contextmanager

@@ -10,21 +10,10 @@ from keras_sgdr import Recipe
 from keras_sgdr.data.dataset import free_space
 from keras_sgdr.recipe import run as recipe_run
 from keras_sgdr.recipe import stages
-from keras_sgdr.recipe.costs import Costs
 from keras_sgdr.recipe.plan import Cycles, PlannedStage, disk, plan, planned_cycles, replanned, table, within
 from keras_sgdr.recipe.train import train_image_classifier
+from tests.recipe.one_stage import COSTS
 
-COSTS = Costs(
-    check=0.001,
-    decode=0.002,
-    predict=0.1,
-    train=0.4,
-    epoch=0.0,
-    prepare_predict=2.0,
-    prepare_train=8.0,
-    parameters=10**6,
-    features=1280,
-)
 IMAGES = {"train": 320, "valid": 64}
 
 

@@ -138,6 +138,7 @@ def test_a_run_that_can_go_on_is_not_replaced_by_the_one_before(old_run, until, 
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12 on, where TensorFlow has threads
 @pytest.mark.parametrize("killed_at", range(10))
 def test_a_kill_while_a_run_is_set_aside_or_brought_back_loses_nothing(old_run, killed_at):
     """Before each of the ten moves: of the journal, the settings, the weights, the model and the export, and back."""

@@ -18,14 +18,13 @@ from keras_sgdr.distribution.workers import Workers
 from keras_sgdr.lr_finder.lr_curve import LRCurve
 from keras_sgdr.precompute.feature_cache import CHECKS
 from keras_sgdr.recipe import builders, head, stages, train
-from keras_sgdr.recipe.costs import Costs
 from keras_sgdr.recipe.images import index_for
 from keras_sgdr.recipe.recipe import Recipe
 from keras_sgdr.recipe.run import Run
 from keras_sgdr.recipe.run_directory import RunDirectory
 from keras_sgdr.recipe.train import train_image_classifier
 from tests.conftest import DIGITS
-from tests.recipe.one_stage import begun, candidate_of_loss, run_stage
+from tests.recipe.one_stage import COSTS, begun, candidate_of_loss, run_stage
 
 
 @pytest.mark.parametrize(
@@ -121,6 +120,9 @@ def test_model_no_better_than_guessing_says_so_before_it_is_exported(tiny, tmp_p
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
     with begun(tmp_path / "noise", dataclasses.replace(tiny, valid_fraction=0.5), tmp_path / "run") as run:
+        (tmp_path / "run" / "findings.csv").write_text("of a run before")
+        assert run_stage(run, "check")["findings"] == {}
+        assert not (tmp_path / "run" / "findings.csv").exists()
         run_stage(run, "train_head")
         with pytest.warns(UserWarning, match="This model is no better than guessing. It is right on"):
             run_stage(run, "evaluate")
@@ -260,23 +262,13 @@ def test_each_stage_draws_from_a_seed_of_its_own():
 
 def test_minutes_that_have_passed_are_not_planned_with(digits_folder, tiny, tmp_path, monkeypatch, capsys):
     """Epochs of 5 batches, each of which is said to take 10 seconds: 10 minutes have room for 11, and 2 for two."""
-    costs = Costs(
-        check=0.01,
-        decode=0.0,
-        predict=0.0,
-        train=10.0,
-        epoch=0.0,
-        prepare_predict=0.0,
-        prepare_train=0.0,
-        parameters=1000,
-        features=16,
-    )
+    costs = dataclasses.replace(COSTS, train=10.0, prepare_predict=0.0, prepare_train=0.0)
     monkeypatch.setattr(stages, "measure", lambda *_: costs)
     epochs = []
     for passed in (0, 480):
         monkeypatch.setattr(Run, "elapsed", passed)
         with begun(digits_folder, dataclasses.replace(tiny, max_minutes=10, cycle_len=50), tmp_path / "run") as run:
-            run.directory.record("check", {"seconds": 1.8})
+            run.directory.record("check", {"seconds": 0.18})
             planned = run_stage(run, "plan")["stages"]
             epochs.append(int(re.search(r"(\d+) epochs of everything", str(planned))[1]))
             epochs.append(run_stage(run, "fit_plan")["cycles"]["cycle_len"])
